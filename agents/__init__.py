@@ -1,0 +1,1 @@
+"""Who acts: an agent takes an event and returns the events it causes. No I/O, no clock."""

@@ -1,0 +1,306 @@
+"""The nouns: every message rankloop reads or writes, as frozen structs, with one codec.
+
+Messages are JSON objects tagged by `type`; unknown fields are ignored, missing optional ones take
+their defaults, so older and newer producers understand each other. `v` is the schema version.
+Times (`at`) are milliseconds since 1970-01-01 UTC. Every size is bounded here, at the door.
+"""
+
+from hashlib import blake2b
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA_VERSION = 1
+MAX_MESSAGE_BYTES = 1_000_000  # Kafka's own default for one record
+MAX_SLOTS = 100
+MAX_CANDIDATES = 1_000
+
+Id = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="an id: 1 to 256 characters, none of them control characters",
+    ),
+]
+Label = Annotated[str, Meta(min_length=1, max_length=100)]
+Millis = Annotated[
+    int,
+    Meta(ge=0, le=253_402_300_799_999, description="milliseconds since 1970-01-01 UTC"),
+]
+Value = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Propensity = Annotated[float, Meta(gt=0.0, le=1.0)]
+Scalar = Annotated[str, Meta(max_length=200)] | Value | bool
+Flat = Annotated[dict[Label, Scalar], Meta(max_length=50)]
+Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_CANDIDATES)]
+
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """What all messages share."""
+
+    v: Annotated[int, Meta(ge=1)] = SCHEMA_VERSION
+
+
+class Item(Message, frozen=True, tag="item"):
+    """Something that can be recommended; the latest message with an id replaces the ones before.
+
+    >>> Item(id="film-1", title="Toy Story (1995)", tags=("comedy",), at=0).text
+    ''
+    """
+
+    id: Id
+    at: Millis
+    title: Annotated[str, Meta(max_length=1_000)] = ""
+    text: Annotated[str, Meta(max_length=20_000)] = ""
+    language: Annotated[str, Meta(max_length=35)] | None = None
+    tags: Annotated[tuple[Label, ...], Meta(max_length=50)] = ()
+    attributes: Flat = {}
+    expires_at: Millis | None = None
+    deleted: bool = False
+
+
+class Embedding(Message, frozen=True, tag="embedding"):
+    """An item's text as a vector: little-endian float16, under one encoder's version."""
+
+    id: Id
+    encoder: Label
+    text_hash: Annotated[str, Meta(min_length=16, max_length=64)]
+    vector: Annotated[bytes, Meta(min_length=2, max_length=16_384)]
+
+
+class Request(Message, frozen=True, tag="request"):
+    """Somebody wants a ranking of `k` items; `candidates` restricts, `exclude` removes."""
+
+    id: Id
+    user: Id
+    at: Millis
+    k: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] = 10
+    context: Flat = {}
+    candidates: Ids | None = None
+    exclude: Ids = ()
+
+
+class Impression(Message, frozen=True, tag="impression"):
+    """What was really displayed for a request, in order, after any override."""
+
+    id: Id
+    request: Id
+    user: Id
+    at: Millis
+    shown: Annotated[tuple[Id, ...], Meta(max_length=MAX_SLOTS)]
+
+
+class Click(Message, frozen=True, tag="click"):
+    """A user chose an item. Without `request` it still teaches what users like."""
+
+    id: Id
+    user: Id
+    item: Id
+    at: Millis
+    request: Id | None = None
+    position: Annotated[int, Meta(ge=0, le=MAX_CANDIDATES)] | None = None
+
+
+class Reward(Message, frozen=True, tag="reward"):
+    """A value earned later or elsewhere: a purchase, dwell time, a rating. May be negative.
+
+    Without `item` it belongs to the whole ranking; without `request`, to the item alone.
+    """
+
+    id: Id
+    user: Id
+    at: Millis
+    value: Value
+    request: Id | None = None
+    item: Id | None = None
+
+    def __post_init__(self) -> None:
+        if self.request is None and self.item is None:
+            raise ValueError("a reward needs a request, an item or both; it has neither")
+
+
+class Tick(Message, frozen=True, tag="tick"):
+    """Time entering a quiet partition as an event, so that horizons close in the log."""
+
+    at: Millis
+
+
+class Features(Struct, frozen=True, array_like=True):
+    """What a candidate was judged on: `x` named by `Decision.features`, tags, projected text."""
+
+    x: Annotated[tuple[float, ...], Meta(max_length=64)] = ()
+    tags: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
+    text: Annotated[tuple[float, ...], Meta(max_length=64)] = ()
+
+
+class Slot(Struct, frozen=True, kw_only=True):
+    """One place of a ranking; `propensity` is conditional on the slots above it."""
+
+    item: Id
+    propensity: Propensity
+    score: float = 0.0
+    source: str = ""
+    features: Features = Features()
+
+
+class Decision(Message, frozen=True, tag="decision"):
+    """A ranking, and everything needed to make it again. `id` is its request's id.
+
+    `model` is the feedback offset the model had read up to; `items` and `embeddings` likewise;
+    `source` is the offset in the events partition that asked. A request that cannot be served
+    has no slots and says why in `refused`. With one id twice, the lowest offset counts.
+    """
+
+    id: Id
+    user: Id
+    at: Millis
+    k: int
+    policy: str
+    model: int
+    items: int
+    embeddings: int
+    source: int
+    encoder: str = ""
+    build: str = ""
+    settings: str = ""
+    seed: int = 0
+    slots: Annotated[tuple[Slot, ...], Meta(max_length=MAX_SLOTS)] = ()
+    features: tuple[str, ...] = ()
+    context: Flat = {}
+    candidates: tuple[Id, ...] | None = None
+    refused: str | None = None
+
+
+class Source(Struct, frozen=True, array_like=True, order=True):
+    """Where a learning record came from: partition, offset and index among that event's records."""
+
+    partition: int
+    offset: int
+    index: int
+
+
+class Interaction(Message, frozen=True, tag="interaction"):
+    """A first-seen click or reward of a user on an item: taught to the models at once.
+
+    `prev` is the chain value of the partition's record before (see `chain`).
+    """
+
+    id: Id
+    user: Id
+    item: Id
+    at: Millis
+    value: Value
+    source: Source
+    prev: str = ""
+
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """A slot that was shown, with what it earned."""
+
+    item: Id
+    position: int
+    propensity: Propensity
+    reward: Value
+    features: Features = Features()
+
+
+class Outcome(Message, frozen=True, tag="outcome"):
+    """A decision closed with its rewards: what a policy learns from, and is evaluated on.
+
+    `complete`: a reward came; `expired`: none by the horizon; `corrected`: a late one changed it.
+    `foreign` lists items that were shown though the decision had not proposed them.
+    """
+
+    id: Id
+    user: Id
+    at: Millis
+    status: Literal["complete", "expired", "corrected"]
+    policy: str
+    model: int
+    slots: tuple[Judged, ...]
+    source: Source
+    features: tuple[str, ...] = ()
+    context: Flat = {}
+    reward: float = 0.0
+    foreign: tuple[Id, ...] = ()
+    prev: str = ""
+
+
+Event = Request | Impression | Click | Reward | Tick
+Record = Interaction | Outcome
+
+_encoder = msgspec.json.Encoder()
+
+
+class Invalid(ValueError):
+    """A message that cannot be used: the rule it breaks and where."""
+
+
+def encode(message: Message) -> bytes:
+    """The message as compact JSON; equal messages give equal bytes.
+
+    >>> encode(Tick(at=5))
+    b'{"type":"tick","at":5}'
+    """
+    return _encoder.encode(message)
+
+
+T = TypeVar("T")
+
+
+class Decode(Generic[T]):
+    """Bytes to one of some message types; raises `Invalid` with the path of what is wrong.
+
+    >>> decode_event(b'{"type":"request","id":"r","user":"u","at":1,"k":0}')
+    Traceback (most recent call last):
+    models.events.Invalid: Expected `int` >= 1 - at `$.k`
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def __call__(self, data: bytes) -> T:
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise Invalid(f"a message has at most {MAX_MESSAGE_BYTES:,} bytes, not {len(data):,}")
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Invalid(str(error)) from None
+
+
+decode_event: Decode[Event] = Decode(Event)
+decode_item: Decode[Item] = Decode(Item)
+decode_embedding: Decode[Embedding] = Decode(Embedding)
+decode_decision: Decode[Decision] = Decode(Decision)
+decode_record: Decode[Record] = Decode(Record)
+decode_any: Decode[Item | Embedding | Event | Decision | Record] = Decode(
+    Item | Embedding | Event | Decision | Record
+)
+
+
+def chain(record: bytes) -> str:
+    """64 bits over an encoded record, which holds the chain value before it in `prev`.
+
+    >>> chain(b"")
+    'e4a6a0577479b2b4'
+    """
+    return blake2b(record, digest_size=8).hexdigest()
+
+
+def text_of(item: Item) -> str:
+    """The text that stands for an item when it is embedded: title, tags, text."""
+    return "\n".join(part for part in (item.title, ", ".join(item.tags), item.text) if part)
+
+
+def text_hash(text: str) -> str:
+    """128 bits over a text, to know an embedding that is still good."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """A JSON Schema (2020-12) for each message type, for producers in other languages."""
+    kinds = (Item, Request, Impression, Click, Reward, Tick)
+    kinds += (Embedding, Decision, Interaction, Outcome)
+    return {kind.__name__.lower(): msgspec.json.schema(kind) for kind in kinds}

@@ -1,0 +1,1 @@
+"""How we choose: a policy turns candidates into probabilities, and learns from rewards."""
