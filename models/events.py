@@ -25,6 +25,15 @@ Id = Annotated[
         description="an id: 1 to 256 characters, none of them control characters",
     ),
 ]
+DecisionId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=300,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="a request's id, or `refresh:` and a click's id",
+    ),
+]
 Label = Annotated[str, Meta(min_length=1, max_length=100)]
 Millis = Annotated[
     int,
@@ -86,7 +95,7 @@ class Impression(Message, frozen=True, tag="impression"):
     """What was really displayed for a request, in order, after any override."""
 
     id: Id
-    request: Id
+    request: DecisionId
     user: Id
     at: Millis
     shown: Annotated[tuple[Id, ...], Meta(max_length=MAX_SLOTS)]
@@ -99,7 +108,7 @@ class Click(Message, frozen=True, tag="click"):
     user: Id
     item: Id
     at: Millis
-    request: Id | None = None
+    request: DecisionId | None = None
     position: Annotated[int, Meta(ge=0, le=MAX_CANDIDATES)] | None = None
 
 
@@ -113,7 +122,7 @@ class Reward(Message, frozen=True, tag="reward"):
     user: Id
     at: Millis
     value: Value
-    request: Id | None = None
+    request: DecisionId | None = None
     item: Id | None = None
 
     def __post_init__(self) -> None:
@@ -153,7 +162,7 @@ class Decision(Message, frozen=True, tag="decision"):
     has no slots and says why in `refused`. With one id twice, the lowest offset counts.
     """
 
-    id: Id
+    id: DecisionId
     user: Id
     at: Millis
     k: int
@@ -213,7 +222,7 @@ class Outcome(Message, frozen=True, tag="outcome"):
     `foreign` lists items that were shown though the decision had not proposed them.
     """
 
-    id: Id
+    id: DecisionId
     user: Id
     at: Millis
     status: Literal["complete", "expired", "corrected"]

@@ -1,0 +1,40 @@
+"""Both folds and the recommender over logs in memory: what replay, simulation and tests drive."""
+
+from agents.attribution import Attribution
+from agents.learner import Learner
+from agents.recommender import Recommender
+from models.events import Decision, Embedding, Event, Item
+
+
+class Loop:
+    """One partition and one worker without Kafka: the same agents, one message at a time.
+
+    `appended` is each event's own `at`: in a replayed past nothing comes from the future.
+    """
+
+    def __init__(self, attribution: Attribution, learner: Learner, recommender: Recommender) -> None:
+        self.attribution = attribution
+        self.learner = learner
+        self.recommender = recommender
+
+    def __call__(self, message: Item | Embedding | Event) -> list[Decision]:
+        """Take one message in; returns the rankings it caused."""
+        catalogue = self.recommender.catalogue
+        match message:
+            case Item():
+                catalogue.fold_item(catalogue.items_version, message)
+                return []
+            case Embedding():
+                catalogue.fold_embedding(catalogue.embeddings_version, message)
+                return []
+            case _:
+                return self._event(message)
+
+    def _event(self, event: Event) -> list[Decision]:
+        caused = self.attribution(self.attribution.next, event.at, event)
+        for record in caused.records:
+            self.learner(self.learner.version, record)
+        decisions = [self.recommender(ask) for ask in caused.asks]
+        for decision in decisions:
+            self.attribution.decided(decision)
+        return decisions

@@ -1,0 +1,182 @@
+"""One partition's life without I/O: what to publish, wait for and commit, in which order.
+
+`batch` and `restore` are generators of commands; whoever drives them performs each and sends the
+answer back. The worker drives them against Kafka, the tests through random schedules.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from agents.attribution import Ask, Attribution
+from agents.learner import Learner
+from models.events import (
+    Decision,
+    Event,
+    Invalid,
+    Source,
+    Tick,
+    chain,
+    decode_event,
+    decode_record,
+    encode,
+)
+
+DAY = 86_400_000
+
+
+class Received(Struct, frozen=True):
+    """A message as the broker gave it."""
+
+    offset: int
+    appended: int
+    data: bytes
+
+
+class Teach(Struct, frozen=True):
+    """Publish these records to feedback, in order; answer: the offset after the last one."""
+
+    records: list[bytes]
+
+
+class Await(Struct, frozen=True):
+    """Wait, bounded, until this worker's learner has reached that version; no answer."""
+
+    version: int
+
+
+class Answer(Struct, frozen=True):
+    """Publish these decisions to the rankings; they come back through `Attribution.decided`.
+
+    Performed once all of them were read back: the next batch may close what they opened.
+    """
+
+    decisions: list[Decision]
+
+
+class Discard(Struct, frozen=True):
+    """Publish a message that cannot be used to the dead letters, with its reason."""
+
+    message: Received
+    reason: str
+
+
+class ReadBack(Struct, frozen=True):
+    """Read more of the partition's rankings into `Attribution.decided`; answer: False at the end."""
+
+
+class Commit(Struct, frozen=True):
+    """Everything below `offset` is done, once the learner `has` the source `needs` (L4)."""
+
+    offset: int
+    needs: Source | None
+
+
+Command = Teach | Await | Answer | Discard | ReadBack | Commit
+Commands = Generator[Command, Any, int]
+
+
+class Diverged(Exception):
+    """This worker derives another record than the one that was learned: it must not go on."""
+
+
+class Partition:
+    """Drives attribution, learner and recommender for one partition, batch by batch.
+
+    `owner(user)` is the partition a user's events belong on. `counts` has the dead letters by
+    reason; together with `Attribution.counts` every message is accounted for once.
+    """
+
+    def __init__(
+        self,
+        attribution: Attribution,
+        learner: Learner,
+        decide: Callable[[Ask], Decision],
+        owner: Callable[[str], int],
+    ) -> None:
+        self.attribution = attribution
+        self.learner = learner
+        self.decide = decide
+        self.owner = owner
+        self.counts: Counter[str] = Counter()
+
+    def restore(self, messages: Sequence[Received]) -> Commands:
+        """Fold committed events again, publishing nothing; decisions are read back as needed."""
+        for message in messages:
+            event, _ = self._open(message)
+            if event is None:
+                self.attribution.next = message.offset + 1
+                continue
+            while self.attribution.blocked(message.appended, event):
+                if not (yield ReadBack()):
+                    raise Diverged(
+                        f"the decisions that offset {message.offset} closes are not in the "
+                        "rankings: that topic was cut or belongs to another log"
+                    )
+            self._agree(self.attribution(message.offset, message.appended, event).records)
+        return len(messages)
+
+    def batch(self, messages: Sequence[Received]) -> Commands:
+        """Handle messages in order; returns how many: it may stop before one that must wait (L1)."""
+        records: list[bytes] = []
+        asks: list[Ask] = []
+        used = 0
+        for message in messages:
+            event, reason = self._open(message)
+            if event is None:
+                self.attribution.next = message.offset + 1
+                self.counts[reason.partition(":")[0]] += 1
+                yield Discard(message, reason)
+            elif self.attribution.blocked(message.appended, event):
+                break
+            else:
+                caused = self.attribution(message.offset, message.appended, event)
+                records += caused.records
+                asks += caused.asks
+                if caused.fate == "too_late":
+                    yield Discard(message, f"too_late: at {event.at} is beyond the window")
+            used += 1
+        if fresh := self._agree(records):
+            yield Await((yield Teach(fresh)))
+        unanswered = [ask for ask in asks if self.attribution.decision(ask.request.id) is None]
+        if unanswered:
+            yield Answer([self.decide(ask) for ask in unanswered])
+        yield Commit(self.attribution.next, self.attribution.last)
+        return used
+
+    def tick(self, quiet: int) -> bytes | None:
+        """A Tick for a partition that was quiet for `quiet` ms while decisions are open."""
+        if not self.attribution.open:
+            return None
+        return encode(Tick(at=self.attribution.watermark + quiet))
+
+    def _open(self, message: Received) -> tuple[Event | None, str]:
+        try:
+            event = decode_event(message.data)
+        except Invalid as invalid:
+            return None, f"invalid: {invalid}"
+        if event.at > message.appended + DAY:
+            return None, f"future: at {event.at} is over a day ahead; is it in milliseconds?"
+        if not isinstance(event, Tick):
+            owner = self.owner(event.user)
+            if owner != self.attribution.partition:
+                return None, f"misrouted: the key must be the user, whose partition is {owner}"
+        return event, ""
+
+    def _agree(self, records: list[bytes]) -> list[bytes]:
+        """The records that are not learned yet; what is learned must be what we derive (L8)."""
+        place = self.learner.places.get(self.attribution.partition)
+        if place is None:
+            return records
+        for n, data in enumerate(records):
+            source = decode_record(data).source
+            if source > place.source:
+                return records[n:]
+            if source == place.source and chain(data) != place.chain:
+                raise Diverged(
+                    f"the record from {source} differs from the one learned: another release or "
+                    "other settings wrote this log; run that one, or start a new log"
+                )
+        return []

@@ -1,0 +1,114 @@
+"""A decision between its request and its outcome: what was shown, and what it has earned."""
+
+from models.events import (
+    Click,
+    Decision,
+    Impression,
+    Judged,
+    Outcome,
+    Request,
+    Reward,
+    Source,
+)
+
+Joined = Click | Reward | Impression
+MAX_EARNING = 1_000  # different items that may earn something for one decision
+
+
+class Pending:
+    """Collects what happens to one decision until it closes, and corrections after that.
+
+    A clicked item earns 1, once; rewards add up; a reward without an item is spread evenly over
+    what was shown.
+
+    >>> pending = Pending(Request(id="r", user="u", at=0), deadline=10, explicit=False)
+    >>> pending.add(Click(id="c", user="u", item="i", at=1)), pending.rewards
+    (True, {'i': 1.0})
+    """
+
+    def __init__(self, request: Request, deadline: int, explicit: bool) -> None:
+        self.request = request
+        self.deadline = deadline
+        self.explicit = explicit  # counts as shown only once an impression or a reward says so
+        self.closed = False
+        self.decision: Decision | None = None
+        self.shown: tuple[str, ...] | None = None
+        self.clicked: set[str] = set()
+        self.rewards: dict[str, float] = {}
+        self.whole = 0.0  # earned by the ranking as a whole
+        self.rewarded = False
+
+    def add(self, event: Joined) -> bool:
+        """Take an event in; False if it is another user's."""
+        if event.user != self.request.user:
+            return False
+        if isinstance(event, Impression):
+            self.shown = event.shown
+            return True
+        self.rewarded = True
+        if event.item is None:
+            self.whole += event.value
+        elif isinstance(event, Reward):
+            self._earn(event.item, event.value)
+        elif event.item not in self.clicked and len(self.clicked) < MAX_EARNING:
+            self.clicked.add(event.item)
+            self._earn(event.item, 1.0)
+        return True
+
+    def _earn(self, item: str, value: float) -> None:
+        if item in self.rewards or len(self.rewards) < MAX_EARNING:
+            self.rewards[item] = self.rewards.get(item, 0.0) + value
+
+    def outcome(self, source: Source, at: int, prev: str, corrected: bool) -> Outcome | str:
+        """What to learn, or why there is nothing: "unshown" or "refused".
+
+        Raises RuntimeError if the decision is not known: rule L1 was broken by the caller.
+        """
+        decision = self.decision
+        if decision is None:
+            raise RuntimeError(f"request {self.request.id!r} closes before it was decided (L1)")
+        if not decision.slots:
+            return "refused"
+        slots = {slot.item: slot for slot in decision.slots}
+        shown = self.shown
+        if shown is None:
+            if self.explicit and not self.rewarded:
+                return "unshown"
+            shown = tuple(slots)
+        shown = tuple(dict.fromkeys(shown))
+        known = [(n, slots[item]) for n, item in enumerate(shown) if item in slots]
+        share = self.whole / len(known) if known else 0.0
+        judged = tuple(
+            Judged(
+                item=slot.item,
+                position=position,
+                propensity=slot.propensity,
+                reward=bounded(self.rewards.get(slot.item, 0.0) + share),
+                features=slot.features,
+            )
+            for position, slot in known
+        )
+        return Outcome(
+            id=decision.id,
+            user=decision.user,
+            at=at,
+            status="corrected" if corrected else "complete" if self.rewarded else "expired",
+            policy=decision.policy,
+            model=decision.model,
+            slots=judged,
+            features=decision.features,
+            context=decision.context,
+            reward=bounded(sum(self.rewards.values()) + self.whole),
+            foreign=tuple(item for item in shown if item not in slots),
+            source=source,
+            prev=prev,
+        )
+
+
+def bounded(value: float) -> float:
+    """Many large rewards may add up beyond what an Outcome can hold.
+
+    >>> bounded(3e6)
+    1000000.0
+    """
+    return max(-1e6, min(1e6, value))

@@ -1,0 +1,88 @@
+"""Request + what is learned + catalogue -> Decision, with all that is needed to make it again."""
+
+from hashlib import blake2b
+from random import Random
+
+from msgspec import Struct
+
+from agents.attribution import Ask
+from agents.learner import Learner
+from models.candidates import Retrieval
+from models.catalogue import Catalogue
+from models.events import Decision, Request, encode
+from policies.base import rank
+
+MAX_DECISION_BYTES = 800_000  # leaves room for its outcome within one message
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """What a decision names besides its versions."""
+
+    seed: int = 0
+    build: str = ""
+    settings: str = ""
+    log_candidates: bool = False
+
+
+class Recommender:
+    """Answers a request with the model and the catalogue as they stand.
+
+    Chance comes from (seed, request id), so the same request at the same versions gives the same
+    bytes: what `audit` checks.
+    """
+
+    def __init__(
+        self, learner: Learner, catalogue: Catalogue, retrieval: Retrieval, terms: Terms
+    ) -> None:
+        self.learner = learner
+        self.catalogue = catalogue
+        self.retrieval = retrieval
+        self.terms = terms
+
+    def __call__(self, ask: Ask) -> Decision:
+        """The decision for a request; one that cannot be served says why in `refused`."""
+        request, policy = ask.request, self.learner.policy
+        candidates = self.retrieval(request)
+        if not candidates.items:
+            return self._decision(ask, refused="no candidates: the catalogue or the list is empty")
+        rng = Random(seeded(self.terms.seed, request.id))
+        slots = rank(policy, request.user, request.context, candidates, request.k, rng)
+        decision = self._decision(
+            ask,
+            slots=slots,
+            features=candidates.names,
+            candidates=candidates.items if self.terms.log_candidates else None,
+        )
+        size = len(encode(decision))
+        if size > MAX_DECISION_BYTES:
+            return self._decision(ask, refused=f"too large: {size} bytes")
+        return decision
+
+    def _decision(self, ask: Ask, **rest: object) -> Decision:
+        request: Request = ask.request
+        return Decision(
+            id=request.id,
+            user=request.user,
+            at=request.at,
+            k=request.k,
+            context=request.context,
+            policy=self.learner.policy.name,
+            model=self.learner.version,
+            items=self.catalogue.items_version,
+            embeddings=self.catalogue.embeddings_version,
+            encoder=self.catalogue.encoder,
+            source=ask.source,
+            build=self.terms.build,
+            settings=self.terms.settings,
+            seed=self.terms.seed,
+            **rest,  # pyright: ignore[reportArgumentType]
+        )
+
+
+def seeded(seed: int, id: str) -> int:
+    """A seed of its own for each request.
+
+    >>> seeded(0, "r1") == seeded(0, "r1") != seeded(1, "r1")
+    True
+    """
+    return int.from_bytes(blake2b(f"{seed}:{id}".encode(), digest_size=8).digest(), "little")
