@@ -1,0 +1,80 @@
+"""Memory: everything learned except the policy, as one fold of the feedback log."""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+
+import numpy as np
+
+from models.base import Arrays, Scorer
+from models.events import Interaction, Outcome
+from models.history import Exposure, Histories
+from models.index import nested, part
+
+
+class Memory:
+    """What is known of items and users; every part learns from the same records, in one order.
+
+    >>> from models.events import Source
+    >>> memory = Memory(popularity=None, scorers={})
+    >>> memory.learn(Interaction("i", "ann", "film", 7, 1.0, Source(0, 0, 0)), seed=0)
+    >>> copy = Memory(popularity=None, scorers={})
+    >>> copy.load(memory.state())
+    >>> copy.digest() == memory.digest()
+    True
+    """
+
+    def __init__(
+        self,
+        popularity: Scorer | None,
+        scorers: Mapping[str, Scorer],
+        histories: Histories | None = None,
+        exposure: Exposure | None = None,
+    ) -> None:
+        self.popularity = popularity
+        self.scorers = dict(scorers)
+        self.histories = Histories() if histories is None else histories
+        self.exposure = Exposure() if exposure is None else exposure
+        first = {} if popularity is None else {"popularity": popularity}
+        self._learners: dict[str, Scorer] = first | self.scorers
+        self._parts = self._learners | {"histories": self.histories, "exposure": self.exposure}
+        taken = {"popularity", "histories", "exposure"} & set(scorers)
+        if taken or any("." in name for name in scorers):
+            raise ValueError(
+                f"scorers are named without dots, and not popularity, histories or exposure; "
+                f"got {list(scorers)}; choose other names"
+            )
+
+    def learn(self, interaction: Interaction, seed: int) -> None:
+        """Take in one interaction; all chance comes from `seed`."""
+        user, item, value = interaction.user, interaction.item, interaction.value
+        for learner in self._learners.values():
+            learner.learn(user, item, value, seed)
+        self.histories.learn(interaction)
+
+    def shown(self, outcome: Outcome) -> None:
+        """Take in what a closed decision showed; a corrected one is not counted again."""
+        self.histories.shown(outcome)
+        self.exposure.shown(outcome)
+
+    def state(self) -> Arrays:
+        """Everything learned, as arrays named by part; `load` of it continues bit for bit."""
+        return nested(**{name: learned.state() for name, learned in self._parts.items()})
+
+    def load(self, state: Arrays) -> None:
+        """Replace what is learned by what `state` returned; refuse another set of parts."""
+        found = sorted({name.partition(".")[0] for name in state})
+        if found != sorted(self._parts):
+            raise ValueError(
+                f"a memory of {sorted(self._parts)} can't load a state of {found}; "
+                "start it with the same scorers, or fold the log again"
+            )
+        for name, learned in self._parts.items():
+            learned.load(part(state, name))
+
+    def digest(self) -> str:
+        """128 bits over everything learned: equal where the same log was folded."""
+        digest = blake2b(digest_size=16)
+        for name, array in sorted(self.state().items()):
+            digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
