@@ -1,0 +1,290 @@
+"""The latest ranking of each user, in memory or in Redis; and vectors remembered in Redis.
+
+Redis holds copies, never the truth: when it cannot be reached, that is logged once, callers go
+on, and it is tried again after 1, 2, 4 ... 30 seconds. An address is never logged: it may hold a
+password. Readers in any language: `HGET rankloop:ranking:<user> decision`.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.retry
+from msgspec import Struct
+from redis.backoff import NoBackoff
+
+log = logging.getLogger(__name__)
+
+PAUSE = 1.0  # seconds a Redis that does not answer is left alone at first; doubles
+LONGEST_PAUSE = 30.0
+TIMEOUT = 0.5  # seconds one answer may take
+CHUNK = 500  # commands or keys in one round trip
+Clock = Callable[[], float]
+
+_LOST = (redis.RedisError, OSError, TimeoutError)
+_TIMEOUTS = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+
+# Compare and set in one step: KEYS ranking; ARGV log, offset, ttl in ms, decision.
+_PUT = """
+local held = redis.call('HMGET', KEYS[1], 'log', 'offset')
+if held[1] == ARGV[1] and tonumber(held[2]) > tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], 'log', ARGV[1], 'offset', ARGV[2], 'decision', ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+
+class Latest(Struct, frozen=True):
+    """An encoded decision and where it was read: the log's id and partition, and the offset."""
+
+    user: str
+    decision: bytes
+    log: str
+    offset: int
+
+
+class Rankings(Protocol):
+    """The latest ranking a user. A lower offset of the same log never replaces a higher one."""
+
+    async def put(self, latest: Latest) -> bool:
+        """Keep it; False if a higher offset is held already."""
+        ...
+
+    async def put_many(self, latest: Iterable[Latest]) -> int:
+        """Keep these, in order; how many were not refused."""
+        ...
+
+    async def get(self, user: str) -> bytes | None:
+        """The user's latest decision, encoded; None if there is none or it has expired."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class MemoryRankings:
+    """Rankings in this process: at most `limit` users, the longest unchanged go first.
+
+    >>> import asyncio
+    >>> rankings = MemoryRankings()
+    >>> asyncio.run(rankings.put(Latest("ann", b"new", "rankings-0", 7)))
+    True
+    >>> asyncio.run(rankings.put(Latest("ann", b"old", "rankings-0", 6)))
+    False
+    """
+
+    def __init__(
+        self, *, ttl: float = 86_400, limit: int = 100_000, clock: Clock = time.monotonic
+    ) -> None:
+        _check(ttl)
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        self._ttl, self._limit, self._clock = ttl, limit, clock
+        self._held: OrderedDict[str, tuple[float, Latest]] = OrderedDict()  # by time of putting
+
+    async def put(self, latest: Latest) -> bool:
+        """Keep it; False if a higher offset is held already."""
+        now = self._clock()
+        self._expire(now)
+        _, held = self._held.get(latest.user, (now, None))
+        if held and held.log == latest.log and held.offset > latest.offset:
+            return False
+        self._held[latest.user] = now + self._ttl, latest
+        self._held.move_to_end(latest.user)
+        if len(self._held) > self._limit:
+            self._held.popitem(last=False)
+        return True
+
+    async def put_many(self, latest: Iterable[Latest]) -> int:
+        """Keep these, in order; how many were not refused."""
+        return sum([await self.put(one) for one in latest])
+
+    async def get(self, user: str) -> bytes | None:
+        """The user's latest decision, encoded; None if there is none or it has expired."""
+        until, held = self._held.get(user, (0.0, None))
+        return held.decision if held and until > self._clock() else None
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def drain(self, n: int) -> list[Latest]:
+        """Take at most `n` out, the longest unchanged first."""
+        self._expire(self._clock())
+        return [self._held.popitem(last=False)[1][1] for _ in range(min(n, len(self._held)))]
+
+    def _expire(self, now: float) -> None:
+        while self._held and next(iter(self._held.values()))[0] <= now:
+            self._held.popitem(last=False)
+
+
+class RedisRankings:
+    """Rankings in Redis, a hash a user, for any number of workers and readers.
+
+    While Redis is away the newest are kept in memory (bounded), read from there, and sent when it
+    is back, at most `CHUNK` a call; the offset then still decides, so nothing newer is lost.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ttl: float = 86_400,
+        limit: int = 100_000,
+        prefix: str = "rankloop",
+        clock: Clock = time.monotonic,
+    ) -> None:
+        _check(ttl)
+        retry = redis.asyncio.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,))
+        self._redis: Any = redis.asyncio.from_url(url, retry=retry, **_TIMEOUTS)
+        self._ttl, self._prefix = round(ttl * 1000), prefix
+        self._unsent = MemoryRankings(ttl=ttl, limit=limit, clock=clock)
+        self._line = Line("rankings", clock)
+
+    async def put(self, latest: Latest) -> bool:
+        """Keep it; False if a higher offset is held already."""
+        return await self.put_many([latest]) == 1
+
+    async def put_many(self, latest: Iterable[Latest]) -> int:
+        """Keep these in a few round trips, in order; how many were not refused."""
+        queue = list(latest)
+        if not self._line.open():
+            return await self._unsent.put_many(queue)
+        late, kept = self._unsent.drain(CHUNK), 0
+        for chunk in [late, *(queue[i : i + CHUNK] for i in range(0, len(queue), CHUNK))]:
+            sent = await self._send(chunk)
+            kept += 0 if chunk is late else sent
+        return kept
+
+    async def _send(self, latest: list[Latest]) -> int:
+        if not self._line.open() or not latest:
+            return await self._unsent.put_many(latest)
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for one in latest:
+                    pipe.eval(_PUT, 1, self._key(one.user), *self._arguments(one))
+                answers = await pipe.execute(raise_on_error=False)
+            refused = [answer for answer in answers if isinstance(answer, Exception)]
+            if len(refused) == len(latest):
+                raise refused[0]
+        except _LOST as error:
+            self._line.failed(error)
+            return await self._unsent.put_many(latest)
+        self._line.mended()
+        for error in refused:  # one bad key must not hold up the others for ever
+            log.warning("ranking refused by redis", extra={"error": str(error)[:200]})
+        return sum(answer for answer in answers if answer == 1)
+
+    async def get(self, user: str) -> bytes | None:
+        """The user's latest decision, encoded; None if there is none or it has expired."""
+        await self.put_many([])  # what waits may be newer than what is there
+        if self._line.open():
+            try:
+                found = await self._redis.hget(self._key(user), "decision")
+                self._line.mended()
+                return found
+            except _LOST as error:
+                self._line.failed(error)
+        return await self._unsent.get(user)
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._redis.aclose()
+
+    def _key(self, user: str) -> str:
+        return f"{self._prefix}:ranking:{user}"
+
+    def _arguments(self, latest: Latest) -> tuple[str | int | bytes, ...]:
+        return latest.log, latest.offset, self._ttl, latest.decision
+
+
+class RedisVectors:
+    """Vectors in Redis for `models.embedding.CachedEncoder`, shared by workers, with a TTL.
+
+    It blocks, as the encoder it serves does: call both in a thread. While Redis is away it knows
+    nothing and forgets what it is told.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ttl: float = 30 * 86_400,
+        prefix: str = "rankloop",
+        clock: Clock = time.monotonic,
+    ) -> None:
+        _check(ttl)
+        retry = redis.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,))
+        self._redis: Any = redis.from_url(url, retry=retry, **_TIMEOUTS)
+        self._ttl, self._prefix = round(ttl * 1000), prefix
+        self._line = Line("vectors", clock)
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What is known under each key, in order."""
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), CHUNK):
+            names = [self._name(key) for key in keys[start : start + CHUNK]]
+            found += self._try(lambda names=names: self._redis.mget(names)) or [None] * len(names)
+        return found
+
+    def set_many(self, vectors: Mapping[str, bytes]) -> None:
+        """Remember these."""
+        pairs = list(vectors.items())
+        for start in range(0, len(pairs), CHUNK):
+            pipe = self._redis.pipeline(transaction=False)
+            for key, vector in pairs[start : start + CHUNK]:
+                pipe.set(self._name(key), vector, px=self._ttl)
+            self._try(pipe.execute)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._redis.close()
+
+    def _name(self, key: str) -> str:
+        return f"{self._prefix}:vector:{key}"
+
+    def _try(self, call: Callable[[], Any]) -> Any:
+        if not self._line.open():
+            return None
+        try:
+            answer = call()
+        except _LOST as error:
+            return self._line.failed(error)
+        self._line.mended()
+        return answer
+
+
+class Line:
+    """Whether a server answers: after a failure it is left alone for a while."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._name, self._clock = name, clock
+        self._pause = 0.0  # 0 while it answers
+        self._until = 0.0
+
+    def open(self) -> bool:
+        """Whether it is worth asking now."""
+        return not self._pause or self._clock() >= self._until
+
+    def failed(self, error: Exception) -> None:
+        """It did not answer, or refused; logged at the first failure of an outage."""
+        if not self._pause:
+            log.warning("redis lost", extra={"store": self._name, "error": type(error).__name__})
+        self._pause = min(self._pause * 2, LONGEST_PAUSE) or PAUSE
+        self._until = self._clock() + self._pause
+
+    def mended(self) -> None:
+        """It answered."""
+        if self._pause:
+            log.warning("redis back", extra={"store": self._name})
+        self._pause = 0.0
+
+
+def _check(ttl: float) -> None:
+    if not 0.001 <= ttl <= 10 * 365 * 86_400:
+        raise ValueError(f"ttl must be in 0.001 seconds to ten years, got {ttl}")
