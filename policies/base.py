@@ -1,11 +1,14 @@
 """A policy scores candidates and says how to explore among what remains; `rank` draws the slate."""
 
 from collections.abc import Mapping
+from random import Random
 from typing import Protocol
+
+import numpy as np
 
 from models.base import Doubles
 from models.candidates import Candidates
-from models.events import Outcome
+from models.events import Outcome, Slot
 
 
 class Policy(Protocol):
@@ -34,3 +37,61 @@ class Policy(Protocol):
     def load(self, data: bytes) -> None:
         """Replace what is learned by what `save` returned."""
         ...
+
+
+def rank(
+    policy: Policy,
+    user: str,
+    context: Mapping[str, str | float | bool],
+    candidates: Candidates,
+    k: int,
+    rng: Random,
+) -> tuple[Slot, ...]:
+    """Draw min(k, n) slots one after another, each from the policy's pmf over what remains.
+
+    A slot's propensity is conditional on the slots above it; the product of all of them is the
+    probability of the ranking. Takes one number from `rng` a slot.
+    """
+    left = len(candidates.items)
+    if left == 0:
+        return ()
+    all_scores = policy.scores(user, context, candidates)
+    if all_scores.shape != (left,) or not np.isfinite(all_scores).all():
+        raise ValueError(
+            f"{policy.name}: scores must be {left} finite numbers, got {all_scores}; "
+            "look at the features of this request"
+        )
+    index, scores = np.arange(left), all_scores.copy()
+    slots: list[Slot] = []
+    for _ in range(min(k, left)):
+        drawn, propensity = draw(policy.pmf(scores[:left]), rng)
+        i = int(index[drawn])
+        slots.append(
+            Slot(
+                item=candidates.items[i],
+                propensity=propensity,
+                score=float(all_scores[i]),
+                source=candidates.sources[i],
+                features=candidates.features(i),
+            )
+        )
+        left -= 1
+        index[drawn:left] = index[drawn + 1 : left + 1]
+        scores[drawn:left] = scores[drawn + 1 : left + 1]
+    return tuple(slots)
+
+
+def draw(pmf: Doubles, rng: Random) -> tuple[int, float]:
+    """An index drawn from `pmf`, and its probability, in (0, 1] whatever the rounding.
+
+    >>> draw(np.array([0.25, 0.75]), Random(1))
+    (0, 0.25)
+    """
+    if not pmf.min() > 0.0:
+        raise ValueError(f"every probability must be above 0, got {pmf.min()}; give it a floor")
+    upto = pmf.cumsum()
+    total = float(upto[-1])
+    if not abs(total - 1.0) < 1e-6:
+        raise ValueError(f"probabilities must sum to 1, got {total}; normalise them")
+    i = min(int(upto.searchsorted(rng.random() * total, side="right")), len(pmf) - 1)
+    return i, min(float(pmf[i]) / total, 1.0)
