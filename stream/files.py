@@ -1,0 +1,124 @@
+"""Logs in files: JSON lines, plain or gzipped, and Parquet; read in bounded memory."""
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.events import MAX_MESSAGE_BYTES, Invalid, Message, decode_any, encode
+
+Progress = Callable[[int], None]  # messages done so far
+EVERY = 1_000  # messages between calls of Progress; rows read from Parquet at once
+
+_SCHEMA = pa.schema([("type", pa.string()), ("at", pa.int64()), ("message", pa.binary())])
+
+
+def write_log(path: Path, messages: Iterable[Message], progress: Progress | None = None) -> int:
+    """Write messages to .jsonl, .jsonl.gz or .parquet, whole or not at all; how many there were."""
+    part = path.with_name(f"{path.name}.part")
+    messages = _counted(messages, progress)
+    try:
+        if _kind(path) == "parquet":
+            count = _write_rows(part, messages)
+        else:
+            count = _write_lines(part, messages, zipped=path.suffix == ".gz")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def read_log(path: Path, progress: Progress | None = None) -> Iterator[Any]:
+    """The messages of a file, one by one; `Invalid` names the line (or row) that is not one."""
+    for number, data in _counted(read_lines(path), progress):
+        try:
+            yield decode_any(data)
+        except Invalid as error:
+            raise Invalid(f"{path}:{number}: {error}") from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered raw messages of a file, not decoded; blank lines are left out, memory is bounded."""
+    yield from _rows(path) if _kind(path) == "parquet" else _lines(path)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            if "message" not in file.schema_arrow.names:
+                raise Invalid(f"{path} has no column `message` of encoded messages")
+            batches = file.iter_batches(EVERY, columns=["message"])
+            values = (value for batch in batches for value in batch.column(0).to_pylist())
+            for number, value in enumerate(values, 1):
+                if not isinstance(value, bytes):
+                    raise Invalid(f"{path}:{number}: `message` is not bytes")
+                yield number, value
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Invalid(f"{path}: {error}") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = file.readline(MAX_MESSAGE_BYTES + 2)
+            except (EOFError, OSError, zlib.error) as error:
+                raise Invalid(f"{path}:{number}: {error}") from None
+            if not line:
+                return
+            if len(line.rstrip(b"\r\n")) > MAX_MESSAGE_BYTES:
+                raise Invalid(f"{path}:{number}: a line has at most {MAX_MESSAGE_BYTES:,} bytes")
+            if line.strip():
+                yield number, line.strip()
+
+
+def _kind(path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".jsonl"):
+        return "jsonl"
+    if path.name.endswith(".parquet"):
+        return "parquet"
+    raise ValueError(f"a log is a .jsonl, .jsonl.gz or .parquet file, not {path.name!r}")
+
+
+def _counted(things: Iterable[Any], progress: Progress | None) -> Iterator[Any]:
+    count = 0
+    for count, thing in enumerate(things, 1):
+        yield thing
+        if progress and count % EVERY == 0:
+            progress(count)
+    if progress and (count % EVERY or not count):
+        progress(count)
+
+
+def _write_lines(path: Path, messages: Iterator[Message], *, zipped: bool) -> int:
+    count = 0
+    with gzip.open(path, "wb") if zipped else path.open("wb") as file:
+        for message in messages:
+            file.write(encode(message) + b"\n")
+            count += 1
+    return count
+
+
+def _write_rows(path: Path, messages: Iterator[Message]) -> int:
+    count = 0
+    with pq.ParquetWriter(path, _SCHEMA) as writer:
+        while batch := list(islice(messages, 10 * EVERY)):
+            rows = [
+                {
+                    "type": message.__struct_config__.tag,
+                    "at": getattr(message, "at", None),
+                    "message": encode(message),
+                }
+                for message in batch
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+            count += len(batch)
+    return count
