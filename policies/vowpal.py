@@ -23,7 +23,18 @@ from models.base import Doubles
 from models.candidates import Candidates
 from models.events import Outcome
 from policies.exploration import Epsilon, Exploration
-from policies.vowpal_text import ITEM, SHARED, Context, example, item, label, line, number, shared
+from policies.vowpal_text import (
+    ITEM,
+    SHARED,
+    Context,
+    dimensions,
+    example,
+    head,
+    item,
+    label,
+    number,
+    shared,
+)
 
 INTERACTIONS = ("Ux", "Cx", "Ct")
 CONSTANT = 11650396  # Vowpal Wabbit's feature that is always there
@@ -60,6 +71,7 @@ class Model:
         self._mask = (1 << bits) - 1
         self._vw: pyvw.Workspace | None = pyvw.Workspace(self.options)
         self._spaces = {letter: self.vw.hash_space(letter) for letter in SHARED + ITEM}
+        self._seen_at = _seen_at(self.options)
 
     @property
     def vw(self) -> pyvw.Workspace:
@@ -99,8 +111,10 @@ class Model:
         return base, slope
 
     def save(self) -> bytes:
-        fresh = _opened(self.options, _written(self.vw))  # drops counters of the past: progress,
-        model = _written(fresh)  # losses; what is left is weights, scales and options
+        fresh = _opened(self.options, _written(self.vw))  # loading drops losses and progress
+        model = bytearray(_written(fresh))
+        model[self._seen_at : self._seen_at + 8] = bytes(8)
+        model = bytes(model)
         fresh.finish()
         saved = Saved(options=self.options, checksum=_checksum(model), model=model)
         return msgspec.msgpack.encode(saved)
@@ -143,21 +157,31 @@ def _written(vw: pyvw.Workspace) -> bytes:
         return path.read_bytes()
 
 
+def _seen_at(options: str) -> int:
+    """Where a model file counts the examples seen, as a double; to predict is to be seen as well.
+
+    The count moves nothing while `--power_t` is 0, but reading must not change what is saved.
+    """
+    vw = pyvw.Workspace(options)
+    none = _written(vw)
+    vw.predict(["shared |U", "|x"])
+    one = _written(vw)
+    vw.finish()
+    return next(i for i, (a, b) in enumerate(zip(none, one, strict=True)) if a != b) - 6
+
+
 def _checksum(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
 def teach(model: Model, outcome: Outcome, logged_propensity: bool) -> None:
     """One example a shown item. All are built, and so checked, before the first is learned."""
-    head = "shared " + line(shared(outcome.user, outcome.context))
+    first = head(shared(outcome.user, outcome.context))
+    names = outcome.features
+    chances = [slot.propensity if logged_propensity else 1.0 for slot in outcome.slots]
     lessons = [
-        [
-            head,
-            label(slot.reward, slot.propensity if logged_propensity else 1.0)
-            + " "
-            + line(item(outcome.features, slot.features)),
-        ]
-        for slot in outcome.slots
+        [first, f"{label(slot.reward, chance)} {item(names, slot.features)}"]
+        for slot, chance in zip(outcome.slots, chances, strict=True)
     ]
     for lesson in lessons:
         model.learn(lesson)
@@ -190,7 +214,7 @@ class Vowpal:
     def scores(self, user: str, context: Context, candidates: Candidates) -> Doubles:
         base, slope = self._model.reader(shared(user, context))
         x = [slope("x", number(name)) for name in candidates.names]
-        e = [slope("e", i) for i in range(candidates.text.shape[1])]
+        e = [slope("e", number(name)) for name in dimensions(candidates.text.shape[1])]
         t = {tag: slope("t", number(tag)) for tag in sorted(set().union(*candidates.tags))}
         cost = (candidates.x * np.array(x)).sum(axis=1)
         cost += (candidates.text * np.array(e)).sum(axis=1)

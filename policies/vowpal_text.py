@@ -7,7 +7,7 @@ sorts the letters of an interaction, keeps the shared side in front.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from zlib import crc32
 
@@ -44,15 +44,41 @@ def shared(user: str, context: Context) -> dict[str, Pairs]:
     return {"U": [(crc32(user.encode("utf-8", "surrogatepass")), 1.0)], "C": pairs}
 
 
-def item(names: tuple[str, ...], features: Features) -> dict[str, Pairs]:
-    """What a candidate is judged on."""
-    if len(features.x) not in (0, len(names)):
-        raise Invalid(f"x must have one value for each of {names}, got {len(features.x)}")
-    return {
-        "x": [(number(name), finite(v, name)) for name, v in zip(names, features.x, strict=False)],
-        "t": [(number(tag), 1.0) for tag in features.tags],
-        "e": [(i, finite(v, "text")) for i, v in enumerate(features.text)],
-    }
+@lru_cache(maxsize=256)
+def columns(letter: str, names: tuple[str, ...]) -> str:
+    """A namespace of named numbers, waiting for its values."""
+    return " ".join([f"|{letter}", *(f"{number(name)}:%.6f" for name in names)])
+
+
+@lru_cache(maxsize=8)
+def dimensions(count: int) -> tuple[str, ...]:
+    """The names of a text's projected dimensions.
+
+    >>> dimensions(2)
+    ('text 0', 'text 1')
+    """
+    return tuple(f"text {i}" for i in range(count))
+
+
+def item(names: tuple[str, ...], features: Features) -> str:
+    """What a candidate is judged on. Empty namespaces stay: a line without any is the end of an
+    example to Vowpal Wabbit, and its action would be lost.
+
+    >>> item(("knn",), Features((0.5,), (), (0.25,)))
+    '|x 3937925029:0.500000 |t |e 1049447096:0.250000'
+    """
+    x, text = features.x, features.text
+    if len(x) not in (0, len(names)):
+        raise Invalid(f"x must have one value for each of {names}, got {len(x)}")
+    finite(sum(map(abs, x)) + sum(map(abs, text)), "the size of x and text together")
+    return " ".join(
+        (
+            columns("x", names if x else ()) % x,
+            "|t",
+            *(str(number(tag)) for tag in features.tags),
+            columns("e", dimensions(len(text))) % text,
+        )
+    )
 
 
 def finite(value: float, what: str) -> float:
@@ -62,22 +88,6 @@ def finite(value: float, what: str) -> float:
     return value
 
 
-def line(namespaces: Mapping[str, Pairs]) -> str:
-    """The namespaces as text. Zeros are left out, as Vowpal Wabbit itself would; empty namespaces
-    are not: a line without any is the end of an example, and its action would be lost.
-
-    >>> line({"x": [(7, 0.5), (8, 0.0)], "t": [(9, 1.0)], "e": []})
-    '|x 7:0.500000 |t 9 |e'
-    """
-    return " ".join(f"|{letter}{_features(pairs)}" for letter, pairs in namespaces.items())
-
-
-def _features(pairs: Iterable[tuple[int, float]]) -> str:
-    return "".join(
-        f" {i}" if value == 1.0 else f" {i}:{value:.6f}" for i, value in pairs if value != 0.0
-    )
-
-
 def label(reward: float, propensity: float) -> str:
     """The shown action's label: cost is the negative reward."""
     if not 0.0 < propensity <= 1.0:
@@ -85,9 +95,17 @@ def label(reward: float, propensity: float) -> str:
     return f"0:{-finite(reward, 'reward'):.6f}:{max(propensity, 1e-6):.6f}"
 
 
+def head(who: Mapping[str, Pairs]) -> str:
+    """The line that all actions of an example share.
+
+    >>> head({"U": [(7, 1.0)], "C": [(8, 0.5)]})
+    'shared |U 7:1.000000 |C 8:0.500000'
+    """
+    spaces = (f"|{a} " + " ".join(f"{i}:{v:.6f}" for i, v in pairs) for a, pairs in who.items())
+    return "shared " + " ".join(spaces)
+
+
 def example(user: str, context: Context, candidates: Candidates) -> list[str]:
     """All candidates of a request, as lines to predict from."""
-    items = (
-        line(item(candidates.names, candidates.features(i))) for i in range(len(candidates.items))
-    )
-    return ["shared " + line(shared(user, context)), *items]
+    every = map(candidates.features, range(len(candidates.items)))
+    return [head(shared(user, context)), *(item(candidates.names, one) for one in every)]
