@@ -1,6 +1,6 @@
 """Retrieval: a request's candidates with the features they are judged on."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
 
@@ -18,8 +18,7 @@ MILLIS_A_DAY = 86_400_000
 
 FEATURES = (
     "popularity",  # log(1 + decayed count)
-    "knn",  # scorers of these names, 0 where there is none
-    "knn_long",
+    "knn",  # the memory's scorers of these names, 0 where there is none
     "mf",
     "content",  # cosine of the text with the mean of the user's last likes,
     "nearest",  # with the nearest of them,
@@ -84,7 +83,7 @@ class Retrieval:
     >>> retrieval = Retrieval(memory, catalogue, Content(catalogue, memory.histories))
     >>> found = retrieval(Request(id="r", user="ann", at=9))
     >>> found.items, found.sources, found.x.shape
-    (('film',), ('fresh',), (1, 13))
+    (('film',), ('fresh',), (1, 12))
     """
 
     def __init__(
@@ -121,25 +120,24 @@ class Retrieval:
             text=self.catalogue.text[rows],
         )
 
-    def _blocked(self, request: Request) -> set[str]:
-        """What the user shall not get; only asked for membership, never iterated."""
-        blocked = set(request.exclude)
-        if not self.repeat_seen:
-            blocked.update(self.memory.histories.seen(request.user))
-        return blocked
-
     def _own(self, request: Request) -> dict[str, str]:
-        blocked = self._blocked(request)
+        seen, exclude = self._seen(request.user), set(request.exclude)
         return {
             item: "request"
             for item in request.candidates or ()
-            if item not in blocked and not self.catalogue.withdrawn(item, request.at)
+            if item not in seen
+            and item not in exclude
+            and not self.catalogue.withdrawn(item, request.at)
         }
+
+    def _seen(self, user: str) -> Container[str]:
+        return () if self.repeat_seen else self.memory.histories.seen(user)
 
     def _found(self, request: Request) -> dict[str, str]:
         """Items and which source proposed them first: each up to its quota, then what is left."""
         catalogue, at = self.catalogue, request.at
-        blocked, live, ends = self._blocked(request), catalogue.live, catalogue.ends
+        live, ends = catalogue.live, catalogue.ends
+        seen, exclude = self._seen(request.user), set(request.exclude)
         sources = {source: iter(proposed) for source, proposed in self._sources(request)}
         found: dict[str, str] = {}
 
@@ -147,12 +145,15 @@ class Retrieval:
             room = min(quota, self.limit - len(found))
             while room > 0 and (item := next(proposed, None)) is not None:
                 row = live.get(item, 0)
-                if row and ends[row] > at and item not in blocked and item not in found:
+                if not row or ends[row] <= at or item in seen or item in exclude:
+                    continue
+                if item not in found:
                     found[item] = source
                     room -= 1
 
         for source, proposed in sources.items():
             take(source, proposed, self.quotas[source])
+        sources.pop("explore", None)  # no more than its quota
         for source, proposed in sources.items():
             take(source, proposed, self.limit)
         take("fresh", catalogue.newest(at), self.limit)
@@ -203,19 +204,19 @@ class Retrieval:
         if not items:
             return x.T
         repeats = memory.histories.repeats(user)
+        shown, rate = memory.exposure.read(items)
+        age = (request.at - catalogue.at[rows]) / MILLIS_A_DAY
         x[0] = _log(self._scored(memory.popularity, user, items))
         x[1] = self._scored(memory.scorers.get("knn"), user, items)
-        x[2] = self._scored(memory.scorers.get("knn_long"), user, items)
-        x[3] = self._scored(memory.scorers.get("mf"), user, items)
-        x[4], x[5], x[6] = self.content.cosines(user, rows)
-        shown, x[7] = memory.exposure.read(items)
-        x[8] = _log(shown)
+        x[2] = self._scored(memory.scorers.get("mf"), user, items)
+        x[3], x[4], x[5] = self.content.cosines(user, rows)
+        x[6] = rate
+        x[7] = _log(shown)
         if repeats:
-            x[9] = _log(np.array([repeats.get(item, 0) for item in items], np.float64))
-        x[10] = _log((request.at - catalogue.at[rows]) / MILLIS_A_DAY)
-        x[10, rows == 0] = 0.0
-        x[11] = self._affinity(user, rows)
-        x[12] = catalogue.lengths[rows] > 0
+            x[8] = _log(np.array([repeats.get(item, 0) for item in items], np.float64))
+        x[9] = _log(np.where(rows > 0, age, 0.0))
+        x[10] = self._affinity(user, rows)
+        x[11] = catalogue.lengths[rows] > 0
         return x.T
 
     def _scored(self, scorer: Scorer | None, user: str, items: Sequence[str]) -> Doubles:
