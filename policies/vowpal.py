@@ -174,17 +174,16 @@ def _checksum(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def teach(model: Model, outcome: Outcome, logged_propensity: bool) -> None:
+def teach(model: Model, outcome: Outcome, weigh: bool) -> None:
     """One example a shown item. All are built, and so checked, before the first is learned."""
     first = head(shared(outcome.user, outcome.context))
     names = outcome.features
-    chances = [slot.propensity if logged_propensity else 1.0 for slot in outcome.slots]
     lessons = [
-        [first, f"{label(slot.reward, chance)} {item(names, slot.features)}"]
-        for slot, chance in zip(outcome.slots, chances, strict=True)
+        f"{label(slot.reward, slot.propensity, weigh)} {item(names, slot.features)}"
+        for slot in outcome.slots
     ]
     for lesson in lessons:
-        model.learn(lesson)
+        model.learn([first, lesson])
 
 
 class Vowpal:

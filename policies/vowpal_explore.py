@@ -59,7 +59,7 @@ class VowpalExplore:
         return scores / scores.sum()
 
     def learn(self, outcome: Outcome, seed: int) -> None:
-        teach(self._model, outcome, logged_propensity=False)
+        teach(self._model, outcome, weigh=False)
 
     def save(self) -> bytes:
         return self._model.save()

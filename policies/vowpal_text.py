@@ -88,11 +88,16 @@ def finite(value: float, what: str) -> float:
     return value
 
 
-def label(reward: float, propensity: float) -> str:
-    """The shown action's label: cost is the negative reward."""
+def label(reward: float, propensity: float, weigh: bool) -> str:
+    """The shown action's label: cost is the negative reward; with `weigh`, of weight 1/propensity.
+
+    >>> label(1.0, 0.25, weigh=False)
+    '0:-1.000000:1.000000'
+    """
     if not 0.0 < propensity <= 1.0:
         raise Invalid(f"propensity must be in (0, 1], got {propensity}")
-    return f"0:{-finite(reward, 'reward'):.6f}:{max(propensity, 1e-6):.6f}"
+    chance = max(propensity, 1e-6) if weigh else 1.0
+    return f"0:{-finite(reward, 'reward'):.6f}:{chance:.6f}"
 
 
 def head(who: Mapping[str, Pairs]) -> str:
