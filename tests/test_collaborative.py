@@ -1,0 +1,216 @@
+"""The collaborative models: as River estimators, and what is particular to each."""
+
+import copy
+import math
+import random
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from river import checks, reco
+
+from models.collaborative import LOSSES, Factorisation, Ranker, others, sigmoid
+from models.neighbours import Neighbours
+from models.popularity import Popularity
+
+RANKERS: dict[str, Callable[[], Factorisation | Neighbours]] = {
+    "mf": lambda: Factorisation(loss="mf"),
+    "bpr": lambda: Factorisation(loss="bpr"),
+    "isgd": lambda: Factorisation(loss="isgd"),
+    "neighbours": lambda: Neighbours(),
+}
+
+
+@pytest.fixture(params=RANKERS)
+def ranker(request: pytest.FixtureRequest) -> Factorisation | Neighbours:
+    return RANKERS[request.param]()
+
+
+def taught(ranker: Ranker, likes: int = 300, items: int = 60) -> None:
+    rng = random.Random(4)
+    for seed in range(likes):
+        ranker.learn(f"user-{rng.randrange(9)}", f"item-{rng.randrange(items)}", 1.0, seed)
+
+
+def test_it_passes_rivers_own_checks(ranker: Factorisation | Neighbours) -> None:
+    assert isinstance(ranker, reco.base.Ranker)
+    passed = [check.__name__ for check in checks.yield_checks(ranker)]
+    assert "check_reco_routine" in passed
+    assert "check_pickling_supports_roundtrip" in passed
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checks.check_estimator(ranker)
+
+
+def test_a_deep_copy_learns_on_alike_and_apart(ranker: Factorisation | Neighbours) -> None:
+    taught(ranker)
+    other = copy.deepcopy(ranker)
+    for model in (ranker, other):
+        model.learn_one("user-1", "item-2", True)
+    items = [f"item-{n}" for n in range(60)]
+    assert ranker.scores("user-1", items).tolist() == other.scores("user-1", items).tolist()
+    before = ranker.scores("user-1", items).tolist()
+    taught(other)
+    assert ranker.scores("user-1", items).tolist() == before
+
+
+def test_a_rank_does_not_depend_on_the_order_of_its_items(
+    ranker: Factorisation | Neighbours,
+) -> None:
+    taught(ranker)
+    items = [f"item-{n}" for n in range(60)] + ["unknown-2", "unknown-1"]
+    wanted = ranker.rank("user-1", items)
+    for seed in range(5):
+        random.Random(seed).shuffle(items)
+        assert ranker.rank("user-1", items) == wanted
+    assert wanted.index("unknown-1") < wanted.index("unknown-2")
+    assert [ranker.predict_one("user-1", item) for item in wanted] == sorted(
+        (ranker.predict_one("user-1", item) for item in items), reverse=True
+    )
+
+
+def test_predicting_for_strangers_makes_no_rows(ranker: Factorisation | Neighbours) -> None:
+    taught(ranker)
+    sizes = {key: len(array) for key, array in ranker.state().items()}
+    for n in range(100):
+        ranker.predict_one(f"stranger-{n}", f"strange-{n}")
+        ranker.rank(f"stranger-{n}", {f"strange-{n}", "item-1"})
+    assert {key: len(array) for key, array in ranker.state().items()} == sizes
+
+
+def test_the_sigmoid_is_the_logistic_function() -> None:
+    for x in np.linspace(-30, 30, 2_001).tolist():
+        assert abs(sigmoid(x) - 1 / (1 + math.exp(-x))) < 1e-4
+
+
+def test_the_sigmoid_never_falls() -> None:
+    values = [sigmoid(x) for x in np.linspace(-12, 12, 20_001).tolist()]
+    assert values == sorted(values)
+
+
+@pytest.mark.parametrize("loss", ["mf", "bpr", "isgd"])
+def test_slopes_are_the_gradient_of_the_loss(loss: str) -> None:
+    def likelihood(scores: list[float]) -> float:
+        def log_sigmoid(x: float) -> float:
+            return -math.log1p(math.exp(-x))
+
+        if loss == "mf":
+            return log_sigmoid(scores[0]) + sum(log_sigmoid(-score) for score in scores[1:])
+        if loss == "bpr":
+            pairs = [log_sigmoid(scores[0] - score) for score in scores[1:]]
+            return sum(pairs) / len(pairs)
+        return -0.5 * (1.0 - scores[0]) ** 2
+
+    scores = [0.4] if loss == "isgd" else [0.4, -1.2, 2.0]
+    for i, slope in enumerate(LOSSES[loss](scores)):
+        higher, lower = list(scores), list(scores)
+        higher[i] += 1e-5
+        lower[i] -= 1e-5
+        measured = (likelihood(higher) - likelihood(lower)) / 2e-5
+        assert abs(slope - measured) < 2e-4
+
+
+def test_sampled_items_are_uniform_over_the_others() -> None:
+    counts = np.bincount([row for seed in range(9_000) for row in others(3, 10, 1, seed)])
+    assert counts[3] == 0
+    expected = 9_000 / 9
+    chi_square = ((np.delete(counts, 3) - expected) ** 2 / expected).sum()
+    assert chi_square < 26.1  # 8 degrees of freedom, 1 in 1,000
+
+
+def test_sampled_items_are_distinct_and_known() -> None:
+    for seed in range(500):
+        drawn = others(seed % 5, 5, 8, seed)
+        assert len(set(drawn)) == len(drawn)
+        assert set(drawn) <= set(range(5)) - {seed % 5}
+
+
+def test_a_first_vector_depends_on_the_id_and_not_on_its_order() -> None:
+    first, second, seeded = Factorisation(), Factorisation(), Factorisation(seed=1)
+    first._row(first._items, first._q, "other", 0.0)
+    a, row = first._row(first._items, first._q, "film", 0.0)
+    b, _ = second._row(second._items, second._q, "film", 0.0)
+    c, _ = seeded._row(seeded._items, seeded._q, "film", 0.0)
+    assert a[row].tolist() == b[0].tolist() != c[0].tolist()
+
+
+@pytest.mark.parametrize("loss", ["mf", "bpr", "isgd"])
+def test_a_factorisation_stays_finite_under_the_largest_steps(loss: str) -> None:
+    model = Factorisation(loss=loss, rate=0.99, decay=0.0, negatives=32)
+    for seed in range(3_000):
+        model.learn(f"user-{seed % 3}", f"item-{seed % 50}", 1.0, seed)
+    assert np.isfinite(model.scores("user-1", [f"item-{n}" for n in range(50)])).all()
+
+
+def test_neighbours_are_the_cosine_counted_by_hand() -> None:
+    rng = random.Random(5)
+    log = [(f"u{rng.randrange(12)}", f"i{rng.randrange(8)}") for _ in range(60)]
+    model = Neighbours(recent=2)
+    liked: dict[str, list[str]] = {}
+    for user, item in log:
+        model.learn(user, item, 1.0, 0)
+        mine = liked.setdefault(user, [])
+        if item in mine:
+            mine.remove(item)
+        mine.append(item)
+    items = [f"i{n}" for n in range(8)]
+    has = {item: {user for user in liked if item in liked[user]} for item in items}
+    for user, mine in liked.items():
+        for item, score in zip(items, model.scores(user, items).tolist(), strict=True):
+            by_hand = sum(
+                len(has[item] & has[j]) / math.sqrt(len(has[item]) * len(has[j]))
+                for j in mine[-2:]
+                if j != item
+            )
+            assert score == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_a_like_repeated_is_one_users_like() -> None:
+    model = Neighbours()
+    for item in ("a", "b", "a", "b", "b"):
+        model.learn("ann", item, 1.0, 0)
+    model.learn("bob", "a", 1.0, 0)
+    assert model.scores("bob", ["b"])[0] == np.float32(1 / math.sqrt(2))
+
+
+def test_an_evicted_items_neighbours_are_not_its_successors() -> None:
+    model = Neighbours(items=3)
+    for user in ("ann", "bob", "cid"):
+        model.learn(user, "old", 1.0, 0)
+        model.learn(user, "kept", 1.0, 0)
+        model.learn(user, "also", 1.0, 0)
+    model.learn("dan", "new", 1.0, 0)  # takes the row of "old"
+    assert model._items.row("old") == -1
+    assert model.scores("ann", ["new"]).tolist() == [0.0]
+    assert model.top("ann", 10) == ["also", "kept"]
+    assert model.scores("dan", ["kept", "also"]).tolist() == [0.0, 0.0]
+
+
+def test_an_items_neighbours_are_bounded_and_the_largest_stay() -> None:
+    model = Neighbours(history=2, neighbours=4, recent=1)
+    for n in range(100):
+        model.learn(f"u{n}", "hub", 1.0, 0)
+        model.learn(f"u{n}", "friend" if n % 2 else f"item-{n}", 1.0, 0)
+    assert max(len(table) for table in model._together) <= 8
+    model.learn("ann", "hub", 1.0, 0)
+    assert model.top("ann", 1) == ["friend"]
+    assert model.scores("ann", ["friend"])[0] == np.float32(50 / math.sqrt(50 * 101))
+
+
+def test_the_popular_list_is_exact_through_rescaling_and_eviction() -> None:
+    rng = random.Random(6)
+    model = Popularity(half_life=1, limit=30, leaders=3)
+    for n in range(4_000):  # rescaled every 500 likes
+        model.learn("ann", f"item-{int(45 * rng.random() ** 2)}", 1.0, 0)
+        if n % 7 == 0:
+            assert model.top("ann", 6) == [id for _, id in model._ranked()][:6]
+    assert np.isfinite(model.scores("ann", [f"item-{n}" for n in range(45)])).all()
+
+
+def test_a_count_halves_after_its_half_life() -> None:
+    model = Popularity(half_life=100)
+    model.learn("ann", "old", 1.0, 0)
+    for n in range(100):
+        model.learn("ann", f"item-{n}", 1.0, 0)
+    assert model.scores("ann", ["old"])[0] == pytest.approx(0.5, rel=1e-6)
