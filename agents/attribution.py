@@ -1,4 +1,4 @@
-"""The first fold: a partition's events -> what to learn, what to answer. Here a click becomes a reward.
+"""The first fold: events -> what to learn, what to answer. Here a click becomes a reward.
 
 Rules of the logs kept here (DESIGN section 8): records are a function of the log (L1), a decision
 is used only as read back, lowest offset first (L2), an event older than the window is too late and
@@ -24,7 +24,6 @@ from models.events import (
     chain,
     encode,
 )
-
 
 NEVER = 2**63
 
@@ -54,13 +53,20 @@ class Ask(Struct, frozen=True):
     source: int
 
 
+class Lesson(Struct, frozen=True):
+    """An encoded learning record and where it came from."""
+
+    source: Source
+    data: bytes
+
+
 class Yield(Struct, frozen=True):
-    """What one event causes: encoded learning records in their order, and what to answer.
+    """What one event causes: learning records in their order, and what to answer.
 
     `fate` is the counter the event ended in, or "waiting" if it came before its request.
     """
 
-    records: list[bytes]
+    lessons: list[Lesson]
     asks: list[Ask]
     fate: str
 
@@ -74,9 +80,9 @@ class Attribution:
     is within `Rules.window` of the watermark.
 
     >>> fold = Attribution(0, Rules(refresh=False))
-    >>> fold(0, 5, Click(id="c", user="u", item="i", at=5)).records[0][:34]
+    >>> fold(0, 5, Click(id="c", user="u", item="i", at=5)).lessons[0].data[:34]
     b'{"type":"interaction","id":"c","us'
-    >>> fold(1, 5, Click(id="c", user="u", item="i", at=5)).records, fold.counts["duplicate"]
+    >>> fold(1, 5, Click(id="c", user="u", item="i", at=5)).lessons, fold.counts["duplicate"]
     ([], 1)
     """
 
@@ -132,7 +138,7 @@ class Attribution:
         """Fold the event at `offset`, which the broker appended at `appended` (milliseconds)."""
         self.next = offset + 1
         self.watermark = self._advanced(appended, event)
-        self._offset, self._index, self._records = offset, 0, list[bytes]()
+        self._offset, self._index, self._lessons = offset, 0, list[Lesson]()
         asks: list[Ask] = []
         self._expire()
         at = min(event.at, self.watermark)
@@ -151,7 +157,7 @@ class Attribution:
             if isinstance(event, Click) and self.rules.refresh:
                 asks += self._refreshed(event, at)
         self.counts[fate] += 1
-        return Yield(self._records, asks, fate)
+        return Yield(self._lessons, asks, fate)
 
     def _advanced(self, appended: int, event: Event) -> int:
         return max(self.watermark, min(event.at, appended + self.rules.future))
@@ -264,4 +270,4 @@ class Attribution:
         data = encode(record)
         self.chain, self.last = chain(data), record.source
         self._index += 1
-        self._records.append(data)
+        self._lessons.append(Lesson(record.source, data))

@@ -98,5 +98,6 @@ class Learner:
     def digest(self) -> str:
         """64 bits over all that was learned: equal on every worker at one version."""
         places = sorted((*msgspec.to_builtins(p.source), p.chain) for p in self.places.values())
-        parts = (self.memory.digest(), self.policy.digest(), repr(places))
-        return blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+        digest = blake2b(f"{self.memory.digest()}\n{places}\n".encode(), digest_size=8)
+        digest.update(self.policy.save())
+        return digest.hexdigest()

@@ -12,7 +12,9 @@ class Loop:
     `appended` is each event's own `at`: in a replayed past nothing comes from the future.
     """
 
-    def __init__(self, attribution: Attribution, learner: Learner, recommender: Recommender) -> None:
+    def __init__(
+        self, attribution: Attribution, learner: Learner, recommender: Recommender
+    ) -> None:
         self.attribution = attribution
         self.learner = learner
         self.recommender = recommender
@@ -32,8 +34,8 @@ class Loop:
 
     def _event(self, event: Event) -> list[Decision]:
         caused = self.attribution(self.attribution.next, event.at, event)
-        for record in caused.records:
-            self.learner(self.learner.version, record)
+        for lesson in caused.lessons:
+            self.learner(self.learner.version, lesson.data)
         decisions = [self.recommender(ask) for ask in caused.asks]
         for decision in decisions:
             self.attribution.decided(decision)

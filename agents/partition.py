@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from agents.attribution import Ask, Attribution
+from agents.attribution import Ask, Attribution, Lesson
 from agents.learner import Learner
 from models.events import (
     Decision,
@@ -20,7 +20,6 @@ from models.events import (
     Tick,
     chain,
     decode_event,
-    decode_record,
     encode,
 )
 
@@ -38,7 +37,7 @@ class Received(Struct, frozen=True):
 class Teach(Struct, frozen=True):
     """Publish these records to feedback, in order; answer: the offset after the last one."""
 
-    records: list[bytes]
+    lessons: list[Lesson]
 
 
 class Await(Struct, frozen=True):
@@ -57,10 +56,9 @@ class Answer(Struct, frozen=True):
 
 
 class Discard(Struct, frozen=True):
-    """Publish a message that cannot be used to the dead letters, with its reason."""
+    """Publish messages that cannot be used to the dead letters, each with its reason."""
 
-    message: Received
-    reason: str
+    letters: list[tuple[Received, str]]
 
 
 class ReadBack(Struct, frozen=True):
@@ -115,12 +113,13 @@ class Partition:
                         f"the decisions that offset {message.offset} closes are not in the "
                         "rankings: that topic was cut or belongs to another log"
                     )
-            self._agree(self.attribution(message.offset, message.appended, event).records)
+            self._agree(self.attribution(message.offset, message.appended, event).lessons)
         return len(messages)
 
     def batch(self, messages: Sequence[Received]) -> Commands:
         """Handle messages in order; returns how many: it may stop before one that must wait (L1)."""
-        records: list[bytes] = []
+        lessons: list[Lesson] = []
+        letters: list[tuple[Received, str]] = []
         asks: list[Ask] = []
         used = 0
         for message in messages:
@@ -128,17 +127,19 @@ class Partition:
             if event is None:
                 self.attribution.next = message.offset + 1
                 self.counts[reason.partition(":")[0]] += 1
-                yield Discard(message, reason)
+                letters.append((message, reason))
             elif self.attribution.blocked(message.appended, event):
                 break
             else:
                 caused = self.attribution(message.offset, message.appended, event)
-                records += caused.records
+                lessons += caused.lessons
                 asks += caused.asks
                 if caused.fate == "too_late":
-                    yield Discard(message, f"too_late: at {event.at} is beyond the window")
+                    letters.append((message, f"too_late: at {event.at} is beyond the window"))
             used += 1
-        if fresh := self._agree(records):
+        if letters:
+            yield Discard(letters)
+        if fresh := self._agree(lessons):
             yield Await((yield Teach(fresh)))
         unanswered = [ask for ask in asks if self.attribution.decision(ask.request.id) is None]
         if unanswered:
@@ -165,18 +166,17 @@ class Partition:
                 return None, f"misrouted: the key must be the user, whose partition is {owner}"
         return event, ""
 
-    def _agree(self, records: list[bytes]) -> list[bytes]:
+    def _agree(self, lessons: list[Lesson]) -> list[Lesson]:
         """The records that are not learned yet; what is learned must be what we derive (L8)."""
         place = self.learner.places.get(self.attribution.partition)
         if place is None:
-            return records
-        for n, data in enumerate(records):
-            source = decode_record(data).source
-            if source > place.source:
-                return records[n:]
-            if source == place.source and chain(data) != place.chain:
+            return lessons
+        for n, lesson in enumerate(lessons):
+            if lesson.source > place.source:
+                return lessons[n:]
+            if lesson.source == place.source and chain(lesson.data) != place.chain:
                 raise Diverged(
-                    f"the record from {source} differs from the one learned: another release or "
-                    "other settings wrote this log; run that one, or start a new log"
+                    f"the record from {lesson.source} differs from the one learned: another "
+                    "release or other settings wrote this log; run that one, or start a new log"
                 )
         return []

@@ -1,0 +1,139 @@
+"""The composition root: settings -> agents. A new policy, scorer or encoder is one row here."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from msgspec import Struct
+
+from agents.attribution import Attribution, Rules
+from agents.learner import Learner
+from agents.loop import Loop
+from agents.recommender import Recommender, Terms
+from models.base import Encoder, Scorer
+from models.candidates import Retrieval
+from models.catalogue import Catalogue
+from models.collaborative import Factorisation
+from models.content import Content
+from models.embedding import BertEncoder, CachedEncoder, HashEncoder, Vectors, bundled
+from models.history import Exposure, Histories
+from models.memory import Memory
+from models.neighbours import Neighbours
+from models.popularity import Popularity
+from policies.base import Policy
+from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
+from policies.greedy import Blend
+from policies.uniform import Uniform
+from policies.vowpal import Vowpal
+from stream.settings import Settings
+
+EXPLORATIONS: dict[str, Callable[[Settings], Exploration]] = {
+    "epsilon": lambda s: Epsilon(s.epsilon),
+    "softmax": lambda s: Softmax(s.temperature),
+    "squarecb": lambda s: InverseGap(s.gamma),
+}
+
+BLEND = {"knn": 1.0, "mf": 1.0, "popularity": 0.3}
+
+POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
+    "uniform": lambda s, explore: Uniform(),
+    "popular": lambda s, explore: Blend("popular", weights={"popularity": 1}, exploration=explore),
+    "knn": lambda s, explore: Blend("knn", weights={"knn": 1}, exploration=explore),
+    "mf": lambda s, explore: Blend("mf", weights={"mf": 1}, exploration=explore),
+    "content": lambda s, explore: Blend("content", weights={"content": 1}, exploration=explore),
+    "blend": lambda s, explore: Blend("blend", weights=BLEND, exploration=explore),
+    "bandit": lambda s, explore: Vowpal(exploration=explore, rate=s.learning_rate),
+}
+
+SCORERS: dict[str, Callable[[Settings], Scorer]] = {
+    "knn": lambda s: Neighbours(users=s.max_users, items=s.max_items),
+    "knn_long": lambda s: Neighbours(recent=20, users=s.max_users, items=s.max_items),
+    "mf": lambda s: Factorisation(limit=max(s.max_users, s.max_items), seed=s.seed),
+}
+
+ENCODERS: dict[str, Callable[[Settings], Encoder]] = {
+    "hash": lambda s: HashEncoder(),
+    "minilm": lambda s: BertEncoder(bundled() or "sentence-transformers/all-MiniLM-L6-v2"),
+}
+
+
+class Parts(Struct, frozen=True):
+    """What one worker holds: learned state, catalogue, and what reads them."""
+
+    learner: Learner
+    catalogue: Catalogue
+    recommender: Recommender
+
+
+def policy(settings: Settings) -> Policy:
+    """The policy by its name."""
+    if settings.policy not in POLICIES:
+        names = ", ".join(POLICIES)
+        raise ValueError(f"policy must be one of {names}, got {settings.policy!r}")
+    return POLICIES[settings.policy](settings, EXPLORATIONS[settings.exploration](settings))
+
+
+def encoder(settings: Settings, vectors: Vectors | None = None) -> CachedEncoder:
+    """The text encoder by its name: a row of ENCODERS, else a Hugging Face name or path."""
+    name = settings.encoder_name
+    make = ENCODERS.get(name, lambda s: BertEncoder(Path(name) if Path(name).is_dir() else name))
+    return CachedEncoder(make(settings), vectors)
+
+
+def rules(settings: Settings) -> Rules:
+    """How rewards find their decisions."""
+    return Rules(
+        horizon=round(settings.horizon_seconds * 1000),
+        early=round(settings.early_seconds * 1000),
+        lateness=round(settings.lateness_seconds * 1000),
+        future=round(settings.future_seconds * 1000),
+        implied=settings.impressions == "implied",
+        refresh=settings.refresh,
+        refresh_k=settings.refresh_k,
+    )
+
+
+def catalogue(settings: Settings, text: Encoder) -> Catalogue:
+    """An empty catalogue for one encoder's vectors."""
+    return Catalogue(
+        text.version, text.dimensions, limit=settings.max_items, text_dims=settings.text_dims
+    )
+
+
+def parts(settings: Settings, text: Encoder) -> Parts:
+    """A worker's agents with nothing learned yet."""
+    memory = Memory(
+        Popularity(limit=settings.max_items),
+        {name: make(settings) for name, make in SCORERS.items()},
+        Histories(limit=settings.max_users),
+        Exposure(limit=settings.max_items),
+    )
+    learner = Learner(memory, policy(settings), settings.learn_late)
+    return Parts(learner, *deciding(settings, learner, catalogue(settings, text)))
+
+
+def deciding(
+    settings: Settings, learner: Learner, items: Catalogue
+) -> tuple[Catalogue, Recommender]:
+    """What answers from a learner and a catalogue."""
+    memory = learner.memory
+    retrieval = Retrieval(
+        memory,
+        items,
+        Content(items, memory.histories),
+        limit=settings.candidates,
+        repeat_seen=not settings.exclude_seen,
+    )
+    terms = Terms(
+        seed=settings.seed,
+        build=version("rankloop"),
+        settings=settings.fold_hash(),
+        log_candidates=settings.log_candidates,
+    )
+    return items, Recommender(learner, items, retrieval, terms)
+
+
+def loop(settings: Settings, text: Encoder) -> Loop:
+    """Everything in memory, without Kafka."""
+    made = parts(settings, text)
+    return Loop(Attribution(0, rules(settings)), made.learner, made.recommender)

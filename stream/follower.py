@@ -1,0 +1,120 @@
+"""Reads whole topics from a given offset on, each message once and in order, within one consumer."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+
+Take = Callable[[ConsumerRecord], None]
+
+
+class Follower:
+    """Follows partitions outside any group; `take` sees their messages as they come.
+
+    It never resets an offset by itself (L6): an offset out of range raises in `run`. What `take`
+    raises stops `run` as well: a message is never skipped.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._consumer: AIOKafkaConsumer | None = None
+        self._takes: dict[TopicPartition, Take] = {}
+        self.positions: dict[TopicPartition, int] = {}
+        self._changed = False
+        self._waiting: list[tuple[TopicPartition, int, asyncio.Future[None]]] = []
+
+    async def start(self) -> None:
+        """Connect; call before anything else."""
+        self._consumer = AIOKafkaConsumer(
+            **self._options,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            max_partition_fetch_bytes=4 << 20,
+        )
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        """Disconnect; those who wait are cancelled."""
+        for _, _, waiter in self._waiting:
+            waiter.cancel()
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    def watch(self, partition: TopicPartition, offset: int, take: Take) -> None:
+        """Read a partition from `offset` on."""
+        self._takes[partition] = take
+        self.positions[partition] = offset
+        self._changed = True
+
+    def forget(self, partition: TopicPartition) -> None:
+        """Read a partition no more."""
+        if self._takes.pop(partition, None) is not None:
+            del self.positions[partition]
+            self._changed = True
+
+    async def end(self, partition: TopicPartition) -> int:
+        """The offset after the partition's last message."""
+        assert self._consumer is not None
+        return (await self._consumer.end_offsets([partition]))[partition]
+
+    async def reached(self, partition: TopicPartition, offset: int) -> None:
+        """Wait until everything below `offset` was taken."""
+        if self.positions.get(partition, 0) >= offset:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((partition, offset, waiter))
+        await waiter
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        assert self._consumer is not None
+        while True:
+            if self._changed:
+                self._assign(self._consumer)
+            if not self._takes:
+                await asyncio.sleep(0.01)
+                continue
+            try:
+                batches = await self._consumer.getmany(timeout_ms=20)
+            except IllegalStateError:  # the assignment changed meanwhile
+                continue
+            except ConsumerStoppedError:
+                return
+            for partition, messages in batches.items():
+                self._deliver(partition, messages)
+            if batches:
+                self._wake()
+                await asyncio.sleep(0)
+
+    def _assign(self, consumer: AIOKafkaConsumer) -> None:
+        self._changed = False
+        if not self._takes:
+            consumer.unsubscribe()
+            return
+        consumer.assign(list(self._takes))
+        for partition, offset in self.positions.items():
+            consumer.seek(partition, offset)
+
+    def _deliver(self, partition: TopicPartition, messages: list[ConsumerRecord]) -> None:
+        take = self._takes.get(partition)
+        if take is None:
+            return
+        for message in messages:
+            if message.offset < self.positions[partition]:
+                continue
+            take(message)
+            self.positions[partition] = message.offset + 1
+
+    def _wake(self) -> None:
+        still: list[tuple[TopicPartition, int, asyncio.Future[None]]] = []
+        for partition, offset, waiter in self._waiting:
+            if waiter.done():
+                continue
+            if self.positions.get(partition, 0) >= offset:
+                waiter.set_result(None)
+            else:
+                still.append((partition, offset, waiter))
+        self._waiting = still

@@ -1,0 +1,291 @@
+"""Drives each assigned partition's life against Kafka: reads, publishes, waits, commits.
+
+The order that keeps every promise is in `agents.partition`; here each of its commands is performed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiokafka import (
+    AIOKafkaConsumer,
+    ConsumerRebalanceListener,
+    ConsumerRecord,
+    OffsetAndMetadata,
+    TopicPartition,
+)
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+)
+
+from agents.partition import (
+    Answer,
+    Await,
+    Command,
+    Commit,
+    Discard,
+    Partition,
+    Teach,
+)
+from models.events import Decision, encode
+from stream.follower import Follower
+from stream.publisher import Outgoing, Publisher, Unpublished, deadletter
+from stream.restore import decision_of, drive, received, restore
+from stream.settings import Settings
+from stream.topics import Topics
+
+log = logging.getLogger(__name__)
+Published = Callable[[ConsumerRecord, Decision], None]
+
+
+class Lost(Exception):
+    """The partition is no longer ours, or the batch took too long to be sure that it is."""
+
+
+class Life:
+    """One partition while this worker owns it."""
+
+    def __init__(self, number: int, partition: Partition) -> None:
+        self.number = number
+        self.partition = partition
+        self.ready = False
+        self.lost = False
+        self.commits: list[Commit] = []
+        self.heard = time.monotonic()
+
+
+class Partitions(ConsumerRebalanceListener):
+    """The group's consumer and the lives of the partitions assigned to this worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        follower: Follower,
+        publish: Publisher,
+        make: Callable[[int], Partition],
+        published: Published,
+    ) -> None:
+        self.settings = settings
+        self.topics = Topics(settings.topic_prefix)
+        self.feedback = TopicPartition(self.topics.feedback, 0)
+        self.follower = follower
+        self.publish = publish
+        self.make = make
+        self.published = published
+        self.lives: dict[int, Life] = {}
+        self._busy = asyncio.Lock()
+        self._restoring: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._failed: asyncio.Future[None] | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Join the group."""
+        timeout = int(self.settings.session_timeout_seconds * 1000)
+        self._failed = asyncio.get_running_loop().create_future()
+        self._consumer = AIOKafkaConsumer(
+            **self.settings.aiokafka_options(),
+            group_id=f"{self.settings.app}-partitions",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=timeout,
+            heartbeat_interval_ms=max(100, timeout // 10),
+            max_poll_interval_ms=max(300_000, 10 * timeout),
+            max_partition_fetch_bytes=4 << 20,
+        )
+        self._consumer.subscribe([self.topics.events], listener=self)
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        """Finish the batches under way, commit, and leave the group."""
+        self._stopping = True
+        async with self._busy:
+            for task in self._restoring:
+                task.cancel()
+            await self._commit()
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def run(self) -> None:
+        """Handle what comes until cancelled; raises what must stop the worker."""
+        assert self._consumer is not None and self._failed is not None
+        committed = time.monotonic()
+        while not self._stopping:
+            if self._failed.done():
+                self._failed.result()
+            try:
+                batches = await self._consumer.getmany(
+                    timeout_ms=100, max_records=self.settings.batch
+                )
+            except ConsumerStoppedError:
+                break
+            async with self._busy:
+                if self._stopping:
+                    break
+                await asyncio.gather(*(self._receive(tp, batches[tp]) for tp in batches))
+                now = time.monotonic()
+                for life in list(self.lives.values()):
+                    await self._tick(life, now)
+                if now - committed > 0.2:
+                    committed = now
+                    await self._commit()
+
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, revoked: Sequence[TopicPartition]
+    ) -> None:
+        """Let go: commit what is done, forget the rest; the next owner starts from the commit."""
+        async with self._busy:
+            await self._commit()
+            for tp in revoked:
+                self._abandon(tp.partition)
+
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, assigned: Sequence[TopicPartition]
+    ) -> None:
+        """Restore each partition before its first batch; it stays paused until then."""
+        for tp in assigned:
+            self._begin(tp)
+
+    def _begin(self, tp: TopicPartition) -> None:
+        assert self._consumer is not None
+        self._abandon(tp.partition)
+        life = Life(tp.partition, self.make(tp.partition))
+        self.lives[tp.partition] = life
+        self._consumer.pause(tp)
+        task = asyncio.create_task(self._restore(tp, life))
+        self._restoring.add(task)
+        task.add_done_callback(self._restored)
+
+    def _abandon(self, number: int) -> None:
+        life = self.lives.pop(number, None)
+        if life is not None:
+            life.lost = True
+            self.follower.forget(TopicPartition(self.topics.rankings, number))
+
+    def _restored(self, task: asyncio.Task[None]) -> None:
+        self._restoring.discard(task)
+        if not task.cancelled() and (error := task.exception()) and self._failed:
+            if not self._failed.done():
+                self._failed.set_exception(error)
+
+    async def _restore(self, tp: TopicPartition, life: Life) -> None:
+        assert self._consumer is not None
+        began = time.monotonic()
+        committed = await self._consumer.committed(tp) or 0
+        position = await restore(self.settings, life.partition, committed, lambda: life.lost)
+        if life.lost:
+            return
+        rankings = TopicPartition(self.topics.rankings, tp.partition)
+        self.follower.watch(rankings, position, lambda message: self._read(life, message))
+        offset = life.partition.attribution.next
+        try:
+            self._consumer.seek(tp, offset)
+            self._consumer.resume(tp)
+        except IllegalStateError:  # gone meanwhile
+            return
+        life.ready = True
+        seconds = round(time.monotonic() - began, 3)
+        log.info(
+            "restored", extra={"partition": tp.partition, "offset": offset, "seconds": seconds}
+        )
+
+    def _read(self, life: Life, message: ConsumerRecord) -> None:
+        """A decision as read back from the rankings: only now may it be used (L2)."""
+        decision = decision_of(message)
+        if decision is not None and life.partition.attribution.decided(decision):
+            self.published(message, decision)
+
+    async def _receive(self, tp: TopicPartition, messages: list[ConsumerRecord]) -> None:
+        life = self.lives.get(tp.partition)
+        if life is None or not life.ready:
+            return  # restoring: it will seek to where it must go on
+        life.heard = time.monotonic()
+        waiting = received(messages)
+        lease = time.monotonic() + self.settings.session_timeout_seconds / 2
+
+        async def perform(command: Command) -> Any:
+            if life.lost or time.monotonic() > lease:
+                raise Lost("the lease ran out")
+            return await self._perform(life, command)
+
+        try:
+            while waiting:
+                used = await drive(life.partition.batch(waiting), perform)
+                if not used:
+                    raise Lost("a request before this batch was never decided")
+                waiting = waiting[used:]
+        except (Lost, Unpublished) as error:
+            log.warning("batch abandoned", extra={"partition": tp.partition, "reason": str(error)})
+            if self.lives.get(tp.partition) is life:
+                self._begin(tp)
+
+    async def _perform(self, life: Life, command: Command) -> Any:
+        match command:
+            case Teach(lessons):
+                topic = self.topics.feedback
+                offsets = await self.publish([Outgoing(topic, x.data) for x in lessons])
+                return offsets[-1] + 1
+            case Await(version):
+                try:
+                    async with asyncio.timeout(self.settings.wait_seconds):
+                        await self.follower.reached(self.feedback, version)
+                except TimeoutError:
+                    log.warning("deciding with an older model", extra={"waited_for": version})
+            case Answer(decisions):
+                await self._answer(life, decisions)
+            case Discard(letters):
+                topics, number = self.topics, life.number
+                await self.publish(
+                    [
+                        deadletter(topics, topics.events, number, m.offset, m.data, reason)
+                        for m, reason in letters
+                    ]
+                )
+            case Commit():
+                life.commits.append(command)
+        return None
+
+    async def _answer(self, life: Life, decisions: list[Decision]) -> None:
+        rankings = TopicPartition(self.topics.rankings, life.number)
+        offsets = await self.publish(
+            [
+                Outgoing(rankings.topic, encode(decision), decision.user.encode(), life.number)
+                for decision in decisions
+            ]
+        )
+        await self.follower.reached(rankings, offsets[-1] + 1)
+
+    async def _tick(self, life: Life, now: float) -> None:
+        quiet = now - life.heard
+        if life.ready and quiet >= self.settings.tick_seconds:
+            life.heard = now
+            tick = life.partition.tick(int(quiet * 1000))
+            if tick is not None:
+                try:
+                    await self.publish([Outgoing(self.topics.events, tick, partition=life.number)])
+                except Unpublished as error:
+                    log.warning("tick not published", extra={"reason": str(error)})
+
+    async def _commit(self) -> None:
+        """Commit what this worker's learner has accepted, never more (L4)."""
+        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        for life in self.lives.values():
+            learned = life.partition.learner
+            ready = [c for c in life.commits if c.needs is None or learned.has(c.needs)]
+            if ready:
+                life.commits = life.commits[len(ready) :]
+                tp = TopicPartition(self.topics.events, life.number)
+                offsets[tp] = OffsetAndMetadata(ready[-1].offset, "")
+        if not offsets or self._consumer is None:
+            return
+        try:
+            await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError):
+            log.warning("the group moved on; its next owner starts from the last commit")
+        except KafkaError as error:
+            log.warning("commit failed; the next one covers it", extra={"error": str(error)})

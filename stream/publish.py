@@ -1,0 +1,52 @@
+"""Publishes a log file: items to the items topic, everything else to events, keyed by user."""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.progress import track
+
+from models.events import Embedding, Item, Message, encode
+from stream.files import read_log
+from stream.publisher import Outgoing, Publisher
+from stream.routing import owner
+from stream.settings import Settings
+from stream.topics import Topics
+
+CHUNK = 1_000
+
+
+def outgoing(settings: Settings, message: Message) -> Outgoing:
+    """Where a message goes. Raises ValueError for what only workers write."""
+    topics = Topics(settings.topic_prefix)
+    data = encode(message)
+    if isinstance(message, Item):
+        return Outgoing(topics.items, data, message.id.encode())
+    if isinstance(message, Embedding) or not hasattr(message, "user"):
+        raise ValueError(f"a {type(message).__name__.lower()} is written by workers, not producers")
+    user: str = message.user  # pyright: ignore[reportAttributeAccessIssue]
+    partition = owner(user, settings.partitions)
+    return Outgoing(topics.events, data, user.encode(), partition)
+
+
+async def publish_messages(settings: Settings, messages: Iterable[Message]) -> int:
+    """Publish in order; how many."""
+    publish = Publisher(settings.aiokafka_options())
+    count, chunk = 0, list[Outgoing]()
+    try:
+        for message in messages:
+            chunk.append(outgoing(settings, message))
+            count += 1
+            if len(chunk) == CHUNK:
+                await publish(chunk)
+                chunk.clear()
+        await publish(chunk)
+    finally:
+        await publish.stop()
+    return count
+
+
+def publish_file(settings: Settings, file: Path) -> int:
+    """Publish a log file with a progress bar; how many messages."""
+    messages = track(read_log(file), description=f"publishing {file.name}", total=None)
+    return asyncio.run(publish_messages(settings, messages))

@@ -1,0 +1,82 @@
+"""The worker: a Faust app around the engine, with the embedder agent and a status page."""
+
+import asyncio
+import logging
+from typing import Any
+
+import faust
+import faust.web
+import msgspec
+
+from models.base import Encoder
+from stream import build
+from stream.embedder import embed_items
+from stream.engine import Engine
+from stream.logs import configure
+from stream.server import free_port
+from stream.settings import Settings
+from stream.state import MemoryRankings, Rankings, RedisRankings, RedisVectors
+from stream.topics import create
+
+log = logging.getLogger(__name__)
+
+
+def app(settings: Settings, encoder: Encoder, rankings: Rankings) -> faust.App:
+    """The Faust app: the embedder agent, the engine as a service, the status page."""
+    made = faust.App(
+        settings.app,
+        **settings.faust_options(),
+        store="memory://",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_host=settings.web_host,
+        web_port=settings.web_port,
+        web_bind=settings.web_host,
+        datadir=settings.data_dir,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_heartbeat_interval=max(0.1, settings.session_timeout_seconds / 10),
+        consumer_auto_offset_reset="earliest",
+    )
+    engine = Engine(settings, encoder, rankings)
+
+    @made.service
+    class Living(faust.Service):  # pyright: ignore[reportUnusedClass]
+        """Lives as long as the app."""
+
+        async def on_start(self) -> None:
+            await engine.start()
+
+        async def on_stop(self) -> None:
+            await engine.stop()
+
+        @faust.Service.task
+        async def _live(self) -> None:
+            await engine.run()
+
+    items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
+
+    @made.agent(items, name="embedder")
+    async def embedder(stream: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        async for batch in stream.take_events(settings.encoder_batch, within=0.05):
+            await embed_items(batch, encoder, engine.topics, engine.publish)
+
+    @made.page("/status")
+    async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        return web.json(engine.status(digest="digest" in request.query))
+
+    return made
+
+
+def run(settings: Settings) -> None:
+    """Run a worker until it is told to stop. Leaves by SystemExit, as Faust's worker does."""
+    configure(settings.log_level, settings.log_json)
+    port = settings.web_port or free_port()
+    settings = msgspec.structs.replace(settings, web_port=port)
+    asyncio.run(create(settings))
+    url, options = settings.redis_url, settings.redis_options()
+    encoder = build.encoder(settings, RedisVectors(url, **options) if url else None)
+    ttl = settings.ranking_ttl_seconds
+    rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)
+    log.info("starting", extra={"status": f"http://{settings.web_host}:{port}/status"})
+    made = app(settings, encoder, rankings)
+    faust.Worker(made, override_logging=False, quiet=True).execute_from_commandline()
