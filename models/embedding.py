@@ -181,8 +181,9 @@ class HashEncoder:
 
     def _add(self, row: Any, part: str, weight: int) -> None:
         code = blake2b(part.encode("utf-8", "replace"), digest_size=8).digest()
-        place = int.from_bytes(code, "little")
-        row[(place >> 1) % self.dimensions] += weight if place & 1 else -weight
+        for half in (code[:4], code[4:]):  # two places: few short texts then fall together
+            place = int.from_bytes(half, "little")
+            row[(place >> 1) % self.dimensions] += weight if place & 1 else -weight
 
 
 def _parts(text: str) -> Iterator[tuple[str, int]]:
@@ -236,7 +237,7 @@ class CachedEncoder:
         keys = [f"{self.version}:{text_hash(text)}" for text in texts]
         known = {key: self._memory[key] for key in keys if key in self._memory}
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if self._store and unknown:
+        if self._store is not None and unknown:
             found = self._store.get_many(list(unknown))
             known |= {k: v for k, v in zip(unknown, found, strict=True) if v and self._good(v)}
         fresh = {key: text for key, text in unknown.items() if key not in known}
@@ -244,7 +245,7 @@ class CachedEncoder:
             vectors = self._encoder.encode(list(fresh.values())).astype("<f4")
             made = {key: row.tobytes() for key, row in zip(fresh, vectors, strict=True)}
             known |= made
-            if self._store:
+            if self._store is not None:
                 self._store.set_many(made)
         self.misses += len(fresh)
         self.hits += len(texts) - len(fresh)
