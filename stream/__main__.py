@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,25 @@ def _settings(context: click.Context) -> Settings:
 def settings() -> None:
     """List every setting with its default, as a Markdown table."""
     click.echo(settings_table())
+
+
+@main.command()
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep the data here.")
+@click.pass_context
+def up(context: click.Context, folder: Path | None) -> None:
+    """Run Kafka and Redis on free loopback ports until stopped (Ctrl-C or SIGTERM).
+
+    An Apache Kafka under KAFKA_HOME if that is set, else the small broker of the extra `local`,
+    which is for one worker on a laptop, never production.
+    """
+    from stream.local import Stack
+
+    with Stack(kafka_home=_settings(context).kafka_home, folder=folder) as stack:
+        click.echo(f"{stack.describes}; in another terminal:")
+        click.echo(f"export RANKLOOP_BROKERS={stack.brokers} RANKLOOP_REDIS_URL={stack.redis_url}")
+        click.echo("rankloop worker")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
 
 
 @main.command()
