@@ -21,6 +21,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
   && useradd --system --uid 10001 --create-home rankloop \
   && install -d -o rankloop -g rankloop /var/lib/rankloop
 COPY --from=build /opt/rankloop /opt/rankloop
+# Offline: the text model is a package. For one of Hugging Face's, set HF_HUB_OFFLINE=0 or mount it.
 ENV PATH=/opt/rankloop/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 \
   RANKLOOP_WEB_HOST=0.0.0.0 RANKLOOP_WEB_PORT=6066 RANKLOOP_DATA_DIR=/var/lib/rankloop
 USER rankloop

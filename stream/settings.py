@@ -149,6 +149,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.redis_url and urlsplit(self.redis_url).scheme not in ("redis", "rediss"):
             raise SettingError("redis_url starts with redis:// or, for TLS, rediss://")
 
+        if self.wait_seconds > self.session_timeout_seconds / 4:
+            raise SettingError(
+                "wait_seconds is at most a quarter of session_timeout_seconds "
+                f"({self.session_timeout_seconds}), got {self.wait_seconds}; "
+                "who waits longer risks losing the partition while waiting"
+            )
+
     @classmethod
     def load(
         cls, environ: Mapping[str, str] | None = None, file: str | Path | None = None

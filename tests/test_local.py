@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,14 @@ def alive(pid: int) -> bool:
     return True
 
 
+def runs(pid: int) -> bool:
+    """Alive and no zombie that waits for whoever inherited it."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -84,8 +94,8 @@ def test_a_killed_kafka_comes_back_with_what_it_acknowledged(kafka_home: Path) -
         assert asyncio.run(read_first(stack.brokers)) == b"and back"
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_to_the_parent_ends_the_stack(ending: signal.Signals, home: str) -> None:
+def start_parent(home: str) -> tuple[subprocess.Popen[str], list[int], Path]:
+    """A process with a stack: it, the pids of Kafka and Redis, and the stack's folder."""
     program = f"""
         import time
         from stream.local import Stack
@@ -101,11 +111,29 @@ def test_a_signal_to_the_parent_ends_the_stack(ending: signal.Signals, home: str
     )
     assert parent.stdout is not None
     with parent.stdout:
-        *pids, folder = parent.stdout.readline().split()
+        kafka, redis, folder = parent.stdout.readline().split()
+    return parent, [int(kafka), int(redis)], Path(folder)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_the_parent_ends_the_stack(ending: signal.Signals, home: str) -> None:
+    parent, pids, folder = start_parent(home)
     parent.send_signal(ending)
     assert parent.wait(60) in (128 + ending, -ending)
-    assert not any(alive(int(pid)) for pid in pids)
-    assert not Path(folder).exists()
+    assert not any(alive(pid) for pid in pids)
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs Linux's setpriv (util-linux)")
+def test_even_a_killed_parent_leaves_no_server(home: str) -> None:
+    parent, pids, folder = start_parent(home)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(runs(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(runs(pid) for pid in pids)
+    shutil.rmtree(folder)
 
 
 def test_a_folder_of_the_users_own_is_kept(home: str, tmp_path: Path) -> None:

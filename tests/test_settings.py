@@ -67,6 +67,7 @@ def test_variables_of_others_and_of_the_tests_are_left_alone() -> None:
         ({"RANKLOOP_SECURITY_PROTOCOL": "SASL_SSL"}, "needs a user and a password"),
         ({"RANKLOOP_SASL_USERNAME": "ann"}, "of no use with security_protocol PLAINTEXT"),
         ({"RANKLOOP_SSL_KEYFILE": "key.pem"}, "set ssl_certfile, too"),
+        ({"RANKLOOP_WAIT_SECONDS": "9"}, "at most a quarter of session_timeout_seconds (30)"),
         ({"RANKLOOP_CONFIG": "/nowhere.toml"}, "settings file /nowhere.toml cannot be read"),
     ],
 )
