@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check cover bench clean
 
 demo: $(READY)
 	$(BIN)/rankloop demo $(ARGS)
@@ -17,6 +17,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+cover: $(READY)
+	$(BIN)/coverage run -m pytest -m "not kafka" $(ARGS)
+	$(BIN)/coverage report
 
 bench: $(READY)
 	$(BIN)/rankloop bench $(ARGS)
