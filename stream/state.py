@@ -1,10 +1,12 @@
 """The latest ranking of each user, in memory or in Redis; and vectors remembered in Redis.
 
-Redis holds copies, never the truth: when it cannot be reached, that is logged once, callers go
-on, and it is tried again after 1, 2, 4 ... 30 seconds. An address is never logged: it may hold a
-password. Readers in any language: `HGET rankloop:ranking:<user> decision`.
+Redis holds copies, never the truth: when it does not answer within `timeout` seconds, that is
+logged once, callers go on, and it is tried again now and then (`stream.outage`). An address is
+never logged: it may hold a password. Readers in any language: `HGET rankloop:ranking:<user>
+decision`.
 """
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -18,16 +20,13 @@ import redis.retry
 from msgspec import Struct
 from redis.backoff import NoBackoff
 
+from stream.outage import Clock, Line
+
 log = logging.getLogger(__name__)
 
-PAUSE = 1.0  # seconds a Redis that does not answer is left alone at first; doubles
-LONGEST_PAUSE = 30.0
-TIMEOUT = 0.5  # seconds one answer may take
 CHUNK = 500  # commands or keys in one round trip
-Clock = Callable[[], float]
 
 _LOST = (redis.RedisError, OSError, TimeoutError)
-_TIMEOUTS = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
 
 # Compare and set in one step: KEYS ranking; ARGV log, offset, ttl in ms, decision.
 _PUT = """
@@ -137,11 +136,17 @@ class RedisRankings:
         ttl: float = 86_400,
         limit: int = 100_000,
         prefix: str = "rankloop",
+        timeout: float = 2.0,
         clock: Clock = time.monotonic,
     ) -> None:
         _check(ttl)
-        retry = redis.asyncio.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,))
-        self._redis: Any = redis.asyncio.from_url(url, retry=retry, **_TIMEOUTS)
+        self._redis: Any = redis.asyncio.from_url(
+            url,
+            retry=redis.asyncio.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+        )
+        self._turn = asyncio.Lock()  # one connection, and writes in the order of their calls
         self._ttl, self._prefix = round(ttl * 1000), prefix
         self._unsent = MemoryRankings(ttl=ttl, limit=limit, clock=clock)
         self._line = Line("rankings", clock)
@@ -152,13 +157,12 @@ class RedisRankings:
 
     async def put_many(self, latest: Iterable[Latest]) -> int:
         """Keep these in a few round trips, in order; how many were not refused."""
-        queue = list(latest)
-        if not self._line.open():
-            return await self._unsent.put_many(queue)
-        late, kept = self._unsent.drain(CHUNK), 0
-        for chunk in [late, *(queue[i : i + CHUNK] for i in range(0, len(queue), CHUNK))]:
-            sent = await self._send(chunk)
-            kept += 0 if chunk is late else sent
+        queue, kept = list(latest), 0
+        async with self._turn:
+            late = self._unsent.drain(CHUNK) if self._line.open() else []
+            for chunk in [late, *(queue[i : i + CHUNK] for i in range(0, len(queue), CHUNK))]:
+                sent = await self._send(chunk)
+                kept += 0 if chunk is late else sent
         return kept
 
     async def _send(self, latest: list[Latest]) -> int:
@@ -183,14 +187,15 @@ class RedisRankings:
     async def get(self, user: str) -> bytes | None:
         """The user's latest decision, encoded; None if there is none or it has expired."""
         await self.put_many([])  # what waits may be newer than what is there
-        if self._line.open():
-            try:
-                found = await self._redis.hget(self._key(user), "decision")
-                self._line.mended()
-                return found
-            except _LOST as error:
-                self._line.failed(error)
-        return await self._unsent.get(user)
+        async with self._turn:
+            if self._line.open():
+                try:
+                    found = await self._redis.hget(self._key(user), "decision")
+                    self._line.mended()
+                    return found
+                except _LOST as error:
+                    self._line.failed(error)
+            return await self._unsent.get(user)
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -216,11 +221,16 @@ class RedisVectors:
         *,
         ttl: float = 30 * 86_400,
         prefix: str = "rankloop",
+        timeout: float = 2.0,
         clock: Clock = time.monotonic,
     ) -> None:
         _check(ttl)
-        retry = redis.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,))
-        self._redis: Any = redis.from_url(url, retry=retry, **_TIMEOUTS)
+        self._redis: Any = redis.from_url(
+            url,
+            retry=redis.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+        )
         self._ttl, self._prefix = round(ttl * 1000), prefix
         self._line = Line("vectors", clock)
 
@@ -257,32 +267,6 @@ class RedisVectors:
             return self._line.failed(error)
         self._line.mended()
         return answer
-
-
-class Line:
-    """Whether a server answers: after a failure it is left alone for a while."""
-
-    def __init__(self, name: str, clock: Clock) -> None:
-        self._name, self._clock = name, clock
-        self._pause = 0.0  # 0 while it answers
-        self._until = 0.0
-
-    def open(self) -> bool:
-        """Whether it is worth asking now."""
-        return not self._pause or self._clock() >= self._until
-
-    def failed(self, error: Exception) -> None:
-        """It did not answer, or refused; logged at the first failure of an outage."""
-        if not self._pause:
-            log.warning("redis lost", extra={"store": self._name, "error": type(error).__name__})
-        self._pause = min(self._pause * 2, LONGEST_PAUSE) or PAUSE
-        self._until = self._clock() + self._pause
-
-    def mended(self) -> None:
-        """It answered."""
-        if self._pause:
-            log.warning("redis back", extra={"store": self._name})
-        self._pause = 0.0
 
 
 def _check(ttl: float) -> None:

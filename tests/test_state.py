@@ -14,6 +14,7 @@ from models.embedding import CachedEncoder, HashEncoder
 from stream.state import Latest, MemoryRankings, Rankings, RedisRankings, RedisVectors
 
 Make = Callable[..., Rankings]
+PATIENCE = 60.0  # seconds: a busy machine is not an outage
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -21,8 +22,8 @@ def make(request: pytest.FixtureRequest) -> Make:
     """How to make one kind of store; all made in a test share their contents in Redis."""
     if request.param == "memory":
         return MemoryRankings
-    url, prefix = request.getfixturevalue("redis_url"), f"test-{uuid4().hex}"
-    return lambda **settings: RedisRankings(url, prefix=prefix, **settings)
+    url, prefix = request.getfixturevalue("redis_url"), uuid4().hex
+    return lambda **settings: RedisRankings(url, prefix=prefix, timeout=PATIENCE, **settings)
 
 
 @pytest.fixture
@@ -160,10 +161,10 @@ def test_memory_is_bounded_and_the_longest_unchanged_goes_first() -> None:
 
 def test_redis_expires_by_itself(redis_url: str) -> None:
     async def main() -> None:
-        rankings = RedisRankings(redis_url, prefix=uuid4().hex, ttl=0.5)
+        rankings = RedisRankings(redis_url, timeout=PATIENCE, prefix=uuid4().hex, ttl=90)
         await rankings.put(latest(1))
-        key = rankings._key("ann")
-        assert 0 < await rankings._redis.pttl(key) <= 500
+        key = rankings._key("ann")  # a ttl of its own, whatever becomes of the worker
+        assert 0 < await rankings._redis.pttl(key) <= 90_000
         await rankings.close()
 
     run(main())
@@ -182,7 +183,7 @@ def test_without_redis_callers_go_on_and_read_what_they_wrote(
 
     with caplog.at_level(logging.INFO):
         run(main())
-    assert [record.message for record in caplog.records] == ["redis lost"]
+    assert [record.message for record in caplog.records] == ["store lost"]
     assert "secret" not in str([record.__dict__ for record in caplog.records])
 
 
@@ -192,7 +193,7 @@ def test_an_outage_is_tried_more_and_more_seldom_and_then_made_good(
     async def main() -> None:
         clock, prefix = Clock(), uuid4().hex
         rankings = RedisRankings(nowhere, prefix=prefix, clock=clock)
-        other = RedisRankings(redis_url, prefix=prefix)
+        other = RedisRankings(redis_url, timeout=PATIENCE, prefix=prefix)
         await rankings.put(latest(5, user="ann"))
         await rankings.put(latest(6, user="bob"))
         await other.put(latest(8, user="bob"))
@@ -213,14 +214,14 @@ def test_an_outage_is_tried_more_and_more_seldom_and_then_made_good(
 
     with caplog.at_level(logging.INFO):
         run(main())
-    assert [record.message for record in caplog.records] == ["redis lost", "redis back"]
+    assert [record.message for record in caplog.records] == ["store lost", "store back"]
 
 
 def test_one_key_of_another_kind_does_not_hold_up_the_rest(
     redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        rankings = RedisRankings(redis_url, prefix=uuid4().hex)
+        rankings = RedisRankings(redis_url, timeout=PATIENCE, prefix=uuid4().hex)
         await rankings._redis.set(rankings._key("bob"), "a string")
         assert await rankings.put_many([latest(1, "ann"), latest(2, "bob"), latest(3, "cy")]) == 2
         assert await rankings.get("cy") == b"rankings-0@3"
@@ -236,7 +237,7 @@ def test_a_redis_that_accepts_and_never_answers_is_left_after_the_timeout() -> N
     silent = f"redis://127.0.0.1:{listening.getsockname()[1]}/0"
 
     async def main() -> None:
-        rankings = RedisRankings(silent, clock=Clock())
+        rankings = RedisRankings(silent, timeout=0.05, clock=Clock())
         for offset in range(50):  # one timeout, not fifty
             assert await rankings.put(latest(offset))
         await rankings.close()
@@ -249,9 +250,10 @@ def test_a_redis_that_accepts_and_never_answers_is_left_after_the_timeout() -> N
 
 def test_vectors_outlive_the_encoder_in_redis(redis_url: str) -> None:
     prefix, texts = uuid4().hex, [f"title {i}" for i in range(1_100)]
-    first = CachedEncoder(HashEncoder(), RedisVectors(redis_url, prefix=prefix))
-    vectors = first.encode(texts)
-    store = RedisVectors(redis_url, prefix=prefix)
+    store = RedisVectors(redis_url, timeout=PATIENCE, prefix=prefix)
+    vectors = CachedEncoder(HashEncoder(), store).encode(texts)
+    store.close()
+    store = RedisVectors(redis_url, timeout=PATIENCE, prefix=prefix)
     second = CachedEncoder(HashEncoder(), store)
     assert second.encode(texts).tobytes() == vectors.tobytes()
     assert (second.hits, second.misses) == (1_100, 0)
@@ -266,11 +268,11 @@ def test_without_redis_texts_are_encoded_all_the_same(
     with caplog.at_level(logging.INFO):
         vectors = cached.encode(["a", "b"])
     assert vectors.tobytes() == HashEncoder().encode(["a", "b"]).tobytes()
-    assert [record.message for record in caplog.records] == ["redis lost"]
+    assert [record.message for record in caplog.records] == ["store lost"]
 
 
 def test_vectors_can_be_asked_for_from_another_thread(redis_url: str) -> None:
-    store, answers = RedisVectors(redis_url, prefix=uuid4().hex), []
+    store, answers = RedisVectors(redis_url, timeout=PATIENCE, prefix=uuid4().hex), []
     store.set_many({"k": b"\x00\xff"})
     thread = threading.Thread(target=lambda: answers.append(store.get_many(["k"])))
     thread.start()
