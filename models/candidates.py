@@ -19,6 +19,7 @@ MILLIS_A_DAY = 86_400_000
 FEATURES = (
     "popularity",  # log(1 + decayed count)
     "knn",  # the memory's scorers of these names, 0 where there is none
+    "knn_long",
     "mf",
     "content",  # cosine of the text with the mean of the user's last likes,
     "nearest",  # with the nearest of them,
@@ -83,7 +84,7 @@ class Retrieval:
     >>> retrieval = Retrieval(memory, catalogue, Content(catalogue, memory.histories))
     >>> found = retrieval(Request(id="r", user="ann", at=9))
     >>> found.items, found.sources, found.x.shape
-    (('film',), ('fresh',), (1, 12))
+    (('film',), ('fresh',), (1, 13))
     """
 
     def __init__(
@@ -207,16 +208,16 @@ class Retrieval:
         shown, rate = memory.exposure.read(items)
         age = (request.at - catalogue.at[rows]) / MILLIS_A_DAY
         x[0] = _log(self._scored(memory.popularity, user, items))
-        x[1] = self._scored(memory.scorers.get("knn"), user, items)
-        x[2] = self._scored(memory.scorers.get("mf"), user, items)
-        x[3], x[4], x[5] = self.content.cosines(user, rows)
-        x[6] = rate
-        x[7] = _log(shown)
+        for i, name in enumerate(("knn", "knn_long", "mf"), 1):
+            x[i] = self._scored(memory.scorers.get(name), user, items)
+        x[4], x[5], x[6] = self.content.cosines(user, rows)
+        x[7] = rate
+        x[8] = _log(shown)
         if repeats:
-            x[8] = _log(np.array([repeats.get(item, 0) for item in items], np.float64))
-        x[9] = _log(np.where(rows > 0, age, 0.0))
-        x[10] = self._affinity(user, rows)
-        x[11] = catalogue.lengths[rows] > 0
+            x[9] = _log(np.array([repeats.get(item, 0) for item in items], np.float64))
+        x[10] = _log(np.where(rows > 0, age, 0.0))
+        x[11] = self._affinity(user, rows)
+        x[12] = catalogue.lengths[rows] > 0
         return x.T
 
     def _scored(self, scorer: Scorer | None, user: str, items: Sequence[str]) -> Doubles:

@@ -119,6 +119,7 @@ def test_a_requests_own_candidates_are_all_kept_even_unknown_ones() -> None:
     assert found.tags == (("x",), ("x",), ())
     assert found.text[2].tolist() == [0.0] * 4
     assert found.text[0].any()
+    assert column(found, "age") == {"a": 0.7071, "b": 0.7071, "ghost": -1.4142}
 
 
 def test_an_empty_list_of_own_candidates_gives_none() -> None:
@@ -197,7 +198,7 @@ def test_features_are_standardised_within_the_request() -> None:
     assert x[:, 3].tolist() == [0.0] * 50
     assert (x == x.round(4)).all()
     assert x.dtype == np.float64
-    assert not np.signbit(x[x == 0]).any()
+    assert not np.signbit(standardised(np.array([[1.0], [-1e-7], [-1.0]]))[1, 0])
 
 
 def test_one_candidate_has_no_features_to_tell_it_from_others() -> None:

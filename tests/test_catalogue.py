@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.catalogue import Catalogue, on_grid, projection
@@ -90,11 +90,18 @@ def test_how_the_logs_interleave_makes_no_difference(
     assert one.ignored == other.ignored
 
 
+logs = st.lists(items, max_size=15) | st.lists(
+    embeddings.filter(lambda e: e.encoder == "tiny" and any(e.vector)), max_size=15
+)
+
+
 @settings(deadline=None)
-@given(st.lists(items, max_size=15), st.sampled_from([2, 3, 100]))
-def test_a_compacted_log_gives_the_same_catalogue(log: list[Item], limit: int) -> None:
-    last = {item.id: i for i, item in enumerate(log)}
-    compacted = [item for i, item in enumerate(log) if last[item.id] == i]
+@example([embedding(id) for id in "abac"], 2)
+@example([Item(id=id, at=0) for id in "abac"], 2)
+@given(logs, st.sampled_from([2, 3, 100]))
+def test_a_compacted_log_gives_the_same_catalogue(log: Records, limit: int) -> None:
+    last = {record.id: i for i, record in enumerate(log)}
+    compacted = [record for i, record in enumerate(log) if last[record.id] == i]
     assert view(folded(log, limit)) == view(folded(compacted, limit))
 
 
@@ -198,6 +205,11 @@ def test_products_of_vectors_are_exact_in_any_order(seed: int, dimensions: int) 
     assert np.array_equal(some @ some.T, exact)
     assert np.array_equal(some[:, order] @ some[3, order], exact[:, 3])
     assert exact.max() <= 2**24
+
+
+def test_a_vector_that_rounding_makes_too_long_is_cut() -> None:
+    cut = on_grid(np.ones(1030)).astype(np.int64)
+    assert 4_000**2 < cut @ cut <= 2**24
 
 
 def test_the_projection_is_orthogonal_and_always_the_same() -> None:

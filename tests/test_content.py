@@ -50,19 +50,26 @@ embeddings = st.builds(embedded, st.sampled_from(IDS), st.tuples(*[st.integers(-
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(items | embeddings | st.sampled_from(IDS), max_size=60), st.sampled_from([3, 9]))
+@given(
+    st.lists(embeddings, min_size=7, max_size=14),
+    st.lists(items | embeddings | st.just(None), max_size=20),
+    st.sampled_from([3, 9]),
+    st.sampled_from([3, 9]),
+)
 def test_kept_neighbour_lists_equal_those_computed_anew(
-    events: list[Item | Embedding | str], limit: int
+    start: list[Embedding], events: list[Item | Embedding | None], limit: int, kept_limit: int
 ) -> None:
-    catalogue = Catalogue(encoder="tiny", dimensions=4, limit=limit)
-    histories = Histories()
-    kept = Content(catalogue, histories, neighbours=2, limit=4)
-    for event in [*events, *IDS]:
-        if not isinstance(event, str):
+    catalogue, histories = Catalogue(encoder="tiny", dimensions=4, limit=limit), Histories()
+    for change in [*(Item(id=id, at=0) for id in IDS), *start]:
+        fold(catalogue, change)
+    kept = Content(catalogue, histories, neighbours=2, limit=kept_limit)
+    for event in [None, *events, None]:
+        if event is not None:
             fold(catalogue, event)
-        elif catalogue.embedded(event):
+            continue
+        for id in filter(catalogue.embedded, IDS):
             anew = Content(catalogue, histories, neighbours=2)
-            assert kept.near(event).ids == anew.near(event).ids == nearest(catalogue, event)[:2]
+            assert kept.near(id).ids == anew.near(id).ids == nearest(catalogue, id)[:2]
 
 
 def nearest(catalogue: Catalogue, anchor: str) -> tuple[str, ...]:

@@ -242,6 +242,13 @@ def test_old_showings_fade() -> None:
     assert exposure.read(["a", "b"])[0].tolist() == [1.5, 0.5]
 
 
+def test_an_item_that_made_room_comes_back_with_nothing() -> None:
+    exposure = Exposure(limit=1)
+    for item in "aaba":
+        exposure.shown(shown("ann", item))
+    assert exposure.read(["a", "b"])[0].tolist() == [1.0, 0.0]
+
+
 def test_ids_survive_packing() -> None:
     for ids in ([], ["a"], ["ü", " ", "a|b:c", "\u2028", "日本"]):
         assert unpacked(packed(ids)) == ids
