@@ -5,6 +5,7 @@ from hashlib import shake_128
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 from river import reco
 
@@ -55,11 +56,6 @@ def sigmoid(x: float) -> float:
     return min(1.0, max(0.0, 0.5 + 0.5 * above / below))
 
 
-# A loss, as its slopes: how much each score wants to rise, the liked item's first, then the
-# scores of sampled items.
-Slopes = Callable[[list[float]], list[float]]
-
-
 def logistic(scores: list[float]) -> list[float]:
     """Implicit matrix factorisation: the liked item is a 1, each sampled one a 0."""
     slopes = [-sigmoid(score) for score in scores]
@@ -76,10 +72,30 @@ def bpr(scores: list[float]) -> list[float]:
 
 def isgd(scores: list[float]) -> list[float]:
     """Incremental SGD (Vinagre et al. 2014): the liked item is a 1. Clipped, or it may diverge."""
-    return [max(-1.0, min(1.0, 1.0 - scores[0]))]
+    return [max(-1.0, min(1.0, 1.0 - scores[0])), *(0.0 for _ in scores[1:])]
 
 
-LOSSES: dict[str, Slopes] = {"mf": logistic, "bpr": bpr, "isgd": isgd}
+class Loss(Struct, frozen=True, kw_only=True):
+    """What makes a factorisation one kind or the other, with what served it best on a film log.
+
+    `slopes` says how much each score wants to rise: the liked item's first, then the sampled ones'.
+    `prior` is the bias of an item not seen before; a loss that is not `biased` keeps it.
+    """
+
+    slopes: Callable[[list[float]], list[float]]
+    rate: float
+    negatives: int
+    decay: float = 0.002
+    scale: float = 0.4
+    prior: float = 0.0
+    biased: bool = True
+
+
+LOSSES = {
+    "mf": Loss(slopes=logistic, rate=0.2, negatives=8, prior=-2.5),
+    "bpr": Loss(slopes=bpr, rate=0.4, negatives=16),
+    "isgd": Loss(slopes=isgd, rate=0.1, negatives=0, decay=0.02, scale=0.2, biased=False),
+}
 
 
 class Factorisation(Ranker):
@@ -87,6 +103,7 @@ class Factorisation(Ranker):
 
     Each like draws the user towards the item and away from `negatives` known items, drawn from the
     call's seed. A dislike teaches mf alone. At most `limit` users and `limit` items.
+    `rate`, `decay`, `negatives` and `scale`, the width of first vectors, are the loss's own unless given.
 
     >>> model = Factorisation(loss="bpr")
     >>> for seed in range(50):
@@ -101,32 +118,40 @@ class Factorisation(Ranker):
         *,
         loss: str = "mf",
         factors: int = 16,
-        rate: float = 0.05,
-        decay: float = 0.002,
-        negatives: int = 4,
-        scale: float = 0.2,
+        rate: float | None = None,
+        decay: float | None = None,
+        negatives: int | None = None,
+        scale: float | None = None,
         limit: int = 100_000,
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-        if not 0 < rate < 1:
+        if rate is not None and not 0 < rate < 1:
             raise ValueError(f"rate must be in (0, 1), got {rate}; larger steps overshoot")
         self.name = self.loss = loss
         self.factors, self.rate, self.decay = factors, rate, decay
         self.negatives, self.scale, self.limit = negatives, scale, limit
+        own = self._loss = LOSSES[loss]
+        self._rate = np.full(factors + 1, own.rate if rate is None else rate, np.float32)
+        if not own.biased:
+            self._rate[-1] = 0.0
+        self._decay = np.float32(own.decay if decay is None else decay)
+        self._scale = own.scale if scale is None else scale
+        self._negatives = own.negatives if negatives is None else negatives
         self._users, self._items = Index(limit), Index(limit)
         # The last column is the item's bias, met by a constant 1 in every user.
         self._p: Floats = np.zeros((0, factors + 1), np.float32)
         self._q: Floats = np.zeros((0, factors + 1), np.float32)
+        self._stranger: Floats = np.eye(1, factors + 1, factors, np.float32)[0]
 
     def scores(self, user: str, items: Sequence[str]) -> Floats:
         rows = self._items.rows(items)
-        if not len(self._items):
-            return np.zeros(len(rows), np.float32)
-        scores = (self._q[rows] * self._taste(user)).sum(axis=1)
-        return np.where(rows >= 0, scores, np.float32(0))
+        scores = np.full(len(rows), self._loss.prior, np.float32)
+        known = rows >= 0
+        scores[known] = (self._q[rows[known]] * self._taste(user)).sum(axis=1)
+        return scores
 
     def top(self, user: str, n: int) -> list[str]:
         vectors = self._q[: len(self._items)]
@@ -137,20 +162,17 @@ class Factorisation(Ranker):
         if not liked and self.loss != "mf":
             return
         self._p, u = self._row(self._users, self._p, user, bias=1.0)
-        self._q, i = self._row(self._items, self._q, item, bias=0.0)
-        rows = [i]
-        if liked and self.loss != "isgd":
-            rows += others(i, len(self._items), self.negatives, seed)
+        self._q, i = self._row(self._items, self._q, item, bias=self._loss.prior)
+        # A dislike does not decay: shrinking vectors would raise a score below 0.
+        negatives, decay = (self._negatives, self._decay) if liked else (0, np.float32(0))
+        rows = [i, *others(i, len(self._items), negatives, seed)]
         p, q = self._p[u], self._q[rows]
         scores = (q * p).sum(axis=1).tolist()
-        slopes = LOSSES[self.loss](scores) if liked else [-sigmoid(scores[0])]
+        slopes = self._loss.slopes(scores) if liked else [-sigmoid(scores[0])]
         pull = np.array(slopes, np.float32)[:, None]
-        # A dislike does not decay: shrinking vectors would raise a score below 0.
-        decay = np.float32(self.decay if liked else 0.0)
-        rate = np.float32(self.rate)
         towards = (pull * q).sum(axis=0) - decay * p
-        self._q[rows] = bounded(q + rate * (pull * p - decay * q))
-        p[:-1] = bounded(p + rate * towards)[:-1]
+        self._q[rows] = bounded(q + self._rate * (pull * p - decay * q))
+        p[:-1] = bounded(p + self._rate * towards)[:-1]
 
     def state(self) -> Arrays:
         return {
@@ -166,9 +188,7 @@ class Factorisation(Ranker):
 
     def _taste(self, user: str) -> Floats:
         row = self._users.row(user)
-        return (
-            self._p[row] if row >= 0 else np.eye(1, self.factors + 1, self.factors, np.float32)[0]
-        )
+        return self._p[row] if row >= 0 else self._stranger
 
     def _row(
         self, index: Index, vectors: Floats, id: str, bias: float
@@ -179,7 +199,7 @@ class Factorisation(Ranker):
             vectors = grown(vectors, len(index))
             bits = shake_128(f"{self.seed} {id}".encode()).digest(4 * self.factors)
             uniform = np.frombuffer(bits, "<u4") * 2.0**-32 - 0.5
-            vectors[row, :-1] = self.scale * uniform
+            vectors[row, :-1] = self._scale * uniform
             vectors[row, -1] = bias
         return vectors, row
 

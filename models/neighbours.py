@@ -121,6 +121,7 @@ class Neighbours(Ranker):
         past = sum(map(len, self._histories))
         counts = chain.from_iterable(table.values() for table in self._together)
         return {
+            "limit": np.array([self.items]),
             "likes": self._likes[:items].copy(),
             "stamps": self._stamps[:items].copy(),
             "pairs": np.fromiter(chain.from_iterable(self._together), np.int64, pairs),
@@ -132,6 +133,11 @@ class Neighbours(Ranker):
         }
 
     def load(self, state: Arrays) -> None:
+        if state["limit"][0] != self.items:
+            raise ValueError(
+                f"items must be {state['limit'][0]} as in the state, got {self.items}; "
+                "stamps are counted in it"
+            )
         self._users.load(part(state, "users"))
         self._items.load(part(state, "items"))
         self._likes, self._stamps = state["likes"].copy(), state["stamps"].copy()

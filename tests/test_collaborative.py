@@ -103,7 +103,7 @@ def test_slopes_are_the_gradient_of_the_loss(loss: str) -> None:
         return -0.5 * (1.0 - scores[0]) ** 2
 
     scores = [0.4] if loss == "isgd" else [0.4, -1.2, 2.0]
-    for i, slope in enumerate(LOSSES[loss](scores)):
+    for i, slope in enumerate(LOSSES[loss].slopes(scores)):
         higher, lower = list(scores), list(scores)
         higher[i] += 1e-5
         lower[i] -= 1e-5
@@ -185,6 +185,11 @@ def test_an_evicted_items_neighbours_are_not_its_successors() -> None:
     assert model.scores("ann", ["new"]).tolist() == [0.0]
     assert model.top("ann", 10) == ["also", "kept"]
     assert model.scores("dan", ["kept", "also"]).tolist() == [0.0, 0.0]
+
+
+def test_neighbours_refuse_a_state_of_another_limit() -> None:
+    with pytest.raises(ValueError, match="items must be 3 as in the state, got 4"):
+        Neighbours(items=4).load(Neighbours(items=3).state())
 
 
 def test_an_items_neighbours_are_bounded_and_the_largest_stay() -> None:
