@@ -103,7 +103,8 @@ class Factorisation(Ranker):
 
     Each like draws the user towards the item and away from `negatives` known items, drawn from the
     call's seed. A dislike teaches mf alone. At most `limit` users and `limit` items.
-    `rate`, `decay`, `negatives` and `scale`, the width of first vectors, are the loss's own unless given.
+    `rate`, `decay`, `negatives` and `scale` (the width of first vectors) are the loss's own
+    unless given.
 
     >>> model = Factorisation(loss="bpr")
     >>> for seed in range(50):
