@@ -1,0 +1,95 @@
+"""A worker as a process of its own, asked by its status page and stopped by its pid."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stream.server import free_port
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 60.0  # seconds until a condition counts as never coming true
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
+    """What `condition` gives once it is true; fails, naming `what`, if that never happens."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if found := condition():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}; at last {found!r}")
+        time.sleep(0.02)
+
+
+class Worker:
+    """`python -m stream worker` in a process of its own."""
+
+    def __init__(self, environ: dict[str, str], folder: Path) -> None:
+        self.port = free_port()
+        self.log = folder / f"worker-{self.port}.log"
+        environ = environ | {
+            "RANKLOOP_WEB_PORT": str(self.port),
+            "RANKLOOP_DATA_DIR": str(folder / f"worker-{self.port}"),
+        }
+        with self.log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "stream", "worker"],
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    def status(self, digest: bool = False) -> dict[str, Any]:
+        """Its status page; {} while nothing answers there."""
+        url = f"http://127.0.0.1:{self.port}/status{'?digest=1' if digest else ''}"
+        try:
+            with urllib.request.urlopen(url, timeout=20) as page:
+                return json.load(page)
+        except OSError:
+            if not self.runs:
+                raise AssertionError(f"the worker ended:\n{self.words()}") from None
+            return {}
+
+    def partitions(self) -> dict[int, dict[str, Any]]:
+        """What it says of each partition it owns and has restored."""
+        lives = self.status().get("partitions", {})
+        return {int(number): life for number, life in lives.items() if life["ready"]}
+
+    def owns(self, count: int) -> bool:
+        return len(self.partitions()) == count
+
+    def words(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-6000:]
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        if self.runs:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"SIGTERM did not stop the worker:\n{self.words()}") from None
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+    def ended(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        return self._process.wait(PATIENCE)
