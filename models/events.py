@@ -2,7 +2,7 @@
 
 Messages are JSON objects tagged by `type`; unknown fields are ignored, missing optional ones take
 their defaults, so older and newer producers understand each other. `v` is the schema version.
-Times (`at`) are milliseconds since 1970-01-01 UTC. Every size is bounded here, at the door.
+Times (`at`) are milliseconds since 1970-01-01 UTC. Every size is bounded: see also `fields`.
 """
 
 from hashlib import blake2b
@@ -11,39 +11,21 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from models.fields import (
+    MAX_CANDIDATES,
+    DecisionId,
+    Flat,
+    Id,
+    Ids,
+    Label,
+    Millis,
+    Propensity,
+    Value,
+)
+
 SCHEMA_VERSION = 1
 MAX_MESSAGE_BYTES = 1_000_000  # Kafka's own default for one record
 MAX_SLOTS = 100
-MAX_CANDIDATES = 1_000
-
-Id = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=256,
-        pattern=r"^[^\x00-\x1f\x7f]*$",
-        description="an id: 1 to 256 characters, none of them control characters",
-    ),
-]
-DecisionId = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=300,
-        pattern=r"^[^\x00-\x1f\x7f]*$",
-        description="a request's id, or `refresh:` and a click's id",
-    ),
-]
-Label = Annotated[str, Meta(min_length=1, max_length=100)]
-Millis = Annotated[
-    int,
-    Meta(ge=0, le=253_402_300_799_999, description="milliseconds since 1970-01-01 UTC"),
-]
-Value = Annotated[float, Meta(ge=-1e6, le=1e6)]
-Propensity = Annotated[float, Meta(gt=0.0, le=1.0)]
-Scalar = Annotated[str, Meta(max_length=200)] | Value | bool
-Flat = Annotated[dict[Label, Scalar], Meta(max_length=50)]
-Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_CANDIDATES)]
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
