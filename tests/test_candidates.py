@@ -148,7 +148,7 @@ def test_each_source_gets_its_share_and_the_limit_is_filled() -> None:
     world.likes("ann", "k00")
     found = world()
     count = {source: found.sources.count(source) for source in sorted(set(found.sources))}
-    assert count == {"explore": 1, "fresh": 2, "knn": 14, "popular": 3}  # no mf here
+    assert count == {"explore": 1, "fresh": 1, "knn": 15, "popular": 3}  # no mf here
     assert len(found.items) == 20
     assert abs(sum(SHARES.values()) - 1) < 1e-9
 
