@@ -103,7 +103,7 @@ class Attribution:
         self._orphaning: list[tuple[int, int, str]] = []
         self._undecided: dict[str, int] = {}  # id -> deadline
         self._soonest = NEVER  # the first of those deadlines
-        self._ahead: dict[str, Decision] = {}  # read back before their event was folded
+        self._ahead: dict[tuple[int, str], Decision] = {}  # read back before their event, by both
 
     @property
     def open(self) -> int:
@@ -115,23 +115,24 @@ class Attribution:
         return self._soonest < self._advanced(appended, event)
 
     def decision(self, id: str) -> Decision | None:
-        """The decision for an id as read back from the rankings, if there is one."""
+        """The decision for an open or correctable request as read back, if there is one."""
         pending = self._pending.get(id)
-        return self._ahead.get(id) if pending is None else pending.decision
+        return None if pending is None else pending.decision
 
     def decided(self, decision: Decision) -> bool:
-        """Take a decision as read back, in offset order; False if another came first (L2)."""
+        """Take a decision as read back, in offset order; False if another came first (L2).
+
+        It belongs to the event that asked for it: an id may come again after the window.
+        """
+        if decision.source >= self.next:
+            key = decision.source, decision.id
+            return self._ahead.setdefault(key, decision) is decision
         pending = self._pending.get(decision.id)
-        if pending is not None:
-            if pending.decision is not None:
-                return False
-            pending.decision = decision
-            if self._undecided.pop(decision.id) == self._soonest:
-                self._soonest = min(self._undecided.values(), default=NEVER)
-            return True
-        if decision.source < self.next or decision.id in self._ahead:
+        if pending is None or pending.source != decision.source or pending.decision is not None:
             return False
-        self._ahead[decision.id] = decision
+        pending.decision = decision
+        if self._undecided.pop(decision.id) == self._soonest:
+            self._soonest = min(self._undecided.values(), default=NEVER)
         return True
 
     def __call__(self, offset: int, appended: int, event: Event) -> Yield:
@@ -146,7 +147,7 @@ class Attribution:
             fate = "tick"
         elif at < self.watermark - self.rules.window:
             fate = "too_late"
-        elif not self._first(type(event).__name__ + event.id, at):
+        elif not self._first(type(event).__name__, event.id, at):
             fate = "duplicate"
         elif isinstance(event, Request):
             fate = "asked"
@@ -162,18 +163,19 @@ class Attribution:
     def _advanced(self, appended: int, event: Event) -> int:
         return max(self.watermark, min(event.at, appended + self.rules.future))
 
-    def _first(self, id: str, at: int) -> bool:
-        known = self._seen.get(id)
-        if known is not None and known >= self.watermark - self.rules.window:
+    def _first(self, kind: str, id: str, at: int) -> bool:
+        """False if the id is known; an open request's is, however long its closing takes (L8)."""
+        key = kind + id
+        if key in self._seen or (kind == "Request" and id in self._pending):
             return False
-        self._seen[id] = at
-        heappush(self._ages, (at, id))
+        self._seen[key] = at
+        heappush(self._ages, (at, key))
         return True
 
     def _open(self, request: Request, at: int, refresh: bool = False) -> Ask:
         deadline = at + self.rules.horizon
-        pending = Pending(request, deadline, refresh or not self.rules.implied)
-        pending.decision = self._ahead.pop(request.id, None)
+        pending = Pending(request, self._offset, deadline, refresh or not self.rules.implied)
+        pending.decision = self._ahead.pop((self._offset, request.id), None)
         if pending.decision is None:
             self._undecided[request.id] = deadline
             self._soonest = min(self._soonest, deadline)
@@ -186,12 +188,13 @@ class Attribution:
     def _refreshed(self, click: Click, at: int) -> list[Ask]:
         """A click asks for the user's next ranking; it counts as shown once something says so."""
         id = f"refresh:{click.id}"
-        if not self._first("Request" + id, at):
+        if not self._first("Request", id, at):
             return []
+        request = Request(id=id, user=click.user, at=click.at, k=self.rules.refresh_k)
         before = self._pending.get(click.request or "")
-        k = before.request.k if before else self.rules.refresh_k
-        context = before.request.context if before else {}
-        request = Request(id=id, user=click.user, at=click.at, k=k, context=context)
+        if before is not None and before.request.user == click.user:
+            k, context = before.request.k, before.request.context
+            request = Request(id=id, user=click.user, at=click.at, k=k, context=context)
         return [self._open(request, at, refresh=True)]
 
     def _settle(self, fate: str) -> None:
@@ -250,9 +253,7 @@ class Attribution:
             if not held:
                 self._early.pop(id, None)
         while self._ages and self._ages[0][0] < now - rules.window:
-            at, id = heappop(self._ages)
-            if self._seen.get(id) == at:
-                del self._seen[id]
+            del self._seen[heappop(self._ages)[1]]
 
     def _source(self) -> Source:
         return Source(self.partition, self._offset, self._index)
@@ -263,7 +264,7 @@ class Attribution:
         if isinstance(result, Outcome):
             self.counts[result.status] += 1
             self._learn(result)
-        else:
+        elif not corrected:
             self.counts[result] += 1
 
     def _learn(self, record: Interaction | Outcome) -> None:

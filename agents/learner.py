@@ -88,11 +88,11 @@ class Learner:
             kind = msgspec.json.decode(data, type=Tag).type
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return "invalid"
-        if kind in ("interaction", "outcome"):
+        if kind in ("", "interaction", "outcome"):
             return "invalid"
         raise Unknown(
-            f"feedback holds a record of type {kind!r}, which this release cannot fold ({invalid}); "
-            "run the release that wrote it, or a newer one"
+            f"feedback holds a record of type {kind!r}, which this release cannot fold "
+            f"({invalid}); run the release that wrote it, or a newer one"
         )
 
     def digest(self) -> str:

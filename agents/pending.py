@@ -21,13 +21,14 @@ class Pending:
     A clicked item earns 1, once; rewards add up; a reward without an item is spread evenly over
     what was shown.
 
-    >>> pending = Pending(Request(id="r", user="u", at=0), deadline=10, explicit=False)
+    >>> pending = Pending(Request(id="r", user="u", at=0), 0, deadline=10, explicit=False)
     >>> pending.add(Click(id="c", user="u", item="i", at=1)), pending.rewards
     (True, {'i': 1.0})
     """
 
-    def __init__(self, request: Request, deadline: int, explicit: bool) -> None:
+    def __init__(self, request: Request, source: int, deadline: int, explicit: bool) -> None:
         self.request = request
+        self.source = source  # the offset that asked
         self.deadline = deadline
         self.explicit = explicit  # counts as shown only once an impression or a reward says so
         self.closed = False
