@@ -81,7 +81,7 @@ class InverseGap(Struct, frozen=True):
     [0.036, 0.964]
     """
 
-    gamma: float = 20_000.0
+    gamma: float = 100_000.0
     floor: float = 0.01
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ class VowpalExplore:
         explore: str = "squarecb",
         amount: float = 100.0,
         floor: float = 0.01,
-        rate: float = 0.03,
+        rate: float = 0.01,
         bits: int = 18,
         interactions: tuple[str, ...] = INTERACTIONS,
     ) -> None:

@@ -141,6 +141,22 @@ def test_an_action_without_any_feature_keeps_its_place():
     np.testing.assert_allclose(policy.scores("ann", {}, bare), policy.predicted("ann", {}, bare))
 
 
+def test_a_prior_ranks_before_anything_is_learned_and_gives_way_to_what_is():
+    policy, found = Vowpal(prior={"knn": 0.05}), candidates(30, seed=7)
+    np.testing.assert_allclose(policy.scores("ann", {}, found), 0.05 * found.x[:, 1], atol=1e-7)
+    np.testing.assert_allclose(
+        policy.scores("ann", {}, found), policy.predicted("ann", {}, found), atol=1e-6
+    )
+    for i in range(500):
+        seen = candidates(4, seed=i)
+        slots = [(seen.features(j), float(seen.x[j, 1] < 0)) for j in range(4)]
+        policy.learn(outcome(*slots, context={}), seed=i)
+    assert np.corrcoef(policy.scores("ann", {}, found), found.x[:, 1])[0, 1] < -0.8
+    loaded = Vowpal()
+    loaded.load(policy.save())
+    assert (loaded.scores("ann", {}, found) == policy.scores("ann", {}, found)).all()
+
+
 def test_users_of_opposite_tastes_get_opposite_rankings():
     policy = Vowpal()
     for i in range(300):
