@@ -1,0 +1,108 @@
+"""The catalogue as it was at given versions, made again from its two logs."""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from agents.recommender import Recommender
+from models.events import Embedding, Item
+
+T = TypeVar("T")
+SIZE = 64  # of vectors nobody has seen: as many as a text can be projected to
+
+
+class Log(Generic[T]):
+    """A log's usable records by offset, and which offsets it holds at all.
+
+    >>> log = Log[str]()
+    >>> log.add(0, "a"), log.add(1, None), log.add(3, "b")
+    (None, None, None)
+    >>> log.between(0, 4), log.missing(2), log.missing(4), log.unreadable
+    ([(0, 'a'), (3, 'b')], None, 2, 1)
+    """
+
+    def __init__(self) -> None:
+        self.unreadable = 0
+        self._offsets: list[int] = []
+        self._records: list[tuple[int, T]] = []
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def add(self, offset: int, record: T | None) -> None:
+        """Take the record at an offset, above all before; None: it cannot be decoded."""
+        self._offsets.append(offset)
+        if record is None:
+            self.unreadable += 1
+        else:
+            self._records.append((offset, record))
+
+    def between(self, start: int, end: int) -> list[tuple[int, T]]:
+        """The records from one offset up to another."""
+        first, last = (bisect_left(self._records, x, key=lambda one: one[0]) for x in (start, end))
+        return self._records[first:last]
+
+    def missing(self, version: int) -> int | None:
+        """The first offset below `version` that the log does not hold, if there is one."""
+        known = self._offsets
+        first = bisect_left(range(len(known)), True, key=lambda i: known[i] > i)
+        return first if first < version else None
+
+
+class _Kept:
+    def __init__(self, encoder: str, recommender: Recommender) -> None:
+        self.encoder = encoder
+        self.recommender = recommender
+        self.items = self.embeddings = 0  # everything below is folded
+
+
+class Catalogues:
+    """Gives what decides at any versions, asked for in an order that mostly rises.
+
+    A catalogue only goes forward, so a few are kept: the most advanced that is not beyond what is
+    asked for goes on; where none is, a new one starts from nothing. Several workers that are not
+    equally far need as many catalogues as are apart; at most `most` are kept, the latest used.
+    """
+
+    def __init__(self, make: Callable[[str, int], Recommender], most: int = 8) -> None:
+        self.items = Log[Item]()
+        self.embeddings = Log[Embedding]()
+        self.made = 0
+        self._make = make  # from an encoder's version and the size of its vectors
+        self._most = most
+        self._sizes: dict[str, int] = {}
+        self._kept: list[_Kept] = []
+
+    def add_embedding(self, offset: int, embedding: Embedding | None) -> None:
+        """Take an embedding; the first of an encoder tells how long its vectors are."""
+        self.embeddings.add(offset, embedding)
+        if embedding is not None:
+            self._sizes.setdefault(embedding.encoder, len(embedding.vector) // 2)
+
+    def knows(self, encoder: str) -> bool:
+        """Whether the log has any vector of an encoder."""
+        return encoder in self._sizes
+
+    def at(self, encoder: str, items: int, embeddings: int) -> Recommender:
+        """What decides with the catalogue at these versions."""
+        fits = [
+            kept
+            for kept in self._kept
+            if kept.encoder == encoder and kept.items <= items and kept.embeddings <= embeddings
+        ]
+        kept = max(fits, key=lambda one: one.items + one.embeddings, default=None)
+        kept = kept or self._new(encoder)
+        catalogue = kept.recommender.catalogue
+        for offset, item in self.items.between(kept.items, items):
+            catalogue.fold_item(offset, item)
+        for offset, embedding in self.embeddings.between(kept.embeddings, embeddings):
+            catalogue.fold_embedding(offset, embedding)
+        kept.items, kept.embeddings = items, embeddings
+        where = encoder, items, embeddings
+        others = [k for k in self._kept if (k.encoder, k.items, k.embeddings) != where]
+        self._kept = [*others, kept][-self._most :]
+        return kept.recommender
+
+    def _new(self, encoder: str) -> _Kept:
+        self.made += 1
+        return _Kept(encoder, self._make(encoder, self._sizes.get(encoder, SIZE)))

@@ -1,0 +1,158 @@
+"""`rankloop audit`: are the rankings that were published what the logs imply, bit for bit?"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+from aiokafka.errors import KafkaError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agents.audit import Audit, Report
+from agents.learner import Unknown
+from agents.partition import Received
+from agents.recommender import Recommender
+from models.base import Floats
+from models.events import Invalid
+from stream import build
+from stream.restore import Cut
+from stream.routing import owner
+from stream.saved import FileLogs, KafkaLogs, Logs, save
+from stream.settings import Settings
+
+# Feedback last: rankings are made again while it is learned.
+ORDER = ("rankings", "events", "items", "embeddings", "feedback")
+
+
+class Unauditable(Exception):
+    """The logs cannot be read to their end; says why and what to do."""
+
+
+class Recorded:
+    """A text model of which only the vectors in the log are needed: none is loaded."""
+
+    def __init__(self, version: str, dimensions: int) -> None:
+        self.version = version
+        self.dimensions = dimensions
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Never: an audit reads vectors from the log."""
+        raise RuntimeError(f"an audit embeds nothing, got {len(texts)} texts; read the log")
+
+
+def audit(
+    settings: Settings, logs: Logs, folder: Path | None = None, quiet: bool = False
+) -> tuple[Report, float]:
+    """Read all logs and make every ranking again; what was found, and how many seconds it took.
+
+    With `folder`, what is read is kept there, to be audited again as `FileLogs`.
+    """
+    began = monotonic()
+    partitions = logs.partitions("events")
+    made = auditor(settings, partitions)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=quiet) as progress:
+        for name in ORDER:
+            messages = logs.read(name) if folder is None else save(logs, folder, name)
+            messages = progress.track(messages, logs.total(name), description=f"{name:10}")
+            _take(made, name, messages)
+    return made.report(), monotonic() - began
+
+
+def auditor(settings: Settings, partitions: int) -> Audit:
+    """An audit with the settings' models, policy and rules, nothing learned."""
+    parts = build.parts(settings, Recorded("", 64))
+
+    def make(encoder: str, dimensions: int) -> Recommender:
+        catalogue = build.catalogue(settings, Recorded(encoder, dimensions))
+        return build.deciding(settings, parts.learner, catalogue)[1]
+
+    return Audit(
+        parts.learner,
+        make,
+        build.rules(settings),
+        parts.recommender.terms,
+        lambda user: owner(user, partitions),
+    )
+
+
+def _take(made: Audit, name: str, messages: Iterable[tuple[int, Received]]) -> None:
+    for partition, message in messages:
+        match name:
+            case "rankings":
+                made.ranking(partition, message)
+            case "events":
+                made.event(partition, message)
+            case "items":
+                made.item(message)
+            case "embeddings":
+                made.embedding(message)
+            case _:
+                made.feedback(message)
+
+
+def lines(report: Report) -> Iterator[str]:
+    """What was found, for people, the verdict first."""
+    counted = report.same + report.different + sum(report.apart.values())
+    yield f"{report.same:,} of {counted:,} rankings came out bit for bit the same"
+    if not counted:
+        yield "there are no rankings: nothing was proved"
+    if report.refused:
+        yield f"  {report.refused:,} of these are refusals"
+    for what, count in report.apart.items():
+        yield f"  {count:,} not made again: decided by {what}"
+    if report.repeated:
+        yield f"  {report.repeated:,} came again for an id already answered; the first counts"
+    for id in report.unlike:
+        yield f"  a repeat for {id!r} answers something else than the first"
+    for cause, count in report.causes.items():
+        yield f"  {count:,} differ: {cause}"
+    for d in report.differences:
+        yield (
+            f"    rankings-{d.partition}@{d.offset} {d.id!r} (model {d.model}, items {d.items}, "
+            f"embeddings {d.embeddings}): {d.field} is {d.logged}, made again {d.made}; {d.because}"
+        )
+    answered = report.asked - report.unanswered
+    yield f"{answered:,} of {report.asked:,} requests and clicks that ask were answered"
+    if report.unanswered:
+        more = ", ..." if report.unanswered > len(report.unanswered_ids) else ""
+        yield f"  unanswered: {', '.join(report.unanswered_ids)}{more}"
+    for reason, count in report.discarded.items():
+        yield f"  {count:,} more are in the dead letters: {reason}"
+    verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in report.feedback.items()) or "empty"
+    yield f"feedback: {verdicts}; model {report.digest} at version {report.version}"
+    if report.feedback_missing:
+        first, count = report.feedback_missing
+        yield f"  {count:,} records are missing, the first at offset {first}"
+    for topic, count in report.unreadable.items():
+        if count:
+            yield f"{topic}: {count:,} messages cannot be decoded"
+
+
+def run(settings: Settings, source: Path | None, folder: Path | None, as_json: bool) -> bool:
+    """Audit topics, or the files in `source`; print what was found; whether all is well.
+
+    Raises Unauditable.
+    """
+    try:
+        if folder is not None and folder.exists() and any(folder.iterdir()):
+            raise Unauditable(f"{folder} is not empty; save to a new folder")
+        logs: Logs = FileLogs(source) if source else KafkaLogs(settings)
+        quiet = as_json or not sys.stderr.isatty()
+        report, seconds = audit(settings, logs, folder, quiet)
+    except (Cut, Invalid, KafkaError, OSError, Unknown) as error:
+        raise Unauditable(str(error)) from error
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if as_json:
+        found = msgspec.to_builtins(report) | {"ok": report.ok, "seconds": round(seconds, 3)}
+        console.print(json.dumps(found, indent=2))
+        return report.ok
+    for line in lines(report):
+        console.print(line)
+    done = report.same + report.different
+    console.print(f"{done / max(seconds, 1e-9):,.0f} rankings a second, in {seconds:.1f} s")
+    return report.ok

@@ -1,0 +1,490 @@
+"""Every ranking can be made again from the logs; what was changed is found and explained."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from msgspec import Struct
+from msgspec.structs import replace
+
+from agents.attribution import Attribution
+from agents.audit import Report
+from agents.catalogues import Catalogues
+from agents.partition import Received
+from agents.recommender import Recommender
+from models.embedding import HashEncoder, embed
+from models.events import (
+    Click,
+    Decision,
+    Event,
+    Item,
+    Request,
+    Tick,
+    decode_decision,
+    decode_embedding,
+    decode_item,
+    encode,
+)
+from stream import build
+from stream.__main__ import main
+from stream.audit import audit, lines
+from stream.routing import owner
+from stream.saved import FileLogs, save
+from stream.settings import Settings
+from tests.conftest import Kafka
+from tests.kafka_helpers import World, eventually, now
+
+SETTINGS = Settings(encoder="hash", candidates=20, horizon_seconds=2, partitions=2)
+ENCODER = HashEncoder()
+
+
+class Logs(Struct):
+    """Topics in memory: name -> partition -> messages."""
+
+    topics: dict[str, list[list[Received]]]
+
+    def partitions(self, name: str) -> int:
+        return len(self.topics[name])
+
+    def total(self, name: str) -> int | None:
+        return sum(map(len, self.topics[name]))
+
+    def read(self, name: str) -> Iterator[tuple[int, Received]]:
+        for partition, messages in enumerate(self.topics[name]):
+            yield from ((partition, message) for message in messages)
+
+    def append(self, name: str, data: bytes, partition: int = 0, at: int = 0) -> int:
+        log = self.topics[name][partition]
+        log.append(Received(len(log), at, data))
+        return len(log)
+
+
+class Worker:
+    """Folds the shared logs at a pace of its own and answers for one partition."""
+
+    def __init__(self, number: int, logs: Logs, settings: Settings) -> None:
+        self.number = number
+        self.logs = logs
+        self.parts = build.parts(settings, ENCODER)
+        self.attribution = Attribution(number, build.rules(settings))
+
+    def follow(self, items: int, embeddings: int) -> None:
+        """Take in some more of the catalogue's logs."""
+        catalogue, topics = self.parts.catalogue, self.logs.topics
+        for message in topics["items"][0][catalogue.items_version :][:items]:
+            catalogue.fold_item(message.offset, decode_item(message.data))
+        for message in topics["embeddings"][0][catalogue.embeddings_version :][:embeddings]:
+            catalogue.fold_embedding(message.offset, decode_embedding(message.data))
+
+    def learn(self, most: int = 1_000_000) -> None:
+        """Take in some more of the feedback."""
+        for message in self.logs.topics["feedback"][0][self.parts.learner.version :][:most]:
+            self.parts.learner(message.offset, message.data)
+
+    def __call__(self, event: Event) -> list[Decision]:
+        """Publish an event and what it causes."""
+        at = event.at
+        offset = self.logs.append("events", encode(event), self.number, at) - 1
+        caused = self.attribution(offset, at, event)
+        for lesson in caused.lessons:
+            self.logs.append("feedback", lesson.data)
+        self.learn()
+        decisions = [self.parts.recommender(ask) for ask in caused.asks]
+        for decision in decisions:
+            self.logs.append("rankings", encode(decision), self.number)
+            self.attribution.decided(decision)
+        return decisions
+
+
+def user_of(partition: int, n: int) -> str:
+    users = (f"user:{i}" for i in range(1000))
+    mine = [user for user in users if owner(user, 2) == partition]
+    return mine[n % 7]
+
+
+def lived(settings: Settings = SETTINGS, rounds: int = 60, seed: int = 1) -> Logs:
+    """Two workers, a partition each, apart in their catalogues; requests, clicks, outcomes."""
+    counts = {"items": 1, "embeddings": 1, "feedback": 1, "events": 2, "rankings": 2}
+    logs = Logs({name: [[] for _ in range(count)] for name, count in counts.items()})
+    workers = [Worker(number, logs, settings) for number in range(2)]
+    rng = random.Random(seed)
+    shown: dict[int, list[Decision]] = {0: [], 1: []}
+    for n in range(rounds):
+        at = 1_000 * n
+        item = Item(id=f"item:{n % 40}", title=f"title {n} {n % 5}", tags=(f"t{n % 3}",), at=at)
+        logs.append("items", encode(item))
+        for embedding in embed([item], ENCODER):
+            logs.append("embeddings", encode(embedding))
+        for worker in rng.sample(workers, 2):
+            worker.follow(rng.randrange(4), rng.randrange(4))
+            worker.learn(rng.randrange(3))
+            user = user_of(worker.number, rng.randrange(7))
+            request = Request(id=f"r{n}-{worker.number}", user=user, at=at, k=3)
+            shown[worker.number] += worker(request)
+            decision = rng.choice(shown[worker.number])
+            if decision.slots and rng.random() < 0.5:
+                item_id = decision.slots[0].item
+                worker(
+                    Click(
+                        id=f"c{n}-{worker.number}",
+                        user=decision.user,
+                        item=item_id,
+                        at=at + 10,
+                        request=decision.id,
+                    )
+                )
+            worker(Tick(at=at + 20))
+    return logs
+
+
+@pytest.fixture
+def logs() -> Logs:
+    """The same life for each test, to be tampered with."""
+    return Logs({name: [list(log) for log in logs] for name, logs in LIFE.topics.items()})
+
+
+LIFE = lived()
+
+
+def audited(logs: Logs, settings: Settings = SETTINGS) -> Report:
+    return audit(settings, logs, quiet=True)[0]
+
+
+def tamper(
+    logs: Logs, change: Callable[[Decision], Decision], fits: Callable[[Decision], object]
+) -> Decision:
+    """Change the last ranking of partition 1 that fits; what it was before."""
+    log = logs.topics["rankings"][1]
+    n, decision = next(
+        (n, decision)
+        for n in reversed(range(len(log)))
+        if fits(decision := decode_decision(log[n].data))
+    )
+    log[n] = replace(log[n], data=encode(change(decision)))
+    return decision
+
+
+def full(decision: Decision) -> bool:
+    return len(decision.slots) == 3
+
+
+def test_all_rankings_of_two_workers_reproduce_though_their_catalogues_differ(logs: Logs) -> None:
+    found = audited(logs)
+    assert found.ok
+    assert found.same == found.rankings == sum(map(len, logs.topics["rankings"]))
+    assert 0 < found.refused < found.same
+    versions = [
+        (decision.model, decision.items)
+        for log in logs.topics["rankings"]
+        for decision in (decode_decision(message.data) for message in log)
+    ]
+    ordered = [items for _, items in sorted(versions)]
+    assert ordered != sorted(ordered), "the workers' catalogues were never apart"
+    assert 2 <= found.catalogues <= 8
+    assert found.asked == found.rankings
+    assert found.feedback == {"learned": len(logs.topics["feedback"][0])}
+    assert any(b"outcome" in message.data for message in logs.topics["feedback"][0])
+
+
+def test_refreshed_rankings_are_audited_with_the_rest(logs: Logs) -> None:
+    ids = [decode_decision(m.data).id for log in logs.topics["rankings"] for m in log]
+    refreshes = [id for id in ids if id.startswith("refresh:")]
+    assert refreshes
+    assert audited(logs).same == len(ids)
+
+
+def test_a_changed_propensity_is_found(logs: Logs) -> None:
+    def change(decision: Decision) -> Decision:
+        first, second, third = decision.slots
+        return replace(decision, slots=(first, replace(second, propensity=0.123), third))
+
+    before = tamper(logs, change, full)
+    found = audited(logs)
+    assert not found.ok
+    assert (found.same, found.different) == (found.rankings - 1, 1)
+    [difference] = found.differences
+    assert (difference.id, difference.field) == (before.id, "slots[1].propensity")
+    assert difference.logged == "0.123"
+    assert float(difference.made) == before.slots[1].propensity
+    assert (difference.model, difference.items) == (before.model, before.items)
+    assert found.causes == {"other propensity": 1}
+
+
+def test_swapped_slots_are_found(logs: Logs) -> None:
+    before = tamper(logs, lambda d: replace(d, slots=(d.slots[1], d.slots[0], d.slots[2])), full)
+    [difference] = audited(logs).differences
+    assert difference.field == "slots[0].item"
+    assert json.loads(difference.logged) == before.slots[1].item
+    assert json.loads(difference.made) == before.slots[0].item
+    assert difference.cause == "other order"
+
+
+def test_a_model_version_it_was_not_made_with_is_found(logs: Logs) -> None:
+    tamper(logs, lambda d: replace(d, model=d.model // 2), full)
+    found = audited(logs)
+    [difference] = found.differences
+    assert difference.field.startswith("slots[")
+    assert difference.cause == "altered"
+
+
+def test_a_model_version_that_never_was_is_a_missing_record(logs: Logs) -> None:
+    end = len(logs.topics["feedback"][0])
+    tamper(logs, lambda d: replace(d, model=end + 5), full)
+    [difference] = audited(logs).differences
+    assert (difference.field, difference.logged, difference.made) == (
+        "model",
+        str(end + 5),
+        str(end),
+    )
+    assert difference.cause == "missing record"
+    assert f"feedback has none at offset {end}" in difference.because
+
+
+def test_a_missing_feedback_record_is_named(logs: Logs) -> None:
+    log = logs.topics["feedback"][0]
+    hole = len(log) // 2
+    del log[hole]
+    found = audited(logs)
+    assert not found.ok
+    assert found.feedback["refused"] > 0
+    assert found.feedback_missing == (hole, 1)
+    assert 0 < found.different == found.causes["missing record"]
+    assert found.same > 0
+    assert f"feedback has none at offset {hole}" in found.differences[0].because
+    assert found.differences[0].model > hole
+
+
+def test_an_item_that_was_compacted_away_is_named(logs: Logs) -> None:
+    log = logs.topics["items"][0]
+    del log[7]
+    found = audited(logs)
+    assert 0 < found.different == found.causes["missing record"]
+    assert "items has none at offset 7" in found.differences[0].because
+
+
+def test_another_seed_is_named() -> None:
+    logs = lived(rounds=8)
+    parts = build.parts(SETTINGS, ENCODER)
+    other = replace(parts.recommender.terms, seed=5)
+    for log in logs.topics["rankings"]:
+        for n, message in enumerate(log):
+            decision = replace(decode_decision(message.data), seed=other.seed)
+            log[n] = replace(message, data=encode(decision))
+    found = audited(logs)
+    assert found.same == 0
+    assert found.causes == {"other seed": found.different}
+    assert {d.field for d in found.differences} == {"seed"}
+
+
+def test_other_settings_are_counted_apart_and_are_no_success(logs: Logs) -> None:
+    found = audited(logs, replace(SETTINGS, epsilon=0.2))
+    assert not found.ok
+    assert found.different == found.same == 0
+    [(what, count)] = found.apart.items()
+    assert count == found.rankings
+    assert what.startswith(f"settings {SETTINGS.fold_hash()}, not ")
+
+
+def test_another_build_is_counted_apart(logs: Logs) -> None:
+    tamper(logs, lambda d: replace(d, build="0.0.1"), full)
+    found = audited(logs)
+    assert not found.ok
+    assert [what.split(",")[0] for what in found.apart] == ["build 0.0.1"]
+    assert found.same == found.rankings - 1
+
+
+def test_vectors_of_an_encoder_the_log_does_not_have_are_a_difference(logs: Logs) -> None:
+    tamper(logs, lambda d: replace(d, encoder="bert"), full)
+    found = audited(logs)
+    assert found.causes == {"other encoder": 1}
+
+
+def test_a_repeat_is_reported_and_harmless(logs: Logs) -> None:
+    log = logs.topics["rankings"][0]
+    again = replace(decode_decision(log[-1].data), model=0, slots=())
+    logs.append("rankings", encode(again), 0)
+    found = audited(logs)
+    assert found.ok
+    assert (found.repeated, found.unlike) == (1, ())
+    assert found.same == found.rankings - 1
+
+
+def test_a_repeat_that_answers_something_else_is_named(logs: Logs) -> None:
+    log = logs.topics["rankings"][0]
+    again = replace(decode_decision(log[-1].data), user="somebody else")
+    logs.append("rankings", encode(again), 0)
+    found = audited(logs)
+    assert found.ok
+    assert found.unlike == (again.id,)
+    assert any("answers something else" in line for line in lines(found))
+
+
+def test_an_unanswered_request_is_named(logs: Logs) -> None:
+    request = Request(id="forgotten", user=user_of(1, 0), at=60_000)
+    logs.append("events", encode(request), 1, 60_000)
+    found = audited(logs)
+    assert not found.ok
+    assert found.different == 0
+    assert found.unanswered_ids == ("forgotten",)
+
+
+def test_what_rightly_got_no_ranking_is_counted_by_its_reason(logs: Logs) -> None:
+    here, elsewhere = user_of(1, 0), user_of(0, 0)
+    for request in (
+        Request(id="lost", user=elsewhere, at=60_000),
+        Request(id="seconds?", user=here, at=10**12),
+        Tick(at=10**6),
+        Request(id="old", user=here, at=1),
+    ):
+        appended = 10**6 if isinstance(request, Tick) else 60_000
+        logs.append("events", encode(request), 1, appended)
+    logs.append("events", b"{", 1, 60_000)
+    found = audited(logs)
+    assert found.ok
+    assert found.discarded == {"misrouted": 1, "future": 1, "too_late": 1}
+    assert found.unreadable["events"] == 1
+
+
+def test_a_ranking_that_nobody_asked_for_is_found(logs: Logs) -> None:
+    log = logs.topics["events"][1]
+    asked = tamper(logs, lambda d: replace(d, source=len(log)), full)
+    [difference] = audited(logs).differences
+    assert (difference.id, difference.field, difference.made) == (asked.id, "source", '"no event"')
+    assert difference.cause == "other request"
+
+
+def test_a_ranking_for_another_user_than_asked_is_found(logs: Logs) -> None:
+    tamper(logs, lambda d: replace(d, user="somebody else"), full)
+    [difference] = audited(logs).differences
+    assert (difference.field, difference.cause) == ("user", "other request")
+
+
+def test_garbage_among_the_rankings_is_no_success(logs: Logs) -> None:
+    logs.append("rankings", b'{"type":"decision"}', 0)
+    found = audited(logs)
+    assert not found.ok
+    assert found.unreadable["rankings"] == 1
+
+
+def test_the_same_values_in_other_bytes_are_found(logs: Logs) -> None:
+    log = logs.topics["rankings"][1]
+    log[-1] = replace(log[-1], data=log[-1].data.replace(b'":', b'": ', 1))
+    [difference] = audited(logs).differences
+    assert (difference.field, difference.cause) == ("bytes", "other bytes")
+
+
+def test_nothing_to_audit_is_no_success(logs: Logs) -> None:
+    logs.topics["rankings"] = [[], []]
+    logs.topics["events"] = [[], []]
+    assert not audited(logs).ok
+
+
+def test_saved_logs_are_audited_alike(logs: Logs, tmp_path: Path) -> None:
+    first, _ = audit(SETTINGS, logs, tmp_path / "saved", quiet=True)
+    again = audited_files(tmp_path / "saved")
+    assert again == first == audited(logs)
+
+
+def test_json_lines_are_audited_alike(logs: Logs, tmp_path: Path) -> None:
+    for name, partitions in logs.topics.items():
+        for number, log in enumerate(partitions):
+            data = b"".join(message.data + b"\n" for message in log)
+            (tmp_path / f"{name}-{number}.jsonl").write_bytes(data)
+    assert audited_files(tmp_path) == audited(logs)
+
+
+def audited_files(folder: Path) -> Report:
+    return audit(SETTINGS, FileLogs(folder), quiet=True)[0]
+
+
+def test_a_folder_without_a_topic_says_which(logs: Logs, tmp_path: Path) -> None:
+    list(save(logs, tmp_path, "events"))
+    with pytest.raises(FileNotFoundError, match="has no rankings"):
+        FileLogs(tmp_path)
+
+
+def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives() -> None:
+    def all_of(catalogues: Catalogues) -> Catalogues:
+        for message in LIFE.topics["items"][0]:
+            catalogues.items.add(message.offset, decode_item(message.data))
+        for message in LIFE.topics["embeddings"][0]:
+            catalogues.add_embedding(message.offset, decode_embedding(message.data))
+        return catalogues
+
+    def make(encoder: str, dimensions: int) -> Recommender:
+        assert (encoder, dimensions) == (ENCODER.version, ENCODER.dimensions)
+        return build.parts(SETTINGS, ENCODER).recommender
+
+    kept = all_of(Catalogues(make, most=2))
+    rng = random.Random(3)
+    for _ in range(40):
+        versions = rng.randrange(61), rng.randrange(61)
+        one = kept.at(ENCODER.version, *versions).catalogue
+        fresh = all_of(Catalogues(make)).at(ENCODER.version, *versions).catalogue
+        assert (one.items_version, one.embeddings_version) == versions
+        assert list(one.newest(0)) == list(fresh.newest(0))
+        for item in fresh.live:
+            assert one.item(item) == fresh.item(item)
+            assert str(one.vector(item)) == str(fresh.vector(item))
+
+
+def command(folder: Path, *more: str) -> tuple[int, str]:
+    environ = {
+        "RANKLOOP_ENCODER": "hash",
+        "RANKLOOP_CANDIDATES": "20",
+        "RANKLOOP_HORIZON_SECONDS": "2",
+    }
+    done = CliRunner().invoke(main, ["audit", "--from", str(folder), *more], env=environ)
+    return done.exit_code, done.stdout
+
+
+def test_the_command_says_so_and_exits_with_0(logs: Logs, tmp_path: Path) -> None:
+    count = sum(map(len, logs.topics["rankings"]))
+    audit(SETTINGS, logs, tmp_path, quiet=True)
+    code, said = command(tmp_path)
+    assert (code, said.splitlines()[0]) == (
+        0,
+        f"{count} of {count} rankings came out bit for bit the same",
+    )
+
+
+def test_the_command_exits_with_1_and_explains_a_difference(logs: Logs, tmp_path: Path) -> None:
+    tamper(logs, lambda d: replace(d, slots=d.slots[::-1]), full)
+    audit(SETTINGS, logs, tmp_path, quiet=True)
+    code, said = command(tmp_path)
+    assert code == 1
+    assert "1 differ: other order" in said
+    code, said = command(tmp_path, "--json")
+    assert code == 1
+    assert json.loads(said)["differences"][0]["field"] == "slots[0].item"
+
+
+@pytest.mark.kafka
+def test_what_a_worker_published_to_kafka_reproduces(
+    kafka: Kafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    with World(kafka.brokers, topic_prefix, tmp_path, partitions=2) as world:
+        world.ready()
+        world.stock(12)
+        at = now()
+        world.publish(*(Request(id=f"r{n}", user=f"u{n % 5}", at=at + n) for n in range(20)))
+        shown = eventually(lambda: d if len(d := world.decisions()) == 20 else {}, "20 rankings")
+        world.publish(
+            *(
+                Click(id=f"c:{id}", user=d.user, item=d.slots[0].item, at=at + 100, request=id)
+                for id, d in sorted(shown.items())
+            )
+        )
+        eventually(lambda: len(world.decisions()) == 40, "a ranking for each click")
+        done = CliRunner().invoke(
+            main, ["audit", "--save", str(tmp_path / "kept")], env=world.environ
+        )
+        assert done.exit_code == 0, f"{done.output}{done.exc_info}"
+        assert done.stdout.startswith("40 of 40 rankings came out bit for bit the same")
+        _, digest = world.agreed()
+        assert digest in done.stdout
+        again = audit(world.settings, FileLogs(tmp_path / "kept"), quiet=True)[0]
+        assert (again.ok, again.same, again.digest) == (True, 40, digest)
