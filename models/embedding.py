@@ -40,7 +40,8 @@ class BertEncoder:
     HF_HUB_OFFLINE=1). `prefix` goes before every text (e5: "passage: "). Texts are cut at
     `max_tokens` and run in micro-batches of like length: in float32 a vector is the same to
     1e-5 whatever else is in the batch. `version` is the content of the model's files and the
-    settings, so every machine with the same files names it alike, CPU or GPU.
+    settings, so every machine with the same files names it alike, CPU or GPU. `threads` is torch's
+    for this whole process; 1 where cores are shared (threads that wait for each other crawl).
 
     >>> BertEncoder(".", precision="half")
     Traceback (most recent call last):
@@ -57,6 +58,7 @@ class BertEncoder:
         batch: int = 32,
         precision: Precision = "float32",
         device: str | None = None,
+        threads: int | None = None,
     ) -> None:
         if precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision must be float32, bfloat16 or float16, got {precision!r}")
@@ -64,11 +66,15 @@ class BertEncoder:
             raise ValueError(f"max_tokens must be in 2 to 8,192, got {max_tokens}")
         if not 1 <= batch <= 4_096:
             raise ValueError(f"batch must be in 1 to 4,096, got {batch}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
 
         import torch
         from transformers import AutoModel, AutoTokenizer
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if threads:
+            torch.set_num_threads(threads)
         if device == "cpu" and precision == "float16":
             raise ValueError("float16 on a CPU is up to 100 times slower; use float32 or bfloat16")
         path = _files(name_or_path, revision)

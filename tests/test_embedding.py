@@ -164,6 +164,19 @@ def test_a_checkpoint_saved_in_half_is_run_in_float32(tiny: Path, tmp_path: Path
     assert {p.dtype for p in encoder._model.parameters()} == {torch.float32}
 
 
+def test_threads_are_set_only_when_asked_for(tiny: Path) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    BertEncoder(tiny)
+    assert torch.get_num_threads() == before
+    try:
+        BertEncoder(tiny, threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_progress_reaches_the_end(tiny: Path) -> None:
     seen: list[tuple[int, int]] = []
     BertEncoder(tiny, batch=3).encode(TEXTS, lambda done, total: seen.append((done, total)))
@@ -177,6 +190,7 @@ def test_progress_reaches_the_end(tiny: Path) -> None:
         ({"precision": "int8"}, "precision must be"),
         ({"max_tokens": 1}, "max_tokens must be"),
         ({"batch": 0}, "batch must be"),
+        ({"threads": 0}, "threads must be"),
     ],
 )
 def test_senseless_settings_are_refused(tiny: Path, settings: dict[str, object], rule: str) -> None:
