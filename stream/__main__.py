@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 from stream.settings import Settings, settings_table
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -41,6 +43,23 @@ def _settings(context: click.Context) -> Settings:
 def settings() -> None:
     """List every setting with its default, as a Markdown table."""
     click.echo(settings_table())
+
+
+@main.command()
+@click.option("--data", type=FOLDER, help="A MovieLens folder; default: found near, else news.")
+@click.option("--requests", type=click.IntRange(20), default=3_000, show_default=True)
+@click.option("--events", type=click.IntRange(100), default=30_000, show_default=True)
+@click.pass_context
+def demo(context: click.Context, data: Path | None, requests: int, events: int) -> None:
+    """See it learn: Kafka, a worker, BERT, clicks, and who earned how many. About two minutes.
+
+    Starts a local stack, publishes and embeds a catalogue, replays the first EVENTS of the log with
+    REQUESTS spread over them, lets a visitor click what its logged self liked next, compares the
+    policies on the same requests, audits every ranking, and stops everything.
+    """
+    from stream.demo import demo as run
+
+    sys.exit(0 if run(_settings(context), data, requests, events) else 1)
 
 
 @main.command()
@@ -97,6 +116,95 @@ def publish(context: click.Context, file: Path) -> None:
     from stream.publish import publish_file
 
     click.echo(f"{publish_file(_settings(context), file)} messages published")
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@click.option(
+    "--policies", help="Compare these in closed loops; the last is the champion, or: all."
+)
+@click.option("--limit", type=click.IntRange(1), help="Stop after as many liked items.")
+@click.option("--requests", type=click.IntRange(1), default=10_000, show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
+@click.option("--horizon", type=float, default=10, show_default=True, help="Seconds of log time.")
+@click.option("--window", type=click.IntRange(1), default=2_000, show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
+@click.option("--json", "out", type=OUT, help="Write the result here as well.")
+@click.option("--decisions", type=OUT, help="Write every decision of one policy here (JSONL).")
+@click.pass_context
+def replay(context: click.Context, file: Path, policies: str | None, **options: Any) -> None:
+    """Replay a log FILE through the agents, in event time.
+
+    Without --policies: which model would have foreseen what users liked next (recall, nDCG, MRR)?
+    With them: each policy answers the same requests, one just before each liked item, and learns
+    from its own clicks. A visitor clicks what is among the user's next 20 events and liked, once.
+    The visitor clicks within 2.5 s, so decisions may close early: --horizon.
+    """
+    from stream import reports
+
+    reports.replay(_settings(context), file, policies, **options)
+
+
+@main.command()
+@click.option("--policies", default="all", show_default=True, help="The last is the champion.")
+@click.option("--requests", type=click.IntRange(1), default=10_000, show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
+@click.option("--articles", type=click.IntRange(2), default=1_000, show_default=True)
+@click.option("--readers", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--horizon", type=float, default=10, show_default=True, help="Seconds.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
+@click.option("--json", "out", type=OUT, help="Write the result here as well.")
+@click.pass_context
+def simulate(context: click.Context, policies: str, **options: Any) -> None:
+    """Compare policies on simulated news in English and Chinese, with readers of known taste."""
+    from stream import reports
+
+    reports.simulate(_settings(context), policies, **options)
+
+
+@main.group(name="import")
+def import_() -> None:
+    """Turn a data set into a log file."""
+
+
+@import_.command()
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("out", type=OUT)
+@click.option(
+    "--user-tags",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Tags users gave, as text: known in hindsight only, so a replay would see the future.",
+)
+def movielens(folder: Path, out: Path, user_tags: int) -> None:
+    """MovieLens in DIR as a log OUT (.jsonl, .jsonl.gz or .parquet)."""
+    from stream import datasets
+
+    found = datasets.find_movielens(folder)
+    assert found is not None  # it raises for a folder without ratings
+    written = datasets.write_log(out, datasets.movielens(found, user_tags=user_tags))
+    click.echo(f"{written} messages in {out}")
+
+
+@main.command()
+@click.option("--from", "source", type=FOLDER, help="Read files, as --save makes, not Kafka.")
+@click.option("--save", "folder", type=click.Path(path_type=Path), help="Keep what is read here.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.pass_context
+def audit(context: click.Context, source: Path | None, folder: Path | None, as_json: bool) -> None:
+    """Make every published ranking again from the logs, and compare bit for bit.
+
+    Run it with the settings of the workers. The exit code is 0 only if every ranking came out the
+    same and no request is unanswered. Workers may run on; what comes later is not looked at.
+    """
+    from stream.audit import Unauditable, run
+
+    try:
+        ok = run(_settings(context), source, folder, as_json)
+    except Unauditable as error:
+        raise click.ClickException(str(error)) from None
+    context.exit(0 if ok else 1)
 
 
 @main.command()

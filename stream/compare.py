@@ -1,0 +1,193 @@
+"""Policies side by side: each in a closed loop of its own, on the same requests.
+
+Every so many liked items, their user asks for a ranking just before; a visitor clicks; clicks go
+back with their request, in event time, and the logged event itself follows as one without.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from heapq import heappop, heappush
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Protocol
+
+from msgspec import Struct, structs
+
+from agents.loop import Loop
+from agents.visitor import LogVisitor
+from models.events import Click, Decision, Embedding, Event, Item, Request, Reward, encode
+from stream import build
+from stream.replay import Log, liked
+from stream.settings import Settings
+from stream.vectors import Known
+
+NEVER = 1 << 62
+Messages = Iterable[Item | Embedding | Event]
+
+
+class Visitor(Protocol):
+    def visit(self, decision: Decision) -> list[Click]: ...
+
+
+class Absent:
+    """Nobody is there: the log holds the clicks itself."""
+
+    def visit(self, decision: Decision) -> list[Click]:
+        return []
+
+
+class Played(Struct, frozen=True):
+    """What one policy did; one entry a decision in `users`, `rewards` and `micros`."""
+
+    policy: str
+    seed: int
+    users: list[str]
+    rewards: list[float]
+    slots: int
+    different: int  # items shown at least once
+    items: int
+    micros: float  # median of a decision
+    seconds: float
+    digest: str
+
+
+def asking(
+    messages: Messages, likes: int, limit: int, k: int
+) -> Iterator[Item | Embedding | Event]:
+    """The log with `limit` requests, spread evenly over its `likes`: each just before one."""
+    liking = asked = 0
+    for message in messages:
+        if liked(message) is not None and isinstance(message, Click | Reward):
+            liking += 1
+            if liking * limit >= (asked + 1) * likes and asked < limit:
+                asked += 1
+                yield Request(id=f"ask:{asked}", user=message.user, at=message.at, k=k)
+        yield message
+
+
+def upto(messages: Messages, limit: int) -> Iterator[Item | Embedding | Event]:
+    """The log until its request number `limit`, and what follows that one."""
+    asked = 0
+    for message in messages:
+        asked += isinstance(message, Request)
+        if asked > limit:
+            return
+        yield message
+
+
+def play(loop: Loop, messages: Messages, visitor: Visitor) -> Iterator[tuple[Decision, int, float]]:
+    """Each decision, how many clicks follow, and its microseconds; clicks enter when due."""
+    waiting: list[tuple[int, int, Click]] = []
+    count = 0
+
+    def due(at: int) -> Iterator[Click]:
+        while waiting and waiting[0][0] <= at:
+            yield heappop(waiting)[2]
+
+    for message in messages:
+        if not isinstance(message, Item | Embedding):
+            for click in due(message.at):
+                loop(click)
+        started = perf_counter()
+        decisions = loop(message)
+        micros = (perf_counter() - started) * 1e6
+        for decision in decisions:
+            clicks = visitor.visit(decision)
+            for click in clicks:
+                count += 1
+                heappush(waiting, (click.at, count, click))
+            yield decision, len(clicks), micros
+    for click in due(NEVER):
+        loop(click)
+
+
+class Trial(Struct, frozen=True, kw_only=True):
+    """One run: a policy (in `settings`) and where its requests and its visitors come from."""
+
+    settings: Settings
+    world: "World"
+    decisions: Path | None = None
+
+
+class World(Protocol):
+    """A log or a simulation; it crosses to another process by pickling."""
+
+    @property
+    def encoder(self) -> Known: ...
+
+    def messages(self) -> Messages: ...
+
+    def visitor(self) -> Visitor: ...
+
+
+class LogWorld(Struct, frozen=True):
+    """A log's first `requests` requests; if it has none, as many, evenly before liked items."""
+
+    log: Log
+    requests: int
+    k: int = 10
+    window: int = 20
+
+    @property
+    def encoder(self) -> Known:
+        return self.log.encoder
+
+    @property
+    def asks(self) -> bool:
+        """True if the log holds its own requests: then nothing is added to it."""
+        return any(isinstance(event, Request) for event in self.log.events)
+
+    def messages(self) -> Messages:
+        if self.asks:
+            return upto(self.log.in_time(), self.requests)
+        likes = sum(liked(event) is not None for event in self.log.events)
+        return asking(self.log.in_time(), likes, min(self.requests, likes), self.k)
+
+    def visitor(self) -> Visitor:
+        return Absent() if self.asks else LogVisitor(self.log.events, window=self.window)
+
+
+def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Played:
+    """Play one policy through; equal trials give equal decisions and an equal digest."""
+    started = perf_counter()
+    settings = structs.replace(trial.settings, refresh=False)
+    loop = build.loop(settings, trial.world.encoder)
+    users, rewards, micros = list[str](), list[float](), list[float]()
+    shown: dict[str, tuple[int, frozenset[str]]] = {}
+    different: set[str] = set()
+
+    def logged() -> Iterator[Item | Embedding | Event]:
+        for message in trial.world.messages():
+            yield message
+            if isinstance(message, Click) and message.request in shown:
+                i, items = shown[message.request]
+                rewards[i] += message.item in items
+
+    out = trial.decisions.open("wb") if trial.decisions else None
+    slots = 0
+    with out or nullcontext():
+        for decision, clicks, spent in play(loop, logged(), trial.world.visitor()):
+            items = [slot.item for slot in decision.slots]
+            shown[decision.id] = len(users), frozenset(items)
+            users.append(decision.user)
+            rewards.append(float(clicks))
+            micros.append(spent)
+            different.update(items)
+            slots += len(items)
+            if out:
+                out.write(encode(decision) + b"\n")
+            if progress and len(users) % 50 == 0:
+                progress(50)
+    return Played(
+        policy=settings.policy,
+        seed=settings.seed,
+        users=users,
+        rewards=rewards,
+        slots=slots,
+        different=len(different),
+        items=loop.recommender.catalogue.size,
+        micros=median(micros) if micros else 0.0,
+        seconds=perf_counter() - started,
+        digest=loop.learner.digest(),
+    )

@@ -1,0 +1,140 @@
+"""Many trials on the cores there are, and the table that compares their policies."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from multiprocessing.sharedctypes import Synchronized
+from time import perf_counter
+
+import numpy as np
+from msgspec import Struct, structs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agents.metrics import Interval, clustered
+from models.base import Doubles
+from stream.compare import Played, Trial, World, run
+from stream.settings import Settings
+
+POLICIES = ("uniform", "popular", "knn", "mf", "content", "blend", "bandit")
+
+
+class Standing(Struct, frozen=True):
+    """One policy over all seeds; `lead` is the champion's reward minus its own, paired."""
+
+    policy: str
+    reward: Interval
+    lead: Interval | None
+    seeds: list[float]  # reward a decision, for each seed
+    ctr: float  # clicks a slot
+    coverage: float  # share of the catalogue shown at least once
+    window: float  # reward a decision over the last tenth
+    micros: float
+    digests: list[str]
+
+
+class Contest(Struct, frozen=True):
+    """The result of a comparison."""
+
+    requests: int
+    users: int
+    seeds: list[int]
+    encoder: str
+    horizon_seconds: float
+    champion: str
+    seconds: float
+    standings: list[Standing]
+
+
+_done: "Synchronized[int] | None" = None
+
+
+def _start(done: "Synchronized[int]") -> None:
+    global _done
+    _done = done
+
+
+def _tell(count: int) -> None:
+    if _done is not None:
+        with _done.get_lock():
+            _done.value += count
+
+
+def _run(trial: Trial) -> Played:
+    return run(trial, _tell)
+
+
+def played(trials: Sequence[Trial], total: int, jobs: int) -> list[Played]:
+    """Play all trials, `jobs` at a time, each in a process of its own, with a progress bar."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes share the cores already
+    spawn = multiprocessing.get_context("spawn")
+    done: Synchronized[int] = spawn.Value("q", 0)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with (
+        Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar,
+        ProcessPoolExecutor(jobs, spawn, _start, (done,)) as pool,
+    ):
+        task = bar.add_task(f"{len(trials)} trials", total=total)
+        futures = [pool.submit(_run, trial) for trial in trials]
+        while not all(future.done() for future in futures):
+            bar.update(task, completed=done.value)
+            wait(futures, timeout=0.2)
+        return [future.result() for future in futures]
+
+
+def contest(
+    world: World,
+    settings: Settings,
+    *,
+    policies: Sequence[str],
+    seeds: Iterable[int],
+    requests: int,
+    jobs: int = 2,
+) -> Contest:
+    """Every policy with every seed, on the same requests; the last policy is the champion."""
+    started = perf_counter()
+    seeds = list(seeds)
+    trials = [
+        Trial(settings=structs.replace(settings, policy=policy, seed=seed), world=world)
+        for seed in seeds
+        for policy in policies
+    ]
+    results = played(trials, requests * len(trials), jobs)
+    by_policy = {name: [one for one in results if one.policy == name] for name in policies}
+    champion = policies[-1]
+    best = mean_rewards(by_policy[champion])
+    users = by_policy[champion][0].users
+    standings: list[Standing] = []
+    for name, runs in by_policy.items():
+        rewards = mean_rewards(runs)
+        tenth = max(1, len(rewards) // 10)
+        slots = sum(one.slots for one in runs)
+        standings.append(
+            Standing(
+                policy=name,
+                reward=clustered(rewards, users),
+                lead=None if name == champion else clustered(best - rewards, users),
+                seeds=[float(np.mean(one.rewards)) for one in runs],
+                ctr=sum(sum(one.rewards) for one in runs) / max(1, slots),
+                coverage=float(np.mean([one.different / max(1, one.items) for one in runs])),
+                window=float(rewards[-tenth:].mean()),
+                micros=float(np.median([one.micros for one in runs])),
+                digests=[one.digest for one in runs],
+            )
+        )
+    return Contest(
+        requests=len(users),
+        users=len(set(users)),
+        seeds=seeds,
+        encoder=world.encoder.version,
+        horizon_seconds=settings.horizon_seconds,
+        champion=champion,
+        seconds=perf_counter() - started,
+        standings=standings,
+    )
+
+
+def mean_rewards(runs: Sequence[Played]) -> Doubles:
+    """A policy's reward on each request, averaged over seeds."""
+    return np.array([one.rewards for one in runs], np.float64).mean(axis=0)

@@ -1,0 +1,220 @@
+"""A log file through the agents, in event time: who would have foreseen what users did next?
+
+Prequential: just before the agents learn a liked item, every model ranks all items the user has
+not met, and the place of the liked one is noted. Nothing is known before its time: an item enters
+the catalogue at its `at`, or never if that is after the log.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+from msgspec import Struct, structs
+from rich.progress import Progress
+
+from agents import metrics
+from agents.metrics import Interval, Window
+from models.base import Scorer
+from models.candidates import standardised
+from models.events import Click, Embedding, Event, Impression, Item, Request, Reward, Tick
+from models.index import best
+from stream import build
+from stream.files import read_log
+from stream.settings import Settings
+from stream.vectors import Known, embedded
+
+DEPTH = 100  # places looked at: below them a reciprocal rank counts as 0
+EVENTS = Request | Impression | Click | Reward | Tick
+
+
+class Log(Struct, frozen=True):
+    """A log in memory: items with their vectors, and events in the file's order."""
+
+    items: tuple[Item, ...]
+    embeddings: tuple[Embedding, ...]
+    events: tuple[Event, ...]
+    encoder: Known
+
+    def in_time(self) -> Iterator[Item | Embedding | Event]:
+        """Everything in event time: before an event come the items that existed by then."""
+        order = sorted(range(len(self.items)), key=lambda i: self.items[i].at)
+        pairs = ((self.items[i], self.embeddings[i]) for i in order)
+        following = next(pairs, None)
+        for event in self.events:
+            while following and following[0].at <= event.at:
+                yield from following
+                following = next(pairs, None)
+            yield event
+
+
+def read(path: Path, settings: Settings) -> Log:
+    """Read a log and embed its items; vectors are kept under `data_dir` for the next time."""
+    items: dict[str, Item] = {}
+    events: list[Event] = []
+    for message in read_log(path):
+        if isinstance(message, Item):
+            items[message.id] = message
+        elif isinstance(message, EVENTS):
+            events.append(message)
+    kept = tuple(item for item in items.values() if not item.deleted)
+    vectors, encoder = embedded(kept, build.encoder(settings), Path(settings.data_dir))
+    return Log(kept, vectors, tuple(events), encoder)
+
+
+def liked(event: object) -> str | None:
+    """The item that an event shows its user to like, if it does."""
+    if isinstance(event, Click):
+        return event.item
+    if isinstance(event, Reward) and event.item is not None and event.value > 0:
+        return event.item
+    return None
+
+
+class Ranking(Protocol):
+    def top(self, user: str, n: int) -> list[str]: ...
+
+
+class Blended:
+    """The weighted sum of z-scores over what any of its models would put in front."""
+
+    def __init__(self, models: Mapping[str, Scorer], weights: Mapping[str, float]) -> None:
+        self._models = [(models[name], weight) for name, weight in sorted(weights.items())]
+
+    def top(self, user: str, n: int) -> list[str]:
+        items = sorted({item for model, _ in self._models for item in model.top(user, n)})
+        x = [np.maximum(model.scores(user, items), 0.0) for model, _ in self._models]
+        z = standardised(np.array(x, np.float64).T)
+        total = (z * np.array([weight for _, weight in self._models])).sum(axis=1)
+        return best(total, items, n)
+
+
+class Chance:
+    """A random order of the items known so far, new for every question: the lower bound."""
+
+    def __init__(self, items: Sequence[str], seed: int) -> None:
+        self._items, self._rng = items, Random(seed)
+
+    def top(self, user: str, n: int) -> list[str]:
+        return self._rng.sample(self._items, min(n, len(self._items)))
+
+
+def unseen(model: Ranking, user: str, seen: Set[str], n: int) -> list[str]:
+    """The model's first `n` items that the user has not met; fewer if it knows no more."""
+    ask = n + 50
+    while True:
+        items = model.top(user, ask)
+        left = [item for item in items if item not in seen]
+        if len(left) >= n or len(items) < ask:
+            return left[:n]
+        ask *= 4
+
+
+class Row(Struct, frozen=True):
+    """What one model reached; differences are to popularity, on the same events."""
+
+    model: str
+    recall: Interval
+    ndcg: Interval
+    mrr: Interval
+    recall_difference: Interval
+    recall_window: float
+    coverage: float
+
+
+class Foresight(Struct, frozen=True):
+    """A replay's result."""
+
+    k: int
+    questions: int
+    users: int
+    items: int
+    window: int
+    cold: float  # share of questions about an item or a user nobody had learned anything of
+    encoder: str
+    seconds: float
+    events_a_second: float
+    rows: tuple[Row, ...]
+
+
+def foresee(
+    log: Log, settings: Settings, *, k: int = 10, limit: int | None = None, window: int = 2_000
+) -> Foresight:
+    """Rank before learning, for up to `limit` liked items."""
+    started = perf_counter()
+    settings = structs.replace(settings, refresh=False, policy="uniform")
+    loop = build.loop(settings, log.encoder)
+    memory, known = loop.learner.memory, list[str]()
+    assert memory.popularity is not None
+    scorers = {"popularity": memory.popularity, **memory.scorers}
+    models: dict[str, Ranking] = {"random": Chance(known, settings.seed), **scorers}
+    models["content"] = loop.recommender.retrieval.content
+    models["blend"] = Blended(scorers, build.BLEND)
+    ranks: dict[str, list[int]] = {name: [] for name in models}
+    shown: dict[str, set[str]] = {name: set() for name in models}
+    recent = {name: Window(window) for name in models}
+    met: dict[str, set[str]] = defaultdict(set)
+    users, cold, met_items, done = list[str](), 0, set[str](), 0
+    total = len(log.events)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("replay", total=total)
+        for message in log.in_time():
+            if isinstance(message, Item):
+                known.append(message.id)
+            target = liked(message)
+            if target is not None and isinstance(message, Click | Reward):
+                user = message.user
+                if target not in met[user]:
+                    cold += target not in met_items or not met[user]
+                    users.append(user)
+                    for name, model in models.items():
+                        first = unseen(model, user, met[user], DEPTH)
+                        rank = first.index(target) + 1 if target in first else 0
+                        ranks[name].append(rank)
+                        shown[name].update(first[:k])
+                        recent[name].add(0 < rank <= k)
+            loop(message)
+            if isinstance(message, Click | Reward) and message.item is not None:
+                met[message.user].add(message.item)
+                met_items.add(message.item)
+            if not isinstance(message, Item | Embedding):
+                done += 1
+                if done % 200 == 0:
+                    says = "  ".join(f"{n} {recent[n].mean:.3f}" for n in models)
+                    progress.update(task, completed=done, description=f"recall@{k} {says}")
+            if len(users) == limit:
+                break
+    if not users:
+        raise ValueError("the log holds no click or positive reward on an item; nothing to foresee")
+    base = metrics.recall(np.array(ranks["popularity"]), k)
+    rows: list[Row] = []
+    for name in models:
+        r = np.array(ranks[name])
+        hits = metrics.recall(r, k)
+        rows.append(
+            Row(
+                name,
+                metrics.clustered(hits, users, seed=settings.seed),
+                metrics.clustered(metrics.ndcg(r, k), users, seed=settings.seed),
+                metrics.clustered(metrics.reciprocal(r), users, seed=settings.seed),
+                metrics.clustered(hits - base, users, seed=settings.seed),
+                recent[name].mean,
+                len(shown[name]) / max(1, len(known)),
+            )
+        )
+    seconds = perf_counter() - started
+    return Foresight(
+        k=k,
+        questions=len(users),
+        users=len(set(users)),
+        items=len(known),
+        window=window,
+        cold=cold / len(users),
+        encoder=log.encoder.version,
+        seconds=seconds,
+        events_a_second=done / seconds,
+        rows=tuple(rows),
+    )

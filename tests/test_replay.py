@@ -1,0 +1,209 @@
+"""Replay: nothing is known before its time, equal logs give equal bytes, and metrics are right."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+from click.testing import CliRunner
+from msgspec import structs
+
+from models.events import Click, Item, Request, Reward
+from stream.__main__ import main
+from stream.compare import LogWorld, Trial, run
+from stream.files import write_log
+from stream.replay import Log, foresee, read
+from stream.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def messages(users: int = 30, likes: int = 20, seed: int = 1) -> list[Item | Click | Reward]:
+    """Films of four genres, and users who like one genre and, now and then, dislike another."""
+    rng = Random(seed)
+    genres = [f"genre{g}" for g in range(4)]
+    made: list[Item | Click | Reward] = [
+        Item(id=f"film:{i}", at=i, title=f"{genres[i % 4]} tale {i}", tags=(genres[i % 4],))
+        for i in range(120)
+    ]
+    events: list[Click | Reward] = []
+    for u in range(users):
+        films = [i for i in range(120) if i % 4 == u % 4]
+        at = 1_000_000 + 100_000 * u
+        for n, film in enumerate(rng.sample(films, likes)):
+            name = f"{u}:{film}"
+            event = Click(id=name, user=f"user:{u}", item=f"film:{film}", at=at + 5_000 * n)
+            events.append(event)
+        other = rng.choice([i for i in range(120) if i % 4 != u % 4])
+        dislike = Reward(id=f"no:{u}", user=f"user:{u}", item=f"film:{other}", at=at, value=-2)
+        events.append(dislike)
+    return made + sorted(events, key=lambda event: event.at)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(encoder="hash", data_dir=str(tmp_path / "data"), horizon_seconds=10)
+
+
+@pytest.fixture
+def log(tmp_path: Path, settings: Settings) -> Log:
+    write_log(tmp_path / "log.jsonl", messages())
+    return read(tmp_path / "log.jsonl", settings)
+
+
+def test_an_item_is_unknown_before_its_time(tmp_path: Path, settings: Settings):
+    late = [
+        Item(id="old", at=0),
+        Item(id="new", at=50),
+        Click(id="a", user="ann", item="old", at=49),
+        Click(id="b", user="ann", item="old", at=50),
+    ]
+    write_log(tmp_path / "log.jsonl", late)
+    found = read(tmp_path / "log.jsonl", settings).in_time()
+    assert [getattr(message, "id", "") for message in found] == [
+        "old",
+        "old",
+        "a",
+        "new",
+        "new",
+        "b",
+    ]
+
+
+def test_models_that_know_the_user_beat_chance_by_far(log: Log, settings: Settings):
+    result = foresee(log, settings)
+    reached = {row.model: row.recall.mean for row in result.rows}
+    assert result.questions == 600 and result.users == 30
+    assert 0.04 < reached["random"] < 0.16  # 10 of 100 to 120 unmet films
+    assert reached["knn"] > 0.3 and reached["content"] > 0.3  # 10 of the 30 of a genre, at least
+    assert reached["knn"] > 2 * reached["popularity"]
+
+
+def test_every_question_is_ranked_before_it_is_learned(tmp_path: Path, settings: Settings):
+    films = [Item(id=f"film:{i}", at=0) for i in range(50)]
+    once = [Click(id=str(i), user=f"u{i}", item=f"film:{i}", at=1 + i) for i in range(50)]
+    write_log(tmp_path / "log.jsonl", [*films, *once])
+    result = foresee(read(tmp_path / "log.jsonl", settings), settings)
+    assert result.cold == 1.0
+    assert {r.model: r.recall.mean for r in result.rows if r.model != "random"} == {
+        "popularity": 0,
+        "knn": 0,
+        "knn_long": 0,
+        "mf": 0,
+        "content": 0,
+        "blend": 0,
+    }
+
+
+def test_what_a_user_met_is_not_asked_again_nor_ranked(tmp_path: Path, settings: Settings):
+    again = [Click(id=str(i), user="ann", item="film:0", at=1 + i) for i in range(9)]
+    write_log(tmp_path / "log.jsonl", [Item(id="film:0", at=0), *again])
+    assert foresee(read(tmp_path / "log.jsonl", settings), settings).questions == 1
+
+
+def test_a_learning_policy_beats_chance_in_the_closed_loop(log: Log, settings: Settings):
+    def reward(policy: str) -> float:
+        trial = Trial(settings=structs.replace(settings, policy=policy), world=LogWorld(log, 300))
+        rewards = run(trial).rewards
+        assert len(rewards) == 300
+        return sum(rewards)
+
+    assert reward("knn") > 1.2 * reward("uniform")
+
+
+def test_requests_and_clicks_of_the_log_are_replayed_as_they_are(
+    tmp_path: Path, settings: Settings
+):
+    own = [
+        Item(id="a", at=0),
+        Item(id="b", at=0),
+        Request(id="r1", user="ann", at=10, k=2),
+        Click(id="c1", user="ann", item="a", at=11, request="r1"),
+        Request(id="r2", user="ann", at=20, k=2),
+        Click(id="c2", user="ann", item="elsewhere", at=21, request="r2"),
+    ]
+    write_log(tmp_path / "log.jsonl", own)
+    out = tmp_path / "decisions.jsonl"
+    world = LogWorld(read(tmp_path / "log.jsonl", settings), 10)
+    played = run(Trial(settings=settings, world=world, decisions=out))
+    assert played.rewards == [1.0, 0.0]
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["r1", "r2"]
+
+
+def test_equal_logs_and_seeds_give_equal_bytes_under_any_hash_seed(tmp_path: Path):
+    write_log(tmp_path / "log.jsonl", messages(users=12))
+    decisions, said = [], []
+    for hash_seed in ("0", "4711"):
+        out = tmp_path / f"{hash_seed}.jsonl"
+        command = ["replay", str(tmp_path / "log.jsonl"), "--policies", "bandit"]
+        done = subprocess.run(
+            [sys.executable, "-m", "stream", *command, "--requests", "120", "--decisions", out],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": hash_seed,
+                "RANKLOOP_ENCODER": "hash",
+                "RANKLOOP_DATA_DIR": str(tmp_path / hash_seed),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        decisions.append(out.read_bytes())
+        said.append(done.stdout.split("digest")[1])
+    assert decisions[0].count(b"\n") == 120
+    assert decisions[0] == decisions[1]
+    assert said[0] == said[1]
+
+
+def test_the_command_compares_policies_in_processes_of_their_own(tmp_path: Path):
+    write_log(tmp_path / "log.jsonl", messages(users=12))
+    out = tmp_path / "result.json"
+    command = ["replay", str(tmp_path / "log.jsonl"), "--policies", "uniform,knn"]
+    environment = {"RANKLOOP_ENCODER": "hash", "RANKLOOP_DATA_DIR": str(tmp_path / "data")}
+    result = CliRunner().invoke(
+        main, [*command, "--requests", "60", "--json", str(out)], env=environment
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert found["champion"] == "knn" and found["requests"] == 60
+    assert [one["policy"] for one in found["standings"]] == ["uniform", "knn"]
+    assert found["standings"][1]["lead"] is None
+    assert "knn minus it" in result.output
+
+
+def test_an_unknown_policy_is_named_with_those_there_are(tmp_path: Path):
+    write_log(tmp_path / "log.jsonl", messages(users=2))
+    result = CliRunner().invoke(
+        main,
+        ["replay", str(tmp_path / "log.jsonl"), "--policies", "magic"],
+        env={"RANKLOOP_ENCODER": "hash", "RANKLOOP_DATA_DIR": str(tmp_path / "data")},
+    )
+    assert result.exit_code == 2
+    assert "magic" in result.output and "uniform" in result.output
+
+
+def test_simulated_readers_are_played_alike(tmp_path: Path):
+    out = [tmp_path / "1.json", tmp_path / "2.json"]
+    for path in out:
+        result = CliRunner().invoke(
+            main,
+            ["simulate", "--policies", "bandit", "--requests", "40", "--json", str(path)],
+            env={"RANKLOOP_ENCODER": "hash", "RANKLOOP_DATA_DIR": str(tmp_path / "data")},
+        )
+        assert result.exit_code == 0, result.output
+    first, second = (json.loads(path.read_text())["standings"][0] for path in out)
+    assert first["digests"] == second["digests"] and first["seeds"] == second["seeds"]
+
+
+def test_movielens_is_imported_without_hindsight(tmp_path: Path):
+    (tmp_path / "movies.csv").write_text("movieId,title,genres\n1,Toy Story (1995),Comedy\n")
+    (tmp_path / "tags.csv").write_text("userId,movieId,tag,timestamp\n1,1,pixar,99\n")
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,4.0,9\n")
+    out = tmp_path / "log.jsonl"
+    result = CliRunner().invoke(main, ["import", "movielens", str(tmp_path), str(out)])
+    assert result.exit_code == 0, result.output
+    assert "pixar" not in out.read_text() and "Toy Story" in out.read_text()
