@@ -166,6 +166,22 @@ def test_neighbours_are_the_cosine_counted_by_hand() -> None:
             assert score == pytest.approx(by_hand, rel=1e-6)
 
 
+def test_only_likes_within_the_history_are_counted_together() -> None:
+    model = Neighbours(history=2, recent=1)
+    for item in ("a", "b", "c", "d"):
+        model.learn("ann", item, 1.0, 0)
+    model.learn("bob", "d", 1.0, 0)
+    assert sorted(model.top("bob", 9)) == ["b", "c"]
+
+
+def test_a_dislike_does_not_decay_a_low_score_upwards() -> None:
+    model = Factorisation(decay=0.5)
+    model.learn("ann", "film", -1.0, 0)
+    before = model.scores("ann", ["film"])[0]
+    model.learn("ann", "film", -1.0, 0)
+    assert model.scores("ann", ["film"])[0] < before
+
+
 def test_a_like_repeated_is_one_users_like() -> None:
     model = Neighbours()
     for item in ("a", "b", "a", "b", "b"):
@@ -176,6 +192,7 @@ def test_a_like_repeated_is_one_users_like() -> None:
 
 def test_an_evicted_items_neighbours_are_not_its_successors() -> None:
     model = Neighbours(items=3)
+    model.learn("eve", "old", 1.0, 0)
     for user in ("ann", "bob", "cid"):
         model.learn(user, "old", 1.0, 0)
         model.learn(user, "kept", 1.0, 0)
@@ -185,6 +202,9 @@ def test_an_evicted_items_neighbours_are_not_its_successors() -> None:
     assert model.scores("ann", ["new"]).tolist() == [0.0]
     assert model.top("ann", 10) == ["also", "kept"]
     assert model.scores("dan", ["kept", "also"]).tolist() == [0.0, 0.0]
+    model.learn("eve", "also", 1.0, 0)  # eve liked "old", not the item in its row
+    assert model.scores("eve", ["new"]).tolist() == [0.0]
+    assert model.scores("dan", ["also"]).tolist() == [0.0]
 
 
 def test_neighbours_refuse_a_state_of_another_limit() -> None:
@@ -203,14 +223,18 @@ def test_an_items_neighbours_are_bounded_and_the_largest_stay() -> None:
     assert model.scores("ann", ["friend"])[0] == np.float32(50 / math.sqrt(50 * 101))
 
 
-def test_the_popular_list_is_exact_through_rescaling_and_eviction() -> None:
+@pytest.mark.parametrize("half_life", [1, 100, 1e12])
+def test_the_popular_list_is_exact_through_rescaling_and_eviction(half_life: float) -> None:
     rng = random.Random(6)
-    model = Popularity(half_life=1, limit=30, leaders=3)
-    for n in range(4_000):  # rescaled every 500 likes
-        model.learn("ann", f"item-{int(45 * rng.random() ** 2)}", 1.0, 0)
-        if n % 7 == 0:
-            assert model.top("ann", 6) == [id for _, id in model._ranked()][:6]
-    assert np.isfinite(model.scores("ann", [f"item-{n}" for n in range(45)])).all()
+    model = Popularity(half_life=half_life, limit=30, leaders=3)
+    for n in range(4_000):  # with a half-life of 1 rescaled every 500 likes
+        centre = n // 50 % 4 * 10  # fashions: leaders are forgotten, and their rows taken
+        item = f"item-{centre + int(30 * rng.random() ** 2)}"
+        model.learn("ann", item, 1.0, 0)
+        assert model.top("ann", 6) == [id for _, id in model._ranked()][:6]
+        assert model.scores("ann", [item])[0] >= 1.0
+        if half_life == 1:
+            assert model.scores("ann", [item])[0] <= 2.0
 
 
 def test_a_count_halves_after_its_half_life() -> None:
