@@ -33,10 +33,12 @@ class Asked:
         self._events: dict[tuple[int, int], bytes | None] = {}
         self._watermarks: Counter[int] = Counter()
 
-    def decided(self, partition: int, decision: Decision) -> None:
-        """There is a ranking for this id, and it names the event that asked."""
-        self._answered.add((partition, decision.id))
+    def decided(self, partition: int, decision: Decision) -> bool:
+        """There is a ranking for the event it names; False if its id had one already."""
         self._events[partition, decision.source] = None
+        before = len(self._answered)
+        self._answered.add((partition, decision.id))
+        return len(self._answered) > before
 
     def event(self, partition: int, message: Received) -> None:
         """Take a message of the events."""

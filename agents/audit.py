@@ -32,8 +32,9 @@ class Report(Struct, frozen=True, kw_only=True):
     refused: int  # of the same: refusals, made again alike
     different: int
     apart: dict[str, int]  # decided by another build or other settings: not made again
-    repeated: int  # for an id that was answered before, which is the one that counts
-    unlike: tuple[str, ...]  # ids of repeats that answer something else; harmless to nobody
+    repeated: int  # for an event that was answered before: the first counts, these are not made
+    unlike: tuple[str, ...]  # ids of repeats that answer something else than the first
+    reused: tuple[str, ...]  # ids that were asked again by another event: made again as any other
     asked: int
     unanswered: int
     unanswered_ids: tuple[str, ...]
@@ -90,10 +91,11 @@ class Audit:
         self.asked = Asked(rules, owner)
         self.terms = terms
         self.counts: Counter[str] = Counter()
-        self._first: dict[tuple[int, str], _Taken] = {}
+        self._first: dict[tuple[int, str, int], _Taken] = {}
         self._due: list[_Taken] | None = None
         self._apart: Counter[str] = Counter()
         self._unlike: list[str] = []
+        self._reused: list[str] = []
         self._causes: Counter[str] = Counter()
         self._differences: list[Difference] = []
         self._missing: tuple[int, int] | None = None
@@ -116,13 +118,14 @@ class Audit:
             decision.source,
             message.data,
         )
-        first = self._first.setdefault((partition, decision.id), taken)
+        first = self._first.setdefault((partition, decision.id, decision.source), taken)
         if first is not taken:
             self.counts["repeated"] += 1
             if not _alike(decode_decision(first.data), decision):
                 self._unlike.append(decision.id)
             return
-        self.asked.decided(partition, decision)
+        if not self.asked.decided(partition, decision):
+            self._reused.append(decision.id)
 
     def event(self, partition: int, message: Received) -> None:
         """Take a message of the events."""
@@ -170,6 +173,7 @@ class Audit:
             apart=dict(self._apart),
             repeated=counts["repeated"],
             unlike=tuple(self._unlike[:NOTED]),
+            reused=tuple(self._reused[:NOTED]),
             asked=asked.count,
             unanswered=len(asked.unanswered),
             unanswered_ids=tuple(id for _, id in list(asked.unanswered)[:NOTED]),

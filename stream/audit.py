@@ -106,9 +106,11 @@ def lines(report: Report) -> Iterator[str]:
     for what, count in report.apart.items():
         yield f"  {count:,} not made again: decided by {what}"
     if report.repeated:
-        yield f"  {report.repeated:,} came again for an id already answered; the first counts"
+        yield f"  {report.repeated:,} came again for an event already answered; the first counts"
     for id in report.unlike:
         yield f"  a repeat for {id!r} answers something else than the first"
+    for id in report.reused:
+        yield f"  {id!r} was asked again by a later event"
     for cause, count in report.causes.items():
         yield f"  {count:,} differ: {cause}"
     for d in report.differences:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agents.attribution import Attribution
+from agents.attribution import Ask, Attribution
 from agents.audit import Report
 from agents.catalogues import Catalogues
 from agents.partition import Received
@@ -105,7 +105,7 @@ def user_of(partition: int, n: int) -> str:
     return mine[n % 7]
 
 
-def lived(settings: Settings = SETTINGS, rounds: int = 60, seed: int = 1) -> Logs:
+def lived(settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> Logs:
     """Two workers, a partition each, apart in their catalogues; requests, clicks, outcomes."""
     counts = {"items": 1, "embeddings": 1, "feedback": 1, "events": 2, "rankings": 2}
     logs = Logs({name: [[] for _ in range(count)] for name, count in counts.items()})
@@ -114,7 +114,7 @@ def lived(settings: Settings = SETTINGS, rounds: int = 60, seed: int = 1) -> Log
     shown: dict[int, list[Decision]] = {0: [], 1: []}
     for n in range(rounds):
         at = 1_000 * n
-        item = Item(id=f"item:{n % 40}", title=f"title {n} {n % 5}", tags=(f"t{n % 3}",), at=at)
+        item = Item(id=f"item:{n % 20}", title=f"title {n} {n % 5}", tags=(f"t{n % 3}",), at=at)
         logs.append("items", encode(item))
         for embedding in embed([item], ENCODER):
             logs.append("embeddings", encode(embedding))
@@ -140,13 +140,15 @@ def lived(settings: Settings = SETTINGS, rounds: int = 60, seed: int = 1) -> Log
     return logs
 
 
+@pytest.fixture(scope="module")
+def life() -> Logs:
+    return lived()
+
+
 @pytest.fixture
-def logs() -> Logs:
+def logs(life: Logs) -> Logs:
     """The same life for each test, to be tampered with."""
-    return Logs({name: [list(log) for log in logs] for name, logs in LIFE.topics.items()})
-
-
-LIFE = lived()
+    return Logs({name: [list(log) for log in logs] for name, logs in life.topics.items()})
 
 
 def audited(logs: Logs, settings: Settings = SETTINGS) -> Report:
@@ -322,6 +324,22 @@ def test_a_repeat_that_answers_something_else_is_named(logs: Logs) -> None:
     assert any("answers something else" in line for line in lines(found))
 
 
+def test_an_id_that_another_event_asks_again_is_made_again_and_named(logs: Logs) -> None:
+    log = logs.topics["rankings"][1]
+    last = decode_decision(log[-1].data)
+    at = 60_000
+    request = Request(id="r0-1", user=user_of(1, 0), at=at, k=3)
+    source = logs.append("events", encode(request), 1, at) - 1
+    worker = Worker(1, logs, SETTINGS)
+    worker.learn()
+    worker.follow(last.items, last.embeddings)
+    logs.append("rankings", encode(worker.parts.recommender(Ask(request, source))), 1)
+    found = audited(logs)
+    assert found.ok
+    assert (found.repeated, found.reused) == (0, ("r0-1",))
+    assert found.same == found.rankings
+
+
 def test_an_unanswered_request_is_named(logs: Logs) -> None:
     request = Request(id="forgotten", user=user_of(1, 0), at=60_000)
     logs.append("events", encode(request), 1, 60_000)
@@ -406,11 +424,11 @@ def test_a_folder_without_a_topic_says_which(logs: Logs, tmp_path: Path) -> None
         FileLogs(tmp_path)
 
 
-def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives() -> None:
+def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives(life: Logs) -> None:
     def all_of(catalogues: Catalogues) -> Catalogues:
-        for message in LIFE.topics["items"][0]:
+        for message in life.topics["items"][0]:
             catalogues.items.add(message.offset, decode_item(message.data))
-        for message in LIFE.topics["embeddings"][0]:
+        for message in life.topics["embeddings"][0]:
             catalogues.add_embedding(message.offset, decode_embedding(message.data))
         return catalogues
 
@@ -420,8 +438,8 @@ def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives() -> None:
 
     kept = all_of(Catalogues(make, most=2))
     rng = random.Random(3)
-    for _ in range(40):
-        versions = rng.randrange(61), rng.randrange(61)
+    for _ in range(20):
+        versions = rng.randrange(31), rng.randrange(31)
         one = kept.at(ENCODER.version, *versions).catalogue
         fresh = all_of(Catalogues(make)).at(ENCODER.version, *versions).catalogue
         assert (one.items_version, one.embeddings_version) == versions
