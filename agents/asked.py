@@ -1,25 +1,36 @@
-"""Which events asked for a ranking, which of them got one, and what exactly they asked."""
+"""The first fold again: which events ask for a ranking, and which records they imply."""
 
 from collections import Counter
 from collections.abc import Callable
 
-from agents.attribution import Rules
+from agents.attribution import Ask, Attribution, Rules
+from agents.learner import Place
 from agents.partition import DAY, Received
-from models.events import Click, Decision, Event, Invalid, Request, Tick, decode_event
-
-NOTED = 10  # ids that a report spells out
+from models.events import (
+    Click,
+    Decision,
+    Event,
+    Invalid,
+    Request,
+    Source,
+    Tick,
+    chain,
+    decode_decision,
+    decode_event,
+)
 
 
 class Asked:
-    """Takes all decisions first, then all events, each partition in order.
+    """Takes all decisions first, then all events, each partition in order, then what was learned.
 
-    A message appended at 0 is taken to have come at its `at`. Keeps the bytes of the events that
-    asked, and a mark a decision.
+    A message appended at 0 is taken to have come at its `at`. Of a partition that does not begin at
+    0 (`cut`) it cannot be said what its events imply. Keeps the bytes of the events that asked, of
+    decisions until their event comes, and a chain value a record.
 
     >>> asked = Asked(Rules(), owner=lambda user: 0)
     >>> asked.event(0, Received(0, 7, b'{"type":"request","id":"r","user":"ann","at":7}'))
-    >>> asked.count, list(asked.unanswered)
-    (1, [(0, 'r')])
+    >>> asked.count, asked.unanswered
+    (1, ['r'])
     """
 
     def __init__(self, rules: Rules, owner: Callable[[str], int]) -> None:
@@ -27,21 +38,38 @@ class Asked:
         self.owner = owner
         self.count = 0
         self.unreadable = 0
-        self.unanswered: dict[tuple[int, str], None] = {}
+        self.unanswered: list[str] = []
         self.discarded: Counter[str] = Counter()  # what asked, and rightly got no ranking
-        self._answered: set[tuple[int, str]] = set()
+        self.cut: dict[int, int] = {}  # partition -> where its events begin
+        self.records: Counter[str] = Counter()  # learned records: implied, strange or unchecked
+        self.strange: list[Source] = []  # of the first record of each partition not implied
+        self._decided: dict[tuple[int, int, str], bytes] = {}
         self._events: dict[tuple[int, int], bytes | None] = {}
-        self._watermarks: Counter[int] = Counter()
+        self._folds: dict[int, Attribution] = {}
+        self._implied: dict[Source, str] = {}
 
-    def decided(self, partition: int, decision: Decision) -> bool:
-        """There is a ranking for the event it names; False if its id had one already."""
+    @property
+    def unasked(self) -> list[str]:
+        """Ids of decisions that no event asked for, or only one that was answered before."""
+        return [id for partition, _, id in self._decided if partition not in self.cut]
+
+    @property
+    def unlearned(self) -> int:
+        """Records that events imply and that were not learned so far."""
+        return sum(source.partition not in self.cut for source in self._implied)
+
+    def decided(self, partition: int, decision: Decision, data: bytes) -> None:
+        """The ranking that counts for the event it names."""
         self._events[partition, decision.source] = None
-        before = len(self._answered)
-        self._answered.add((partition, decision.id))
-        return len(self._answered) > before
+        self._decided[partition, decision.source, decision.id] = data
 
     def event(self, partition: int, message: Received) -> None:
         """Take a message of the events."""
+        fold = self._folds.get(partition)
+        if fold is None:
+            fold = self._folds[partition] = Attribution(partition, self.rules)
+            if message.offset:
+                self.cut[partition] = message.offset
         try:
             event = decode_event(message.data)
         except Invalid:
@@ -50,16 +78,18 @@ class Asked:
         where = partition, message.offset
         if where in self._events:
             self._events[where] = message.data
-        reason = self._refuses(partition, message.appended or event.at, event)
-        id = self._asks(event)
-        if id is None:
-            return
-        if reason and (partition, id) not in self._answered:
+        asks = isinstance(event, Request) or (isinstance(event, Click) and self.rules.refresh)
+        appended = message.appended or event.at
+        reason = self._discards(partition, appended, event)
+        if reason is None:
+            caused = fold(message.offset, appended, event)
+            for lesson in caused.lessons:
+                self._implied[lesson.source] = chain(lesson.data)
+            for ask in caused.asks:
+                fold.decided(self._answer(partition, ask))
+            reason = None if caused.asks else caused.fate
+        if asks and reason:
             self.discarded[reason] += 1
-            return
-        self.count += 1
-        if (partition, id) not in self._answered:
-            self.unanswered[partition, id] = None
 
     def request(self, partition: int, decision: Decision) -> Request | str:
         """What the event at a decision's source asked, or what is there instead.
@@ -80,17 +110,42 @@ class Asked:
             context=decision.context,
         )
 
-    def _asks(self, event: Event) -> str | None:
-        if isinstance(event, Request):
-            return event.id
-        return f"refresh:{event.id}" if isinstance(event, Click) and self.rules.refresh else None
+    def learned(self, place: Place) -> None:
+        """A record was learned: is it the one that its event implies?"""
+        source = place.source
+        implied = self._implied.pop(source, None)
+        if source.partition in self.cut:
+            self.records["unchecked"] += 1
+        elif implied == place.chain:
+            self.records["implied"] += 1
+        else:
+            self.records["strange"] += 1
+            if source.partition not in {other.partition for other in self.strange}:
+                self.strange.append(source)
 
-    def _refuses(self, partition: int, appended: int, event: Event) -> str | None:
-        """Why a worker makes nothing of an event, if so; as in `Partition` and `Attribution`."""
+    def _answer(self, partition: int, ask: Ask) -> Decision:
+        self.count += 1
+        request = ask.request
+        data = self._decided.pop((partition, ask.source, request.id), None)
+        if data is not None:
+            return decode_decision(data)
+        self.unanswered.append(request.id)
+        return Decision(
+            id=request.id,
+            user=request.user,
+            at=request.at,
+            k=request.k,
+            policy="",
+            model=0,
+            items=0,
+            embeddings=0,
+            source=ask.source,
+        )
+
+    def _discards(self, partition: int, appended: int, event: Event) -> str | None:
+        """Why a partition's owner does not fold an event, as in `agents.partition`."""
         if event.at > appended + DAY:
             return "future"
         if not isinstance(event, Tick) and self.owner(event.user) != partition:
             return "misrouted"
-        mark = max(self._watermarks[partition], min(event.at, appended + self.rules.future))
-        self._watermarks[partition] = mark
-        return "too_late" if min(event.at, mark) < mark - self.rules.window else None
+        return None

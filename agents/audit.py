@@ -5,54 +5,26 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from agents.asked import NOTED, Asked
+from agents.asked import Asked
 from agents.attribution import Ask, Rules
 from agents.catalogues import Catalogues
 from agents.differences import ENCODER, REQUEST, Difference, Why, compared, likely, shown
 from agents.learner import Learner
 from agents.partition import Received
 from agents.recommender import Recommender, Terms
+from agents.report import Report
 from models.events import (
     Decision,
     Invalid,
     decode_decision,
     decode_embedding,
     decode_item,
+    decode_record,
     encode,
 )
 
 END = 2**63
-
-
-class Report(Struct, frozen=True, kw_only=True):
-    """What an audit found. `same + different + apart` are all rankings but the repeated ones."""
-
-    rankings: int
-    same: int
-    refused: int  # of the same: refusals, made again alike
-    different: int
-    apart: dict[str, int]  # decided by another build or other settings: not made again
-    repeated: int  # for an event that was answered before: the first counts, these are not made
-    unlike: tuple[str, ...]  # ids of repeats that answer something else than the first
-    reused: tuple[str, ...]  # ids that were asked again by another event: made again as any other
-    asked: int
-    unanswered: int
-    unanswered_ids: tuple[str, ...]
-    discarded: dict[str, int]  # requests and clicks that rightly got no ranking
-    feedback: dict[str, int]
-    feedback_missing: tuple[int, int] | None  # first missing offset, and how many
-    unreadable: dict[str, int]
-    catalogues: int  # how many had to be made
-    version: int
-    digest: str
-    causes: dict[str, int]
-    differences: tuple[Difference, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are rankings, each came out the same, and no request is unanswered."""
-        wrong = self.different or self.apart or self.unanswered or self.unreadable["rankings"]
-        return self.same > 0 and not wrong
+NOTED = 10  # differences and ids that a report spells out
 
 
 class _Taken(Struct, frozen=True, order=True):
@@ -96,6 +68,7 @@ class Audit:
         self._apart: Counter[str] = Counter()
         self._unlike: list[str] = []
         self._reused: list[str] = []
+        self._ids: set[tuple[int, str]] = set()
         self._causes: Counter[str] = Counter()
         self._differences: list[Difference] = []
         self._missing: tuple[int, int] | None = None
@@ -124,8 +97,10 @@ class Audit:
             if not _alike(decode_decision(first.data), decision):
                 self._unlike.append(decision.id)
             return
-        if not self.asked.decided(partition, decision):
+        self.asked.decided(partition, decision, message.data)
+        if (partition, decision.id) in self._ids:
             self._reused.append(decision.id)
+        self._ids.add((partition, decision.id))
 
     def event(self, partition: int, message: Received) -> None:
         """Take a message of the events."""
@@ -151,7 +126,9 @@ class Audit:
         if message.offset > self.learner.version:
             first, count = self._missing or (self.learner.version, 0)
             self._missing = first, count + message.offset - self.learner.version
-        self.learner(message.offset, message.data)
+        if self.learner(message.offset, message.data) == "learned":
+            partition = decode_record(message.data).source.partition
+            self.asked.learned(self.learner.places[partition])
 
     def report(self) -> Report:
         """Decide the rest, and say what was found."""
@@ -176,10 +153,18 @@ class Audit:
             reused=tuple(self._reused[:NOTED]),
             asked=asked.count,
             unanswered=len(asked.unanswered),
-            unanswered_ids=tuple(id for _, id in list(asked.unanswered)[:NOTED]),
+            unanswered_ids=tuple(asked.unanswered[:NOTED]),
+            unasked=len(asked.unasked),
+            unasked_ids=tuple(asked.unasked[:NOTED]),
             discarded=dict(asked.discarded),
             feedback={str(verdict): n for verdict, n in self.learner.counts.items()},
             feedback_missing=self._missing,
+            implied=asked.records["implied"],
+            strange=asked.records["strange"],
+            strange_first=tuple(asked.strange),
+            unlearned=asked.unlearned,
+            unchecked=asked.records["unchecked"],
+            cut=asked.cut,
             unreadable=unreadable,
             catalogues=self.catalogues.made,
             version=self.learner.version,

@@ -11,12 +11,13 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agents.audit import Audit, Report
+from agents.audit import Audit
 from agents.learner import Unknown
 from agents.partition import Received
 from agents.recommender import Recommender
+from agents.report import Report
 from models.base import Floats
-from models.events import Invalid
+from models.events import Invalid, Source
 from stream import build
 from stream.restore import Cut
 from stream.routing import owner
@@ -121,18 +122,36 @@ def lines(report: Report) -> Iterator[str]:
     answered = report.asked - report.unanswered
     yield f"{answered:,} of {report.asked:,} requests and clicks that ask were answered"
     if report.unanswered:
-        more = ", ..." if report.unanswered > len(report.unanswered_ids) else ""
-        yield f"  unanswered: {', '.join(report.unanswered_ids)}{more}"
+        yield f"  unanswered: {_some(report.unanswered_ids, report.unanswered)}"
+    if report.unasked:
+        some = _some(report.unasked_ids, report.unasked)
+        yield f"  {report.unasked:,} rankings nobody asked for: {some}"
     for reason, count in report.discarded.items():
-        yield f"  {count:,} more are in the dead letters: {reason}"
+        yield f"  {count:,} more need none: {reason}"
     verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in report.feedback.items()) or "empty"
     yield f"feedback: {verdicts}; model {report.digest} at version {report.version}"
     if report.feedback_missing:
         first, count = report.feedback_missing
         yield f"  {count:,} records are missing, the first at offset {first}"
+    yield f"  {report.implied:,} are what events and rankings imply"
+    if report.strange:
+        yield f"  {report.strange:,} are not, the first from {_sources(report.strange_first)}"
+    if report.unlearned:
+        yield f"  {report.unlearned:,} more are implied, and not there"
+    if report.unchecked:
+        cut = ", ".join(f"{n} at {offset}" for n, offset in report.cut.items())
+        yield f"  {report.unchecked:,} not checked: events begin late in partition {cut}"
     for topic, count in report.unreadable.items():
         if count:
             yield f"{topic}: {count:,} messages cannot be decoded"
+
+
+def _some(ids: Sequence[str], count: int) -> str:
+    return ", ".join(ids) + (", ..." if count > len(ids) else "")
+
+
+def _sources(sources: Iterable[Source]) -> str:
+    return ", ".join(f"events-{s.partition}@{s.offset} (its record {s.index})" for s in sources)
 
 
 def run(settings: Settings, source: Path | None, folder: Path | None, as_json: bool) -> bool:

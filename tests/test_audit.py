@@ -11,21 +11,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agents.attribution import Ask, Attribution
-from agents.audit import Report
 from agents.catalogues import Catalogues
 from agents.partition import Received
 from agents.recommender import Recommender
+from agents.report import Report
 from models.embedding import HashEncoder, embed
 from models.events import (
     Click,
     Decision,
     Event,
+    Interaction,
     Item,
     Request,
     Tick,
     decode_decision,
     decode_embedding,
     decode_item,
+    decode_record,
     encode,
 )
 from stream import build
@@ -84,6 +86,10 @@ class Worker:
         for message in self.logs.topics["feedback"][0][self.parts.learner.version :][:most]:
             self.parts.learner(message.offset, message.data)
 
+    def discard(self, data: bytes, at: int) -> None:
+        """Publish to the partition what its owner does not fold."""
+        self.attribution.next = self.logs.append("events", data, self.number, at)
+
     def __call__(self, event: Event) -> list[Decision]:
         """Publish an event and what it causes."""
         at = event.at
@@ -105,7 +111,12 @@ def user_of(partition: int, n: int) -> str:
     return mine[n % 7]
 
 
-def lived(settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> Logs:
+class Life(Struct):
+    logs: Logs
+    workers: list[Worker]
+
+
+def lived(settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> Life:
     """Two workers, a partition each, apart in their catalogues; requests, clicks, outcomes."""
     counts = {"items": 1, "embeddings": 1, "feedback": 1, "events": 2, "rankings": 2}
     logs = Logs({name: [[] for _ in range(count)] for name, count in counts.items()})
@@ -137,12 +148,12 @@ def lived(settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> Log
                     )
                 )
             worker(Tick(at=at + 20))
-    return logs
+    return Life(logs, workers)
 
 
 @pytest.fixture(scope="module")
 def life() -> Logs:
-    return lived()
+    return lived().logs
 
 
 @pytest.fixture
@@ -187,7 +198,9 @@ def test_all_rankings_of_two_workers_reproduce_though_their_catalogues_differ(lo
     assert ordered != sorted(ordered), "the workers' catalogues were never apart"
     assert 2 <= found.catalogues <= 8
     assert found.asked == found.rankings
-    assert found.feedback == {"learned": len(logs.topics["feedback"][0])}
+    learned = len(logs.topics["feedback"][0])
+    assert found.feedback == {"learned": learned}
+    assert (found.implied, found.strange, found.unlearned) == (learned, 0, 0)
     assert any(b"outcome" in message.data for message in logs.topics["feedback"][0])
 
 
@@ -268,7 +281,7 @@ def test_an_item_that_was_compacted_away_is_named(logs: Logs) -> None:
 
 
 def test_another_seed_is_named() -> None:
-    logs = lived(rounds=8)
+    logs = lived(rounds=8).logs
     parts = build.parts(SETTINGS, ENCODER)
     other = replace(parts.recommender.terms, seed=5)
     for log in logs.topics["rankings"]:
@@ -324,20 +337,29 @@ def test_a_repeat_that_answers_something_else_is_named(logs: Logs) -> None:
     assert any("answers something else" in line for line in lines(found))
 
 
-def test_an_id_that_another_event_asks_again_is_made_again_and_named(logs: Logs) -> None:
-    log = logs.topics["rankings"][1]
-    last = decode_decision(log[-1].data)
-    at = 60_000
-    request = Request(id="r0-1", user=user_of(1, 0), at=at, k=3)
-    source = logs.append("events", encode(request), 1, at) - 1
-    worker = Worker(1, logs, SETTINGS)
-    worker.learn()
-    worker.follow(last.items, last.embeddings)
-    logs.append("rankings", encode(worker.parts.recommender(Ask(request, source))), 1)
-    found = audited(logs)
+def test_an_id_asked_again_after_the_window_is_a_ranking_of_its_own() -> None:
+    life = lived(rounds=8)
+    late = 1_000_000
+    life.workers[1](Tick(at=late))
+    life.workers[1](Request(id="r0-1", user=user_of(1, 0), at=late, k=3))
+    found = audited(life.logs)
     assert found.ok
     assert (found.repeated, found.reused) == (0, ("r0-1",))
-    assert found.same == found.rankings
+    assert found.same == found.rankings == found.asked
+
+
+def test_a_ranking_for_a_request_sent_twice_is_one_too_many() -> None:
+    life = lived(rounds=8)
+    worker = life.workers[1]
+    again = Request(id="r0-1", user=user_of(1, 0), at=9_000, k=3)
+    assert worker(again) == []
+    source = len(life.logs.topics["events"][1]) - 1
+    assert audited(life.logs).ok
+    life.logs.append("rankings", encode(worker.parts.recommender(Ask(again, source))), 1)
+    found = audited(life.logs)
+    assert not found.ok
+    assert found.unasked_ids == ("r0-1",)
+    assert found.different == 0
 
 
 def test_an_unanswered_request_is_named(logs: Logs) -> None:
@@ -349,21 +371,47 @@ def test_an_unanswered_request_is_named(logs: Logs) -> None:
     assert found.unanswered_ids == ("forgotten",)
 
 
-def test_what_rightly_got_no_ranking_is_counted_by_its_reason(logs: Logs) -> None:
+def test_what_rightly_got_no_ranking_is_counted_by_its_reason() -> None:
+    life = lived(rounds=8)
+    worker = life.workers[1]
     here, elsewhere = user_of(1, 0), user_of(0, 0)
-    for request in (
-        Request(id="lost", user=elsewhere, at=60_000),
-        Request(id="seconds?", user=here, at=10**12),
-        Tick(at=10**6),
-        Request(id="old", user=here, at=1),
-    ):
-        appended = 10**6 if isinstance(request, Tick) else 60_000
-        logs.append("events", encode(request), 1, appended)
-    logs.append("events", b"{", 1, 60_000)
-    found = audited(logs)
+    worker.discard(encode(Request(id="lost", user=elsewhere, at=9_000)), 9_000)
+    worker.discard(encode(Request(id="seconds?", user=here, at=10**12)), 9_000)
+    worker.discard(b"{", 9_000)
+    worker(Request(id="r0-1", user=here, at=9_000))
+    worker(Tick(at=10**6))
+    worker(Request(id="old", user=here, at=1))
+    found = audited(life.logs)
     assert found.ok
-    assert found.discarded == {"misrouted": 1, "future": 1, "too_late": 1}
+    assert found.discarded == {"misrouted": 1, "future": 1, "duplicate": 1, "too_late": 1}
     assert found.unreadable["events"] == 1
+
+
+def test_a_record_that_its_event_does_not_imply_is_named(logs: Logs) -> None:
+    log = logs.topics["feedback"][0]
+    n, record = next(
+        (n, record)
+        for n in reversed(range(len(log)))
+        if isinstance(record := decode_record(log[n].data), Interaction)
+    )
+    later = [decode_record(m.data) for m in log[n + 1 :]]
+    log[n] = replace(log[n], data=encode(replace(record, value=0.5)))
+    found = audited(logs)
+    assert not found.ok
+    assert found.strange == 1
+    assert found.strange_first == (record.source,)
+    refused = [r for r in later if r.source.partition == record.source.partition]
+    assert found.feedback.get("refused", 0) == len(refused) == found.unlearned
+
+
+def test_events_that_begin_late_leave_records_unchecked(logs: Logs) -> None:
+    log = logs.topics["events"][0]
+    del log[:5]
+    found = audited(logs)
+    assert found.cut == {0: 5}
+    assert found.strange == found.unlearned == 0
+    assert 0 < found.unchecked < found.implied + found.unchecked
+    assert {d.made for d in found.differences} == {'"no event"'}
 
 
 def test_a_ranking_that_nobody_asked_for_is_found(logs: Logs) -> None:
