@@ -276,16 +276,17 @@ class Log(RuleBasedStateMachine):
         self.now += by
 
     ids = st.sampled_from("rstuv")
+    requests = st.sampled_from("rrs")
     users = st.sampled_from(["ann", "ann", "ann", "bob"])
     shifts = st.integers(-30, 12) | st.just(0) | st.integers(-4, 0)
-    about = st.none() | ids | st.sampled_from("rstuv").map("refresh:{}".format)
+    about = requests | st.none() | st.sampled_from("rstuv").map("refresh:{}".format)
 
-    @rule(id=ids, user=users, shift=shifts, k=st.integers(1, 4), where=st.sampled_from("xy"))
+    @rule(id=requests, user=users, shift=shifts, k=st.integers(1, 4), where=st.sampled_from("xy"))
     def request(self, id: str, user: str, shift: int, k: int, where: str) -> None:
         at = max(0, self.now + shift)
         self.take(Request(id=id, user=user, at=at, k=k, context={"where": where}))
 
-    @rule(id=ids, user=users, shift=shifts, item=st.sampled_from("abcdz"), request=about)
+    @rule(id=ids, user=users, shift=shifts, item=st.sampled_from("abz"), request=about)
     def click(self, id: str, user: str, shift: int, item: str, request: str | None) -> None:
         at = max(0, self.now + shift)
         self.take(Click(id=id, user=user, item=item, at=at, request=request))
@@ -305,7 +306,7 @@ class Log(RuleBasedStateMachine):
         item = item if request else item or "a"
         self.take(Reward(id=id, user=user, at=at, value=value, request=request, item=item))
 
-    @rule(id=ids, user=users, shift=shifts, shown=st.text("abcdz", max_size=5), request=ids)
+    @rule(id=ids, user=users, shift=shifts, shown=st.text("abz", max_size=4), request=requests)
     def impression(self, id: str, user: str, shift: int, shown: str, request: str) -> None:
         at = max(0, self.now + shift)
         self.take(Impression(id=id, request=request, user=user, at=at, shown=tuple(shown)))
