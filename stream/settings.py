@@ -1,5 +1,6 @@
 """Settings: defaults, below a TOML file, below the environment, which is read here alone."""
 
+import json
 import os
 import ssl
 from collections.abc import Mapping
@@ -69,17 +70,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     policy: Annotated[str, folds("how to choose, by name", pattern=NAME)] = "bandit"
     exploration: Annotated[
         Literal["epsilon", "softmax", "squarecb"], folds("how a policy explores, in each slot")
-    ] = "epsilon"
+    ] = "squarecb"
     epsilon: Annotated[
         float, folds("share of free draws, in (0, 1]; with 0 nothing is explored", gt=0, le=1)
     ] = 0.05
     temperature: Annotated[
         float, folds("of softmax, above 0; higher explores more", gt=0, le=1e3)
     ] = 0.1
-    gamma: Annotated[float, folds("of squarecb, above 0; higher explores less", gt=0, le=1e6)] = 100
+    gamma: Annotated[
+        float, folds("of squarecb, above 0; higher explores less", gt=0, le=1e6)
+    ] = 100_000
     learning_rate: Annotated[
-        float, folds("of the bandit, in (0, 10]; 0.02 to 0.05 learned best", gt=0, le=10)
-    ] = 0.03
+        float, folds("of the bandit, in (0, 10]; 0.01 learned best", gt=0, le=10)
+    ] = 0.01
     seed: Annotated[
         int, folds("of all chance, together with the request's id", ge=0, le=2**63 - 1)
     ] = 1
@@ -166,6 +169,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         if home := environ.get("KAFKA_HOME"):
             values.setdefault("kafka_home", home)
         return cls(**values)
+
+    def toml(self) -> str:
+        """What differs from the defaults, as a settings file; secrets never go into one."""
+        ours, usual = self.public(), Settings().public()
+        lines = (
+            f"{k} = {json.dumps(v)}\n" for k, v in ours.items() if v != usual[k] and v != "***"
+        )
+        return "".join(lines)
 
     def public(self) -> dict[str, Any]:
         """All settings by name, for logs: secrets are starred."""

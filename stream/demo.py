@@ -1,0 +1,210 @@
+"""The demo: a local stack, a worker, a customer, a visitor who clicks; then what was earned."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import Struct, structs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from agents.metrics import clustered
+from models.events import Embedding, Event, Item
+from stream.audit import audit, lines
+from stream.compare import LogWorld, Messages, Trial, World
+from stream.contest import played
+from stream.customer import Served, Silent, embed_through, serve
+from stream.datasets import find_movielens, movielens
+from stream.local import Stack
+from stream.news import news
+from stream.replay import Log
+from stream.saved import KafkaLogs
+from stream.server import free_port
+from stream.settings import Settings
+from stream.simulate import NewsWorld
+from stream.vectors import Known
+
+OTHERS = ("uniform", "popular", "knn", "mf", "content", "blend")
+console = Console(width=110)
+
+
+class Stocked(LogWorld, frozen=True):
+    """A log whose whole catalogue is there from the start, as the demo publishes it."""
+
+    def messages(self) -> Messages:
+        yield from _stock(self.log.items, self.log.embeddings)
+        rest = Log((), (), self.log.events, self.log.encoder)
+        yield from LogWorld(rest, self.requests, self.k).messages()
+
+
+class StockedNews(NewsWorld, frozen=True):
+    """Simulated news, all of it there from the start."""
+
+    def messages(self) -> Messages:
+        yield from _stock(self.news.items, self.embeddings)
+        for message in NewsWorld.messages(self):
+            if not isinstance(message, Item | Embedding):
+                yield message
+
+
+def _stock(
+    items: Sequence[Item], embeddings: Sequence[Embedding]
+) -> Iterator[Item | Embedding | Event]:
+    for pair in zip(items, embeddings, strict=True):
+        yield from pair
+
+
+class Story(Struct, frozen=True):
+    """What the demo is played with: items, and the world once their vectors are known."""
+
+    says: str
+    items: tuple[Item, ...]
+    world: Callable[[tuple[Embedding, ...], Known], World]
+
+
+def story(settings: Settings, data: Path | None, requests: int, events: int) -> Story:
+    """The film log where it can be found, else simulated news."""
+    folder = find_movielens(data)
+    if folder is None:
+        found = news(n_items=1_000, n_users=200, seed=settings.seed)
+        return Story(
+            f"{len(found.items):,} simulated news: no MovieLens here, --data DIR says where it is",
+            found.items,
+            lambda vectors, text: StockedNews(found, vectors, text, requests, settings.seed),
+        )
+    known = list(movielens(folder))
+    films = tuple(one for one in known if isinstance(one, Item))
+    log = tuple(one for one in known if not isinstance(one, Item))[:events]
+    return Story(
+        f"{len(films):,} films and the first {len(log):,} ratings of {folder}",
+        films,
+        lambda vectors, text: Stocked(Log(films, vectors, log, text), requests),
+    )
+
+
+def demo(settings: Settings, data: Path | None, requests: int, events: int) -> bool:
+    """Run all of it and print what was measured; whether the audit found everything the same."""
+    began = time.monotonic()
+    played_with = story(settings, data, requests, events)
+    console.print(played_with.says, style="bold", highlight=False)
+    with ExitStack() as running:
+        bar = running.enter_context(_progress())
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="rankloop-")))
+        stack = running.enter_context(Stack(kafka_home=settings.kafka_home))
+        settings = structs.replace(
+            settings,
+            brokers=stack.brokers,
+            redis_url=stack.redis_url,
+            refresh=False,
+            data_dir=str(folder / "data"),
+            log_level="WARNING",
+        )
+        console.print(f"{stack.describes}; texts by {settings.encoder_name}", highlight=False)
+        with worker(settings, folder) as lives:
+            items = played_with.items
+            told = _told(bar, "titles embedded", len(items))
+            vectors = asyncio.run(embed_through(settings, items, told))
+            text = Known(vectors[0].encoder, len(vectors[0].vector) // 2)
+            world = played_with.world(vectors, text)
+            told = _told(bar, "requests ranked through Kafka", requests)
+            served = asyncio.run(serve(settings, world.messages(), world.visitor(), told))
+            until(lambda: all(not life["open"] for life in lives()), "horizons to close")
+        report, _ = audit(settings, KafkaLogs(settings), quiet=True)
+    trials = [Trial(settings=structs.replace(settings, policy=p), world=world) for p in OTHERS]
+    others = played(trials, len(served.users) * len(trials), jobs=2)
+    console.print(table({one.policy: one.rewards for one in others}, served, settings.policy))
+    p50, p99 = np.percentile(served.millis, [50, 99])
+    console.print(
+        f"request to ranking as a customer reads it: p50 {p50:.1f} ms, p99 {p99:.1f} ms, asked one "
+        f"by one; {served.events:,} events, {served.events / served.seconds:,.0f} a second",
+        highlight=False,
+    )
+    for line in lines(report):
+        console.print(f"audit: {line}", highlight=False)
+    console.print(f"{time.monotonic() - began:.0f} s in all; everything is stopped")
+    return report.same > 0 and not report.different and not report.unanswered
+
+
+def table(rewards: dict[str, list[float]], served: Served, champion: str) -> Table:
+    """What each policy earned on the same requests, and how much more the champion did."""
+    best = np.array(served.rewards)
+    made = Table(
+        title=f"clicks a ranking, on the same {len(best):,} requests of "
+        f"{len(set(served.users)):,} users",
+        caption="intervals 95%, clustered by user; the policy below the line learned live in Kafka",
+    )
+    for name in ("policy", "clicks a ranking", f"{champion} minus it"):
+        made.add_column(name, justify="left" if name == "policy" else "right")
+    for name, earned in rewards.items():
+        row = np.array(earned)
+        made.add_row(
+            name, str(clustered(row, served.users)), str(clustered(best - row, served.users))
+        )
+    made.add_section()
+    made.add_row(f"[bold]{champion}[/]", f"[bold]{clustered(best, served.users)}[/]", "")
+    return made
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn()
+    return Progress(*columns, TimeElapsedColumn(), console=console)
+
+
+def _told(bar: Progress, what: str, total: int) -> Callable[[int], None]:
+    task = bar.add_task(what, total=total)
+    return lambda count: bar.update(task, completed=count)
+
+
+Lives = list[dict[str, Any]]
+
+
+@contextmanager
+def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
+    """`rankloop worker` in a process of its own, ready; gives what it says of its partitions.
+
+    It is stopped by SIGTERM at the end. Raises Silent, with the end of its log, if it fails.
+    """
+    port = free_port()
+    config, log = folder / "worker.toml", folder / "worker.log"
+    config.write_text(structs.replace(settings, web_port=port).toml())
+    command = [sys.executable, "-m", "stream", "--config", str(config), "worker"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    def lives() -> Lives:
+        if process.poll() is not None:
+            raise Silent(f"the worker ended:\n{log.read_text(errors='replace')[-3000:]}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=2) as page:
+                return list(json.load(page)["partitions"].values())
+        except OSError:
+            return []
+
+    try:
+        until(lambda: sum(life["ready"] for life in lives()) == settings.partitions, "the worker")
+        yield lives
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait for a condition; raises Silent if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Silent(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.1)
