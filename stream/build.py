@@ -34,6 +34,8 @@ EXPLORATIONS: dict[str, Callable[[Settings], Exploration]] = {
 }
 
 BLEND = {"knn": 1.0, "mf": 1.0, "popularity": 0.3}
+# What the bandit believes at first, in reward a deviation: the blend, until it knows better.
+PRIOR = {"knn": 0.03, "mf": 0.03, "popularity": 0.01}
 
 POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "uniform": lambda s, explore: Uniform(),
@@ -42,7 +44,7 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "mf": lambda s, explore: Blend("mf", weights={"mf": 1}, exploration=explore),
     "content": lambda s, explore: Blend("content", weights={"content": 1}, exploration=explore),
     "blend": lambda s, explore: Blend("blend", weights=BLEND, exploration=explore),
-    "bandit": lambda s, explore: Vowpal(exploration=explore, rate=s.learning_rate),
+    "bandit": lambda s, explore: Vowpal(exploration=explore, prior=PRIOR, rate=s.learning_rate),
 }
 
 SCORERS: dict[str, Callable[[Settings], Scorer]] = {

@@ -92,19 +92,25 @@ def contest(
     requests: int,
     jobs: int = 2,
 ) -> Contest:
-    """Every policy with every seed, on the same requests; the last policy is the champion."""
+    """Every policy with every seed, on the same requests; the last policy is the champion.
+
+    The champion is played first: what learns takes longest.
+    """
     started = perf_counter()
     seeds = list(seeds)
     trials = [
         Trial(settings=structs.replace(settings, policy=policy, seed=seed), world=world)
         for seed in seeds
-        for policy in policies
+        for policy in reversed(policies)
     ]
     results = played(trials, requests * len(trials), jobs)
     by_policy = {name: [one for one in results if one.policy == name] for name in policies}
     champion = policies[-1]
     best = mean_rewards(by_policy[champion])
     users = by_policy[champion][0].users
+    asked = {tuple(one.users) for one in results}
+    if len(asked) > 1:
+        raise RuntimeError("policies answered different requests; a difference would mean nothing")
     standings: list[Standing] = []
     for name, runs in by_policy.items():
         rewards = mean_rewards(runs)
