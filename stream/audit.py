@@ -105,7 +105,7 @@ def lines(report: Report) -> Iterator[str]:
     if report.refused:
         yield f"  {report.refused:,} of these are refusals"
     for what, count in report.apart.items():
-        yield f"  {count:,} not made again: decided by {what}"
+        yield f"  {count:,} not made again: decided by {what}; audit with theirs"
     if report.repeated:
         yield f"  {report.repeated:,} came again for an event already answered; the first counts"
     for id in report.unlike:
