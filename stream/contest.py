@@ -1,7 +1,6 @@
 """Many trials on the cores there are, and the table that compares their policies."""
 
 import multiprocessing
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing.sharedctypes import Synchronized
@@ -67,7 +66,6 @@ def _run(trial: Trial) -> Played:
 
 def played(trials: Sequence[Trial], total: int, jobs: int) -> list[Played]:
     """Play all trials, `jobs` at a time, each in a process of its own, with a progress bar."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes share the cores already
     spawn = multiprocessing.get_context("spawn")
     done: Synchronized[int] = spawn.Value("q", 0)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
