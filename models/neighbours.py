@@ -1,7 +1,7 @@
 """Incremental item-item cosine: people who liked this lately also liked that."""
 
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 
 import numpy as np
 
@@ -54,22 +54,22 @@ class Neighbours(Ranker):
         self._together: list[dict[int, int]] = []  # C, by item row: stamp -> count
         self._histories: list[list[int]] = []  # by user row: stamps, the latest last
 
-    def scores(self, user: str, items: Sequence[str]) -> Floats:
+    def scores(self, user: str, items: Sequence[str], recent: int | None = None) -> Floats:
         rows = self._items.rows(items)
-        scores = np.zeros(len(rows))
-        liked = self._recent(user)
-        if liked:
-            known = rows >= 0
-            stamps = np.where(known, self._stamps[rows], -1).tolist()
-            likes = np.where(known, self._likes[rows], 1.0)
-            for j in liked:
-                get = self._together[j].get
-                together = np.array([get(stamp, 0) for stamp in stamps], np.float64)
-                scores += together / np.sqrt(likes * self._likes[j])
-        return scores.astype(np.float32)
+        liked = self._recent(user, recent)
+        if not liked:
+            return np.zeros(len(rows), np.float32)
+        known = rows >= 0
+        stamps = np.where(known, self._stamps[rows], -1).tolist()
+        likes = np.where(known, self._likes[rows], 1.0)
+        counts = (map(self._together[j].get, stamps, repeat(0)) for j in liked)
+        shape = len(liked), len(rows)
+        together = np.fromiter(chain.from_iterable(counts), np.float64, shape[0] * shape[1])
+        weights = together.reshape(shape) / np.sqrt(self._likes[liked, None] * likes)
+        return weights.sum(axis=0).astype(np.float32)
 
-    def top(self, user: str, n: int) -> list[str]:
-        tables = [(self._together[j], self._likes[j]) for j in self._recent(user)]
+    def top(self, user: str, n: int, recent: int | None = None) -> list[str]:
+        tables = [(self._together[j], self._likes[j]) for j in self._recent(user, recent)]
         size = sum(len(table) for table, _ in tables)
         stamps = np.fromiter(chain.from_iterable(table for table, _ in tables), np.int64, size)
         together = np.fromiter(
@@ -148,10 +148,10 @@ class Neighbours(Ranker):
         ends = pairwise((0, *state["history_ends"].tolist()))
         self._histories = [histories[a:b] for a, b in ends]
 
-    def _recent(self, user: str) -> list[int]:
+    def _recent(self, user: str, recent: int | None) -> list[int]:
         """The rows of the user's last likes that are still known, the latest last."""
         u = self._users.row(user)
-        liked = self._histories[u][-self.recent :] if u >= 0 else []
+        liked = self._histories[u][-(recent or self.recent) :] if u >= 0 else []
         return [stamp % self.items for stamp in liked if self._alive(stamp)]
 
     def _alive(self, stamp: int) -> bool:
@@ -178,3 +178,42 @@ class Neighbours(Ranker):
         order = np.lexsort((stamps, -counts))[: self.neighbours]
         order = order[counts[order] > 0]
         return dict(zip(stamps[order].tolist(), counts[order].tolist(), strict=True))
+
+
+class View:
+    """The counts of `Neighbours`, asked with another `recent`; they are learned and kept there.
+
+    >>> model = Neighbours(recent=1)
+    >>> for user, item in [("ann", "a"), ("ann", "b"), ("bob", "a"), ("bob", "c")]:
+    ...     model.learn(user, item, 1.0, seed=0)
+    >>> model.scores("bob", ["b"]).tolist(), View(model, recent=2).scores("bob", ["b"]).round(3)
+    ([0.0], array([0.707], dtype=float32))
+    """
+
+    name = "neighbours"
+
+    def __init__(self, model: Neighbours, *, recent: int) -> None:
+        if not 1 <= recent <= model.history:
+            raise ValueError(
+                f"recent must be from 1 to the model's history ({model.history}), got {recent}"
+            )
+        self._model, self.recent = model, recent
+
+    def scores(self, user: str, items: Sequence[str]) -> Floats:
+        return self._model.scores(user, items, self.recent)
+
+    def top(self, user: str, n: int) -> list[str]:
+        return self._model.top(user, n, self.recent)
+
+    def learn(self, user: str, item: str, value: float, seed: int) -> None:
+        """Nothing: the model learns it."""
+
+    def state(self) -> Arrays:
+        """`recent` alone: all that is learned is in the model's state."""
+        return {"recent": np.array([self.recent])}
+
+    def load(self, state: Arrays) -> None:
+        if state["recent"][0] != self.recent:
+            raise ValueError(
+                f"recent must be {state['recent'][0]} as in the state, got {self.recent}"
+            )

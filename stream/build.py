@@ -18,7 +18,7 @@ from models.content import Content
 from models.embedding import BertEncoder, CachedEncoder, HashEncoder, Vectors, bundled
 from models.history import Exposure, Histories
 from models.memory import Memory
-from models.neighbours import Neighbours
+from models.neighbours import Neighbours, View
 from models.popularity import Popularity
 from policies.base import Policy
 from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
@@ -45,12 +45,6 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "content": lambda s, explore: Blend("content", weights={"content": 1}, exploration=explore),
     "blend": lambda s, explore: Blend("blend", weights=BLEND, exploration=explore),
     "bandit": lambda s, explore: Vowpal(exploration=explore, prior=PRIOR, rate=s.learning_rate),
-}
-
-SCORERS: dict[str, Callable[[Settings], Scorer]] = {
-    "knn": lambda s: Neighbours(users=s.max_users, items=s.max_items),
-    "knn_long": lambda s: Neighbours(recent=20, users=s.max_users, items=s.max_items),
-    "mf": lambda s: Factorisation(limit=max(s.max_users, s.max_items), seed=s.seed),
 }
 
 ENCODERS: dict[str, Callable[[Settings], Encoder]] = {
@@ -102,11 +96,22 @@ def catalogue(settings: Settings, text: Encoder) -> Catalogue:
     )
 
 
+def scorers(settings: Settings) -> dict[str, Scorer]:
+    """What learns who likes what, by name; a new one is one row here."""
+    users, items = settings.max_users, settings.max_items
+    knn = Neighbours(users=users, items=items)
+    return {
+        "knn": knn,
+        "knn_long": View(knn, recent=20),
+        "mf": Factorisation(limit=max(users, items), seed=settings.seed),
+    }
+
+
 def parts(settings: Settings, text: Encoder) -> Parts:
     """A worker's agents with nothing learned yet."""
     memory = Memory(
         Popularity(limit=settings.max_items),
-        {name: make(settings) for name, make in SCORERS.items()},
+        scorers(settings),
         Histories(limit=settings.max_users),
         Exposure(limit=settings.max_items),
     )

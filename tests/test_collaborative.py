@@ -11,7 +11,7 @@ import pytest
 from river import checks, reco
 
 from models.collaborative import LOSSES, Factorisation, Ranker, others, sigmoid
-from models.neighbours import Neighbours
+from models.neighbours import Neighbours, View
 from models.popularity import Popularity
 
 RANKERS: dict[str, Callable[[], Factorisation | Neighbours]] = {
@@ -210,6 +210,30 @@ def test_an_evicted_items_neighbours_are_not_its_successors() -> None:
 def test_neighbours_refuse_a_state_of_another_limit() -> None:
     with pytest.raises(ValueError, match="items must be 3 as in the state, got 4"):
         Neighbours(items=4).load(Neighbours(items=3).state())
+
+
+def test_a_view_reads_as_a_model_of_that_recent_that_learned_the_same() -> None:
+    rng = random.Random(7)
+    model, longer = Neighbours(items=30, recent=2), Neighbours(items=30, recent=9)
+    view = View(model, recent=9)
+    for n in range(2_000):
+        user, item = f"u{rng.randrange(40)}", f"i{rng.randrange(40)}"
+        for scorer in (model, longer, view):
+            scorer.learn(user, item, 1.0, n)
+    items = [f"i{n}" for n in range(40)]
+    for user in (f"u{n}" for n in range(41)):
+        assert view.scores(user, items).tolist() == longer.scores(user, items).tolist()
+        assert view.top(user, 12) == longer.top(user, 12)
+    assert view.scores("u1", items).tolist() != model.scores("u1", items).tolist()
+
+
+def test_a_views_state_is_its_recent_and_no_other_is_loaded() -> None:
+    view = View(Neighbours(), recent=9)
+    view.load(view.state())
+    with pytest.raises(ValueError, match="recent must be 9 as in the state, got 8"):
+        View(Neighbours(), recent=8).load(view.state())
+    with pytest.raises(ValueError, match=r"history \(50\), got 51"):
+        View(Neighbours(), recent=51)
 
 
 def test_an_items_neighbours_are_bounded_and_the_largest_stay() -> None:
