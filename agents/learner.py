@@ -11,7 +11,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from models.events import Interaction, Invalid, Outcome, Source, chain, decode_record
+from models.codec import Invalid, chain, too_deep
+from models.events import Interaction, Outcome, Source, decode_record
 from models.memory import Memory
 from policies.base import Policy
 
@@ -84,9 +85,11 @@ class Learner:
 
     def _unusable(self, data: bytes, invalid: Invalid) -> Verdict:
         """Bytes that are no record are skipped, by all alike; a record of another kind is not."""
+        if too_deep(data):
+            return "invalid"
         try:
             kind = msgspec.json.decode(data, type=Tag).type
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return "invalid"
         if kind in ("", "interaction", "outcome"):
             return "invalid"

@@ -6,11 +6,16 @@ Times (`at`) are milliseconds since 1970-01-01 UTC. Every size is bounded: see a
 """
 
 from hashlib import blake2b
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from models.codec import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
+from models.codec import Decode as Decode
+from models.codec import Invalid as Invalid
+from models.codec import chain as chain
+from models.codec import encode as encode
 from models.fields import (
     MAX_CANDIDATES,
     DecisionId,
@@ -24,7 +29,6 @@ from models.fields import (
 )
 
 SCHEMA_VERSION = 1
-MAX_MESSAGE_BYTES = 1_000_000  # Kafka's own default for one record
 MAX_SLOTS = 100
 
 
@@ -222,45 +226,6 @@ class Outcome(Message, frozen=True, tag="outcome"):
 Event = Request | Impression | Click | Reward | Tick
 Record = Interaction | Outcome
 
-_encoder = msgspec.json.Encoder()
-
-
-class Invalid(ValueError):
-    """A message that cannot be used: the rule it breaks and where."""
-
-
-def encode(message: Message) -> bytes:
-    """The message as compact JSON; equal messages give equal bytes.
-
-    >>> encode(Tick(at=5))
-    b'{"type":"tick","at":5}'
-    """
-    return _encoder.encode(message)
-
-
-T = TypeVar("T")
-
-
-class Decode(Generic[T]):
-    """Bytes to one of some message types; raises `Invalid` with the path of what is wrong.
-
-    >>> decode_event(b'{"type":"request","id":"r","user":"u","at":1,"k":0}')
-    Traceback (most recent call last):
-    models.events.Invalid: Expected `int` >= 1 - at `$.k`
-    """
-
-    def __init__(self, kind: Any) -> None:
-        self._decoder = msgspec.json.Decoder(kind)
-
-    def __call__(self, data: bytes) -> T:
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise Invalid(f"a message has at most {MAX_MESSAGE_BYTES:,} bytes, not {len(data):,}")
-        try:
-            return self._decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Invalid(str(error)) from None
-
-
 decode_event: Decode[Event] = Decode(Event)
 decode_item: Decode[Item] = Decode(Item)
 decode_embedding: Decode[Embedding] = Decode(Embedding)
@@ -269,15 +234,6 @@ decode_record: Decode[Record] = Decode(Record)
 decode_any: Decode[Item | Embedding | Event | Decision | Record] = Decode(
     Item | Embedding | Event | Decision | Record
 )
-
-
-def chain(record: bytes) -> str:
-    """64 bits over an encoded record, which holds the chain value before it in `prev`.
-
-    >>> chain(b"")
-    'e4a6a0577479b2b4'
-    """
-    return blake2b(record, digest_size=8).hexdigest()
 
 
 def text_of(item: Item) -> str:

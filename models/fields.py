@@ -5,13 +5,14 @@ from typing import Annotated
 from msgspec import Meta
 
 MAX_CANDIDATES = 1_000
+NO_CONTROL = r"^[^\x00-\x1f\x7f]*(?!\n)$"  # Python's $ would let one newline pass
 
 Id = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=256,
-        pattern=r"^[^\x00-\x1f\x7f]*$",
+        pattern=NO_CONTROL,
         description="an id: 1 to 256 characters, none of them control characters",
     ),
 ]
@@ -20,7 +21,7 @@ DecisionId = Annotated[
     Meta(
         min_length=1,
         max_length=300,
-        pattern=r"^[^\x00-\x1f\x7f]*$",
+        pattern=NO_CONTROL,
         description="a request's id, or `refresh:` and a click's id",
     ),
 ]
