@@ -4,37 +4,24 @@ Every so many liked items, their user asks for a ranking just before; a visitor 
 back with their request, in event time, and the logged event itself follows as one without.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from heapq import heappop, heappush
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Protocol
 
 from msgspec import Struct, structs
 
 from agents.loop import Loop
-from agents.visitor import LogVisitor
-from models.events import Click, Decision, Embedding, Event, Item, Request, Reward, encode
+from models.events import Click, Decision, Embedding, Event, Item, encode
 from stream import build
-from stream.replay import Log, liked
 from stream.settings import Settings
-from stream.vectors import Known
+from stream.worlds import LogWorld, Messages, Visitor, World
+
+__all__ = ["LogWorld", "Messages", "Played", "Trial", "Visitor", "World", "play", "run"]
 
 NEVER = 1 << 62
-Messages = Iterable[Item | Embedding | Event]
-
-
-class Visitor(Protocol):
-    def visit(self, decision: Decision) -> list[Click]: ...
-
-
-class Absent:
-    """Nobody is there: the log holds the clicks itself."""
-
-    def visit(self, decision: Decision) -> list[Click]:
-        return []
 
 
 class Played(Struct, frozen=True):
@@ -50,30 +37,6 @@ class Played(Struct, frozen=True):
     micros: float  # median of a decision
     seconds: float
     digest: str
-
-
-def asking(
-    messages: Messages, likes: int, limit: int, k: int
-) -> Iterator[Item | Embedding | Event]:
-    """The log with `limit` requests, spread evenly over its `likes`: each just before one."""
-    liking = asked = 0
-    for message in messages:
-        if liked(message) is not None and isinstance(message, Click | Reward):
-            liking += 1
-            if liking * limit >= (asked + 1) * likes and asked < limit:
-                asked += 1
-                yield Request(id=f"ask:{asked}", user=message.user, at=message.at, k=k)
-        yield message
-
-
-def upto(messages: Messages, limit: int) -> Iterator[Item | Embedding | Event]:
-    """The log until its request number `limit`, and what follows that one."""
-    asked = 0
-    for message in messages:
-        asked += isinstance(message, Request)
-        if asked > limit:
-            return
-        yield message
 
 
 def play(loop: Loop, messages: Messages, visitor: Visitor) -> Iterator[tuple[Decision, int, float]]:
@@ -106,46 +69,8 @@ class Trial(Struct, frozen=True, kw_only=True):
     """One run: a policy (in `settings`) and where its requests and its visitors come from."""
 
     settings: Settings
-    world: "World"
+    world: World
     decisions: Path | None = None
-
-
-class World(Protocol):
-    """A log or a simulation; it crosses to another process by pickling."""
-
-    @property
-    def encoder(self) -> Known: ...
-
-    def messages(self) -> Messages: ...
-
-    def visitor(self) -> Visitor: ...
-
-
-class LogWorld(Struct, frozen=True):
-    """A log's first `requests` requests; if it has none, as many, evenly before liked items."""
-
-    log: Log
-    requests: int
-    k: int = 10
-    window: int = 20
-
-    @property
-    def encoder(self) -> Known:
-        return self.log.encoder
-
-    @property
-    def asks(self) -> bool:
-        """True if the log holds its own requests: then nothing is added to it."""
-        return any(isinstance(event, Request) for event in self.log.events)
-
-    def messages(self) -> Messages:
-        if self.asks:
-            return upto(self.log.in_time(), self.requests)
-        likes = sum(liked(event) is not None for event in self.log.events)
-        return asking(self.log.in_time(), likes, min(self.requests, likes), self.k)
-
-    def visitor(self) -> Visitor:
-        return Absent() if self.asks else LogVisitor(self.log.events, window=self.window)
 
 
 def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Played:

@@ -6,11 +6,7 @@ the catalogue at its `at`, or never if that is after the log.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
-from pathlib import Path
-from random import Random
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 from msgspec import Struct, structs
@@ -18,99 +14,13 @@ from rich.progress import Progress
 
 from agents import metrics
 from agents.metrics import Interval, Window
-from models.base import Scorer
-from models.candidates import standardised
-from models.events import Click, Embedding, Event, Impression, Item, Request, Reward, Tick
-from models.index import best
+from models.events import Click, Embedding, Item, Reward
 from stream import build
-from stream.files import read_log
+from stream.rankings import Blended, Chance, Ranking, unseen
 from stream.settings import Settings
-from stream.vectors import Known, embedded
+from stream.timeline import Log, liked
 
 DEPTH = 100  # places looked at: below them a reciprocal rank counts as 0
-EVENTS = Request | Impression | Click | Reward | Tick
-
-
-class Log(Struct, frozen=True):
-    """A log in memory: items with their vectors, and events in the file's order."""
-
-    items: tuple[Item, ...]
-    embeddings: tuple[Embedding, ...]
-    events: tuple[Event, ...]
-    encoder: Known
-
-    def in_time(self) -> Iterator[Item | Embedding | Event]:
-        """Everything in event time: before an event come the items that existed by then."""
-        order = sorted(range(len(self.items)), key=lambda i: self.items[i].at)
-        pairs = ((self.items[i], self.embeddings[i]) for i in order)
-        following = next(pairs, None)
-        for event in self.events:
-            while following and following[0].at <= event.at:
-                yield from following
-                following = next(pairs, None)
-            yield event
-
-
-def read(path: Path, settings: Settings) -> Log:
-    """Read a log and embed its items; vectors are kept under `data_dir` for the next time."""
-    items: dict[str, Item] = {}
-    events: list[Event] = []
-    for message in read_log(path):
-        if isinstance(message, Item):
-            items[message.id] = message
-        elif isinstance(message, EVENTS):
-            events.append(message)
-    kept = tuple(item for item in items.values() if not item.deleted)
-    vectors, encoder = embedded(kept, build.encoder(settings), Path(settings.data_dir))
-    return Log(kept, vectors, tuple(events), encoder)
-
-
-def liked(event: object) -> str | None:
-    """The item that an event shows its user to like, if it does."""
-    if isinstance(event, Click):
-        return event.item
-    if isinstance(event, Reward) and event.item is not None and event.value > 0:
-        return event.item
-    return None
-
-
-class Ranking(Protocol):
-    def top(self, user: str, n: int) -> list[str]: ...
-
-
-class Blended:
-    """The weighted sum of z-scores over what any of its models would put in front."""
-
-    def __init__(self, models: Mapping[str, Scorer], weights: Mapping[str, float]) -> None:
-        self._models = [(models[name], weight) for name, weight in sorted(weights.items())]
-
-    def top(self, user: str, n: int) -> list[str]:
-        items = sorted({item for model, _ in self._models for item in model.top(user, n)})
-        x = [np.maximum(model.scores(user, items), 0.0) for model, _ in self._models]
-        z = standardised(np.array(x, np.float64).T)
-        total = (z * np.array([weight for _, weight in self._models])).sum(axis=1)
-        return best(total, items, n)
-
-
-class Chance:
-    """A random order of the items known so far, new for every question: the lower bound."""
-
-    def __init__(self, items: Sequence[str], seed: int) -> None:
-        self._items, self._rng = items, Random(seed)
-
-    def top(self, user: str, n: int) -> list[str]:
-        return self._rng.sample(self._items, min(n, len(self._items)))
-
-
-def unseen(model: Ranking, user: str, seen: Set[str], n: int) -> list[str]:
-    """The model's first `n` items that the user has not met; fewer if it knows no more."""
-    ask = n + 50
-    while True:
-        items = model.top(user, ask)
-        left = [item for item in items if item not in seen]
-        if len(left) >= n or len(items) < ask:
-            return left[:n]
-        ask *= 4
 
 
 class Row(Struct, frozen=True):

@@ -13,10 +13,12 @@ from msgspec import structs
 
 from models.events import Click, Item, Request, Reward
 from stream.__main__ import main
-from stream.compare import LogWorld, Trial, run
+from stream.compare import Trial, run
 from stream.files import write_log
-from stream.replay import Log, foresee, read
+from stream.replay import foresee
 from stream.settings import Settings
+from stream.timeline import Log, read
+from stream.worlds import LogWorld
 
 ROOT = Path(__file__).parent.parent
 

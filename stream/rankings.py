@@ -1,0 +1,50 @@
+"""Whole rankings to hold against what users did next: each model's, a blend's, and chance's."""
+
+from collections.abc import Mapping, Sequence, Set
+from random import Random
+from typing import Protocol
+
+import numpy as np
+
+from models.base import Scorer
+from models.candidates import standardised
+from models.index import best
+
+
+class Ranking(Protocol):
+    def top(self, user: str, n: int) -> list[str]: ...
+
+
+class Blended:
+    """The weighted sum of z-scores over what any of its models would put in front."""
+
+    def __init__(self, models: Mapping[str, Scorer], weights: Mapping[str, float]) -> None:
+        self._models = [(models[name], weight) for name, weight in sorted(weights.items())]
+
+    def top(self, user: str, n: int) -> list[str]:
+        items = sorted({item for model, _ in self._models for item in model.top(user, n)})
+        x = [np.maximum(model.scores(user, items), 0.0) for model, _ in self._models]
+        z = standardised(np.array(x, np.float64).T)
+        total = (z * np.array([weight for _, weight in self._models])).sum(axis=1)
+        return best(total, items, n)
+
+
+class Chance:
+    """A random order of the items known so far, new for every question: the lower bound."""
+
+    def __init__(self, items: Sequence[str], seed: int) -> None:
+        self._items, self._rng = items, Random(seed)
+
+    def top(self, user: str, n: int) -> list[str]:
+        return self._rng.sample(self._items, min(n, len(self._items)))
+
+
+def unseen(model: Ranking, user: str, seen: Set[str], n: int) -> list[str]:
+    """The model's first `n` items that the user has not met; fewer if it knows no more."""
+    ask = n + 50
+    while True:
+        items = model.top(user, ask)
+        left = [item for item in items if item not in seen]
+        if len(left) >= n or len(items) < ask:
+            return left[:n]
+        ask *= 4
