@@ -329,6 +329,14 @@ def test_the_last_impression_counts() -> None:
     assert list(rewards(world.closed())) == ["b"]
 
 
+def test_a_reward_is_shared_by_our_own_items_among_those_shown() -> None:
+    world = World()
+    world(request())
+    world(impression("bzc"))
+    world(reward(4.0))
+    assert rewards(world.closed()) == {"b": 2.0, "c": 2.0}
+
+
 def test_an_impression_of_foreign_items_alone_leaves_no_slots_to_share() -> None:
     world = World()
     world(request())

@@ -340,5 +340,5 @@ class Log(RuleBasedStateMachine):
 
 def test_attribution_does_what_brute_force_does() -> None:
     run_state_machine_as_test(
-        Log, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+        Log, settings=settings(max_examples=200, stateful_step_count=40, deadline=None)
     )
