@@ -135,6 +135,7 @@ class Engine:
                 life.number: {
                     "ready": life.ready,
                     "next": life.partition.attribution.next,
+                    "open": life.partition.attribution.open,
                     "watermark": life.partition.attribution.watermark,
                     "events": dict(life.partition.attribution.counts),
                     "deadletters": dict(life.partition.counts),

@@ -69,7 +69,12 @@ async def restore(
                 f"{events.topic}-{number} begins at {starts[events]}: what came before is gone, "
                 "and the rewards still open cannot be known; keep events longer (retention.ms)"
             )
-        end = (await reader.end_offsets([rankings]))[rankings]
+        ends = await reader.end_offsets([events, rankings])
+        if committed > ends[events]:
+            raise Cut(
+                f"{events.topic}-{number} ends at {ends[events]}, but was committed up to "
+                f"{committed}: the log begins again; give it another RANKLOOP_APP and prefix"
+            )
         reader.assign([events, rankings])
         reader.seek(events, starts[events])
         reader.seek(rankings, starts[rankings])
@@ -77,7 +82,7 @@ async def restore(
 
         async def read_back(_: Command) -> bool:
             nonlocal position
-            if position >= end:
+            if position >= ends[rankings]:
                 return False
             for messages in (await reader.getmany(rankings, timeout_ms=1000)).values():
                 for message in messages:
@@ -95,7 +100,7 @@ async def restore(
                 done = messages[-1].offset + 1
         while await read_back(ReadBack()):
             pass
-        partition.attribution.next = max(done, committed)
+        partition.attribution.next = max(starts[events], committed)
         return position
     except OffsetOutOfRangeError as error:
         raise Cut(f"a log was cut while it was read: {error}") from error

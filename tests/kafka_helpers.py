@@ -76,7 +76,7 @@ class World:
         options = self.settings.aiokafka_options()
         self._producer = AIOKafkaProducer(**options, **PUBLISHING)
         self._consumer = AIOKafkaConsumer(
-            **options, auto_offset_reset="none", enable_auto_commit=False
+            **options, auto_offset_reset="none", enable_auto_commit=False, fetch_max_wait_ms=20
         )
         await self._producer.start()
         await self._consumer.start()
@@ -226,15 +226,18 @@ class World:
 
         return eventually(same, "all workers agree at the end of feedback")
 
-    def settled(self) -> None:
-        """Wait until the owners have folded every event there is."""
+    def settled(self, closed: bool = False) -> None:
+        """Wait until the owners have folded every event, and `closed` every decision."""
 
         def done() -> bool:
             ends: dict[int, int] = {}
             for message in self.read(self.topics.events):
                 ends[message.partition] = message.offset + 1
             lives = {n: life for w in self.workers if w.runs for n, life in w.partitions().items()}
-            return all(n in lives and lives[n]["next"] >= end for n, end in ends.items())
+            return all(
+                n in lives and lives[n]["next"] >= end and not (closed and lives[n]["open"])
+                for n, end in ends.items()
+            )
 
         eventually(done, "every event is folded")
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from stream.server import free_port
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60.0  # seconds until a condition counts as never coming true
+PATIENCE = 30.0  # seconds until a condition counts as never coming true
 T = TypeVar("T")
 
 
@@ -47,6 +47,10 @@ class Worker:
                 stdout=out,
                 stderr=out,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def runs(self) -> bool:

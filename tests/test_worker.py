@@ -1,14 +1,29 @@
-"""Workers on a real Kafka: killed, restarted, fed with rubbish, they keep their promises."""
+"""Workers on a real Kafka: killed, restarted, asleep, and they keep their promises."""
 
+import asyncio
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 
 import pytest
+from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 
-from models.events import Click, Request
+from models.events import (
+    Click,
+    Event,
+    Interaction,
+    Request,
+    decode_decision,
+    decode_event,
+)
+from stream.local import Stack
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
+from tests.kafka_ledger import Entry, Ledger
+from tests.kafka_worker import Worker, eventually
 
 pytestmark = pytest.mark.kafka
 
@@ -17,22 +32,176 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def world(kafka: Kafka, topic_prefix: str, tmp_path: Path) -> Iterator[Make]:
-    """Makes a rankloop of its own on the broker; all are stopped in the end."""
+    """Makes a rankloop of its own on the broker; its workers are stopped in the end."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(
             World(kafka.brokers, topic_prefix, tmp_path, **settings)
         )
 
 
-def test_a_ranking_knows_the_click_before_it(world: Make) -> None:
-    loop = world(partitions=1)
-    loop.ready()
+def traffic(seed: int, count: int, begin: int) -> list[Event]:
+    """Requests, and clicks on what an earlier one of the same user may have shown."""
+    rng, asked, events = Random(seed), list[Request](), list[Event]()
+    for n in range(count):
+        at = begin + n
+        if not asked or rng.random() < 0.5:
+            user = f"user:{rng.randrange(30)}"
+            asked.append(Request(id=f"{seed}:r{n}", user=user, at=at, k=3))
+            events.append(asked[-1])
+        else:
+            of = rng.choice(asked[-100:])
+            item = f"item:{rng.randrange(40)}"
+            events.append(Click(id=f"{seed}:c{n}", user=of.user, item=item, at=at, request=of.id))
+    return events
+
+
+def ledgers(world: World) -> dict[int, Ledger]:
+    """The account of each partition: all of its events are good ones."""
+    settings = world.settings
+    seconds = (settings.horizon_seconds, settings.early_seconds, settings.lateness_seconds)
+    horizon, early, lateness = (round(1000 * each) for each in seconds)
+    entries: dict[int, list[Entry]] = {p: [] for p in range(settings.partitions)}
+    for message in world.read(world.topics.events):
+        event = decode_event(message.value or b"")
+        entries[message.partition].append(Entry(message.offset, message.timestamp, event))
+    return {p: Ledger(horizon, early, lateness)(entries[p]) for p in entries}
+
+
+def assert_kept(world: World) -> None:
+    """All answered, nothing lost or learned twice; call it once horizons have closed all."""
+    world.settled(closed=True)
+    version, digest = world.agreed()
+    fresh = world.folded(version)
+    assert fresh.digest() == digest
+    accounts = ledgers(world)
+    decisions = world.decisions()
+    assert set(decisions) == {id for account in accounts.values() for id in account.asked}
+    learned: set[tuple[int, int, int]] = set()
+    for partition, account in accounts.items():
+        records = sorted(
+            {r.source: r for r in world.records() if r.source.partition == partition}.values(),
+            key=lambda record: record.source,
+        )
+        liked = [r for r in records if isinstance(r, Interaction)]
+        assert [(r.id, r.user, r.item, r.value) for r in liked] == account.liked
+        ends: dict[str, list[str]] = {}
+        for record in records:
+            learned.add((partition, record.source.offset, record.source.index))
+            if not isinstance(record, Interaction):
+                ends.setdefault(record.id, []).append(record.status)
+        assert ends == {id: one.ends for id, one in account.asked.items() if one.ends}
+    assert fresh.counts["learned"] == len(learned)
+    assert fresh.counts["refused"] == 0
+
+
+def answers(world: World) -> list[str]:
+    """The ids of all rankings published, however often."""
+    rankings = world.read(world.topics.rankings)
+    return [decode_decision(message.value or b"").id for message in rankings]
+
+
+def test_a_restarted_worker_answers_nothing_twice_and_closes_what_was_open(world: Make) -> None:
+    loop = world(partitions=2, horizon_seconds=3, lateness_seconds=5, tick_seconds=0.2)
+    [first] = loop.ready()
     loop.stock()
-    at = now()
-    loop.publish(
-        Click(id="c", user="ann", item="item:3", at=at), Request(id="r", user="ann", at=at + 1)
-    )
-    decision = loop.decision("r")
-    [click] = [n for n, record in enumerate(loop.records()) if record.id == "c"]
-    assert decision.model > click
-    assert "item:3" not in {slot.item for slot in decision.slots}
+    loop.publish(*traffic(1, 200, now() - 200))
+    loop.settled()
+    assert first.stop() == 0
+    loop.publish(*traffic(2, 100, now() - 100))
+    loop.ready()
+    assert_kept(loop)
+    assert len(answers(loop)) == len(set(answers(loop)))
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(apache_kafka: Kafka, world: Make) -> None:
+    loop = world(horizon_seconds=5, lateness_seconds=5, tick_seconds=0.5)
+    doomed, _ = loop.ready(2)
+    loop.stock()
+    loop.publish(*traffic(1, 500, now() - 500))
+    loop.publish(*traffic(2, 500, now() - 500))
+    eventually(lambda: len(answers(loop)) > 150, "rankings are under way")
+    doomed.kill()
+    loop.publish(*traffic(3, 500, now() - 500))
+    assert_kept(loop)
+
+
+def test_a_worker_that_slept_through_its_replacement_does_no_harm(
+    apache_kafka: Kafka, world: Make
+) -> None:
+    loop = world(horizon_seconds=5, lateness_seconds=5, tick_seconds=0.5)
+    sleeper, other = loop.ready(2)
+    loop.stock()
+    loop.publish(*traffic(1, 500, now() - 500))
+    eventually(lambda: len(answers(loop)) > 100, "rankings are under way")
+    with asleep(sleeper):
+        loop.publish(*traffic(2, 500, now() - 500))
+        eventually(lambda: other.owns(4), "the other has taken over")
+    loop.publish(*traffic(3, 500, now() - 500))
+    eventually(lambda: sleeper.owns(2) and other.owns(2), "they share again")
+    assert_kept(loop)
+
+
+class asleep:  # noqa: N801 - reads as a statement
+    """A worker stopped by SIGSTOP, and let go on."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def __enter__(self) -> None:
+        os.kill(self.worker.pid, signal.SIGSTOP)
+
+    def __exit__(self, *_: object) -> None:
+        os.kill(self.worker.pid, signal.SIGCONT)
+
+
+def test_a_broker_that_restarts_is_waited_for(
+    kafka_home: Path, topic_prefix: str, tmp_path: Path
+) -> None:
+    with (
+        Stack(kafka_home=kafka_home, redis=False) as stack,
+        World(stack.brokers, topic_prefix, tmp_path, partitions=2) as loop,
+    ):
+        loop.ready()
+        loop.stock()
+        loop.publish(*traffic(1, 300, now() - 300))
+        eventually(lambda: len(answers(loop)) > 50, "rankings are under way")
+        stack.kafka.restart()
+        loop.publish(*traffic(2, 100, now() - 100))
+        assert_kept(loop)
+
+
+def test_a_record_of_another_release_stops_the_worker(world: Make) -> None:
+    loop = world(partitions=1)
+    [worker] = loop.ready()
+    loop.send(b'{"type":"promotion","v":2}', topic=loop.topics.feedback)
+    assert worker.ended() != 0
+    assert "'promotion', which this release cannot fold" in worker.words()
+
+
+def test_a_commit_beyond_the_log_stops_the_worker(world: Make) -> None:
+    loop = world(partitions=1)
+    where = TopicPartition(loop.topics.events, 0)
+
+    async def commit() -> None:
+        options = loop.settings.aiokafka_options()
+        consumer = AIOKafkaConsumer(**options, group_id=f"{loop.settings.app}-partitions")
+        async with consumer:
+            consumer.assign([where])
+            await consumer.commit({where: OffsetAndMetadata(1_000, "")})
+
+    asyncio.run(commit())
+    worker = loop.worker()
+    assert worker.ended() != 0
+    assert "begins again" in worker.words()
+
+
+def test_one_worker_runs_on_the_small_local_broker(topic_prefix: str, tmp_path: Path) -> None:
+    pytest.importorskip("noida_db")
+    with (
+        Stack(redis=False) as stack,
+        World(stack.brokers, topic_prefix, tmp_path, partitions=2, horizon_seconds=5) as loop,
+    ):
+        loop.ready()
+        loop.stock()
+        loop.publish(*traffic(1, 200, now() - 200))
+        assert_kept(loop)
