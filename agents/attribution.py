@@ -25,8 +25,6 @@ from models.events import (
     encode,
 )
 
-NEVER = 2**63
-
 
 class Rules(Struct, frozen=True, kw_only=True):
     """How rewards find their decisions; times in milliseconds of event time."""
@@ -102,7 +100,7 @@ class Attribution:
         self._early: dict[str, dict[int, Joined]] = {}  # decision id -> offset -> event
         self._orphaning: list[tuple[int, int, str]] = []
         self._undecided: dict[str, int] = {}  # id -> deadline
-        self._soonest = NEVER  # the first of those deadlines
+        self._due: list[tuple[int, str]] = []  # heap of those, its first one not decided
         self._ahead: dict[tuple[int, str], Decision] = {}  # read back before their event, by both
 
     @property
@@ -112,7 +110,7 @@ class Attribution:
 
     def blocked(self, appended: int, event: Event) -> bool:
         """True if folding the event now would close a request that is not decided yet (L1)."""
-        return self._soonest < self._advanced(appended, event)
+        return bool(self._due) and self._due[0][0] < self._advanced(appended, event)
 
     def decision(self, id: str) -> Decision | None:
         """The decision for an open or correctable request as read back, if there is one."""
@@ -131,8 +129,9 @@ class Attribution:
         if pending is None or pending.source != decision.source or pending.decision is not None:
             return False
         pending.decision = decision
-        if self._undecided.pop(decision.id) == self._soonest:
-            self._soonest = min(self._undecided.values(), default=NEVER)
+        del self._undecided[decision.id]
+        while self._due and self._undecided.get(self._due[0][1]) != self._due[0][0]:
+            heappop(self._due)
         return True
 
     def __call__(self, offset: int, appended: int, event: Event) -> Yield:
@@ -178,7 +177,7 @@ class Attribution:
         pending.decision = self._ahead.pop((self._offset, request.id), None)
         if pending.decision is None:
             self._undecided[request.id] = deadline
-            self._soonest = min(self._soonest, deadline)
+            heappush(self._due, (deadline, request.id))
         self._pending[request.id] = pending
         heappush(self._closing, (deadline, self._offset, request.id))
         for event in self._early.pop(request.id, {}).values():
