@@ -38,6 +38,11 @@ class Learner:
     """Folds the feedback log into the memory and the policy.
 
     `version` is the feedback offset to read next; `places` how far each partition was learned.
+
+    >>> from policies.uniform import Uniform
+    >>> fold = Learner(Memory(None, {}), Uniform())
+    >>> fold(0, b"no record"), fold.version
+    ('invalid', 1)
     """
 
     def __init__(self, memory: Memory, policy: Policy, learn_late: bool = False) -> None:

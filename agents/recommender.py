@@ -29,6 +29,14 @@ class Recommender:
 
     Chance comes from (seed, request id), so the same request at the same versions gives the same
     bytes: what `audit` checks.
+
+    >>> from models.content import Content; from models.memory import Memory
+    >>> from policies.uniform import Uniform
+    >>> memory, films = Memory(None, {}), Catalogue(encoder="", dimensions=1)
+    >>> retrieval = Retrieval(memory, films, Content(films, memory.histories))
+    >>> recommend = Recommender(Learner(memory, Uniform()), films, retrieval, Terms())
+    >>> recommend(Ask(Request(id="r", user="ann", at=0), source=0)).refused
+    'no candidates: the catalogue or the list is empty'
     """
 
     def __init__(

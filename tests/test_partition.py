@@ -34,6 +34,7 @@ from models.events import (
     Request,
     Reward,
     Slot,
+    Source,
     Tick,
     chain,
     decode_decision,
@@ -44,7 +45,7 @@ from models.events import (
 from models.memory import Memory
 from policies.uniform import Uniform
 
-SCHEDULES = int(os.environ.get("RANKLOOP_SCHEDULES", "300"))
+SCHEDULES = int(os.environ.get("RANKLOOP_SCHEDULES", "500"))
 FIRST = int(os.environ.get("RANKLOOP_FIRST_SCHEDULE", "0"))
 
 
@@ -417,3 +418,156 @@ def test_without_any_one_rule_a_schedule_goes_wrong(
     attribution: type[Attribution], learner: type[Learner]
 ) -> None:
     assert first_failure(attribution, learner) is not None
+
+
+def partition(*, learner: Learner | None = None, **rules: int) -> Partition:
+    """A partition of a worker that proposes item a to everybody."""
+
+    def decide(ask: Ask) -> Decision:
+        request = ask.request
+        return Decision(
+            id=request.id,
+            user=request.user,
+            at=request.at,
+            k=request.k,
+            policy="p",
+            model=0,
+            items=0,
+            embeddings=0,
+            source=ask.source,
+            slots=(Slot(item="a", propensity=0.5),),
+        )
+
+    rules_ = Rules(**{"horizon": 100, "early": 10, "lateness": 100, "refresh": False, **rules})
+    return Partition(
+        Attribution(0, rules_), learner or Learner(Memory(None, {}), Uniform()), decide, owner
+    )
+
+
+def received(*events: Event | bytes, start: int = 0) -> list[Received]:
+    """Messages that were appended at 1000, 1001, ..."""
+    return [
+        Received(start + n, 1000 + n, event if isinstance(event, bytes) else encode(event))
+        for n, event in enumerate(events)
+    ]
+
+
+def commands(whose: Partition, messages: list[Received]) -> tuple[list[Command], int]:
+    """What a batch commands when each is performed at once, and how many messages it used."""
+    made: list[Command] = []
+    running, answer = whose.batch(messages), None
+    while True:
+        try:
+            made.append(command := running.send(answer))
+        except StopIteration as end:
+            return made, end.value
+        answer = None
+        if isinstance(command, Teach):
+            for lesson in command.lessons:
+                whose.learner(whose.learner.version, lesson.data)
+            answer = whose.learner.version
+        elif isinstance(command, Answer):
+            for decision in command.decisions:
+                whose.attribution.decided(decision)
+
+
+REQUEST = Request(id="r", user="ann", at=1000, k=1)
+CLICK = Click(id="c", user="ann", item="a", at=1001, request="r")
+
+
+def test_a_batch_teaches_waits_answers_and_then_commits() -> None:
+    made, used = commands(partition(), received(REQUEST, CLICK))
+    assert [type(command) for command in made] == [Teach, Await, Answer, Commit]
+    assert made[1] == Await(1)
+    assert made[-1] == Commit(2, Source(0, 1, 0))
+    assert used == 2
+
+
+def test_what_cannot_be_used_becomes_a_dead_letter_with_its_reason() -> None:
+    one = partition()
+    messages = received(
+        b"{",
+        Click(id="c", user="elsewhere", item="a", at=1000),
+        Click(id="c", user="ann", item="a", at=1002 + DAY + 1),
+        Tick(at=1000),
+        Click(id="c", user="ann", item="a", at=10),
+    )
+    made, used = commands(one, messages)
+    assert isinstance(made[0], Discard)
+    reasons = [(message.offset, reason) for message, reason in made[0].letters]
+    assert [offset for offset, _ in reasons] == [0, 1, 2, 4]
+    assert reasons[0][1] == "invalid: Input data was truncated"
+    assert reasons[1][1] == "misrouted: the key must be the user, whose partition is 1"
+    assert reasons[2][1].startswith("future: at 86401003 is over a day ahead")
+    assert reasons[3][1] == "too_late: at 10 is beyond the window"
+    assert made[1:] == [Commit(5, None)]
+    assert one.counts == {"invalid": 1, "misrouted": 1, "future": 1}
+    assert sum(one.counts.values()) + sum(one.attribution.counts.values()) == used == 5
+
+
+def test_a_batch_ends_before_an_event_that_would_close_what_it_has_not_answered() -> None:
+    one = partition()
+    messages = received(REQUEST, Tick(at=1050), Tick(at=1200), CLICK)
+    made, used = commands(one, messages)
+    assert used == 2
+    assert made[-1] == Commit(2, None)
+    assert commands(one, messages[2:])[1] == 2
+
+
+def test_what_was_learned_before_is_not_sent_again() -> None:
+    first = partition()
+    commands(first, received(CLICK))
+    second = partition(learner=first.learner)
+    made, _ = commands(second, received(CLICK, REQUEST))
+    assert [type(command) for command in made] == [Answer, Commit]
+    third = partition(learner=first.learner)
+    other = Click(id="other", user="ann", item="b", at=1001)
+    made, _ = commands(third, received(CLICK, other))
+    assert isinstance(made[0], Teach)
+    assert [lesson.source.offset for lesson in made[0].lessons] == [1]
+
+
+def test_a_request_that_was_answered_before_is_not_answered_again() -> None:
+    one = partition()
+    answer = one.decide(Ask(REQUEST, 0))
+    one.attribution.decided(answer)
+    made, _ = commands(one, received(REQUEST))
+    assert made == [Commit(1, None)]
+
+
+def test_a_worker_that_derives_another_record_than_the_one_learned_stops() -> None:
+    first = partition()
+    commands(first, received(CLICK))
+    second = partition(learner=first.learner)
+    with pytest.raises(Diverged, match="another release or other settings wrote this log"):
+        commands(second, received(Click(id="c", user="ann", item="z", at=1001)))
+
+
+def test_restoring_answers_and_publishes_nothing() -> None:
+    one = partition()
+    assert list(one.restore(received(REQUEST, b"{", CLICK))) == []
+    assert one.attribution.next == 3
+    assert not one.counts
+
+
+def test_restoring_past_a_message_that_cannot_be_used_goes_on_behind_it() -> None:
+    one = partition()
+    assert list(one.restore(received(REQUEST, b"{"))) == []
+    assert one.attribution.next == 2
+
+
+def test_restoring_without_the_rankings_it_needs_stops() -> None:
+    running = partition().restore(received(REQUEST, Tick(at=1200)))
+    assert next(running) == ReadBack()
+    with pytest.raises(Diverged, match="that offset 1 closes are not in the rankings"):
+        running.send(False)
+
+
+def test_a_quiet_partition_is_told_the_time_while_decisions_are_open() -> None:
+    one = partition()
+    assert one.tick(5) is None
+    commands(one, received(REQUEST))
+    assert one.tick(500) == encode(Tick(at=1500))
+    commands(one, received(Tick(at=1500), start=1))
+    assert one.attribution.watermark == 1500
+    assert one.tick(5) is None
