@@ -513,6 +513,16 @@ def test_the_decision_of_an_id_that_came_again_is_not_taken_for_the_first() -> N
     assert world.fold.decision("r") == decision(again, source=1, items="y")
 
 
+def test_a_sleepers_decision_for_an_id_of_long_ago_is_not_taken_for_the_present_one() -> None:
+    world = World(decide=False)
+    world(request(at=1000))
+    assert world.fold.decided(decision(request(), source=0, items="x"))
+    again = request(at=9000)
+    world(again)
+    assert not world.fold.decided(decision(request(), source=0, items="y"))
+    assert world.fold.decided(decision(again, source=1, items="z"))
+
+
 def test_every_event_ends_in_one_counter() -> None:
     world = World()
     events: list[Event] = [

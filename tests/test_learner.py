@@ -18,6 +18,7 @@ from models.events import (
     encode,
 )
 from models.memory import Memory
+from models.popularity import Popularity
 from policies.uniform import Uniform
 
 
@@ -241,3 +242,32 @@ def test_what_was_skipped_leaves_the_digest_alone() -> None:
     for data in (first, b"", third, first, second, first, third):
         bumpy(0, data)
     assert plain.digest() == bumpy.digest()
+
+
+def test_where_partitions_are_noted_first_does_not_show_in_the_digest() -> None:
+    fold = learner()
+    for partition in (0, 1, 2):
+        fold(0, interaction(0, partition=partition))
+    before = fold.digest()
+    fold.places = dict(reversed(fold.places.items()))
+    assert fold.digest() == before
+
+
+class Seeds(Popularity):
+    """Popularity that keeps what chance it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: list[int] = []
+
+    def learn(self, user: str, item: str, value: float, seed: int) -> None:
+        self.seeds.append(seed)
+        super().learn(user, item, value, seed)
+
+
+def test_the_models_learn_from_interactions_with_chance_seeded_by_the_offset() -> None:
+    popularity = Seeds()
+    fold = Learner(Memory(popularity, {}), Uniform())
+    for offset, data in zip((5, 8), records(2), strict=True):
+        fold(offset, data)
+    assert popularity.seeds == [5, 8]

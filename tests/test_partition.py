@@ -543,6 +543,14 @@ def test_a_worker_that_derives_another_record_than_the_one_learned_stops() -> No
         commands(second, received(Click(id="c", user="ann", item="z", at=1001)))
 
 
+def test_restoring_a_log_that_says_otherwise_than_what_was_learned_stops() -> None:
+    first = partition()
+    commands(first, received(CLICK))
+    changed = Click(id="c", user="ann", item="z", at=1001)
+    with pytest.raises(Diverged, match="differs from the one learned"):
+        list(partition(learner=first.learner).restore(received(changed)))
+
+
 def test_restoring_answers_and_publishes_nothing() -> None:
     one = partition()
     assert list(one.restore(received(REQUEST, b"{", CLICK))) == []
