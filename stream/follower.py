@@ -1,4 +1,4 @@
-"""Reads whole topics from a given offset on, each message once and in order, within one consumer."""
+"""Reads whole topics from a given offset on, each message once and in order, with one consumer."""
 
 import asyncio
 from collections.abc import Callable
@@ -33,6 +33,7 @@ class Follower:
             enable_auto_commit=False,
             auto_offset_reset="none",
             max_partition_fetch_bytes=4 << 20,
+            fetch_max_wait_ms=100,  # a newly watched partition waits behind the fetch under way
         )
         await self._consumer.start()
 

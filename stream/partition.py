@@ -40,6 +40,8 @@ from stream.settings import Settings
 from stream.topics import Topics
 
 log = logging.getLogger(__name__)
+# A fetch leaves out partitions whose messages are still being handled, and they then wait for it.
+FETCH_WAIT = 25  # milliseconds
 Published = Callable[[ConsumerRecord, Decision], None]
 
 
@@ -97,6 +99,7 @@ class Partitions(ConsumerRebalanceListener):
             heartbeat_interval_ms=max(100, timeout // 10),
             max_poll_interval_ms=max(300_000, 10 * timeout),
             max_partition_fetch_bytes=4 << 20,
+            fetch_max_wait_ms=FETCH_WAIT,
         )
         self._consumer.subscribe([self.topics.events], listener=self)
         await self._consumer.start()

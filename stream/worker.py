@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from importlib.util import find_spec
 from typing import Any
 
 import faust
 import faust.web
+import mode.loop
 import msgspec
 
 from models.base import Encoder
@@ -13,6 +15,7 @@ from stream import build
 from stream.embedder import embed_items
 from stream.engine import Engine
 from stream.logs import configure
+from stream.pacing import pace
 from stream.server import free_port
 from stream.settings import Settings
 from stream.state import MemoryRankings, Rankings, RedisRankings, RedisVectors
@@ -70,6 +73,9 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings) -> faust.App:
 def run(settings: Settings) -> None:
     """Run a worker until it is told to stop. Leaves by SystemExit, as Faust's worker does."""
     configure(settings.log_level, settings.log_json)
+    if find_spec("uvloop"):  # not on Windows
+        mode.loop.use("uvloop")
+    pace()
     port = settings.web_port or free_port()
     settings = msgspec.structs.replace(settings, web_port=port)
     asyncio.run(create(settings))

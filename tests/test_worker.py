@@ -114,7 +114,7 @@ def test_a_restarted_worker_answers_nothing_twice_and_closes_what_was_open(world
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(horizon_seconds=5, lateness_seconds=5, tick_seconds=0.5)
+    loop = world(horizon_seconds=3, lateness_seconds=5, tick_seconds=0.2)
     doomed, _ = loop.ready(2)
     loop.stock()
     loop.publish(*traffic(1, 500, now() - 500))
@@ -128,7 +128,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(apache_kafka: Kafka, wo
 def test_a_worker_that_slept_through_its_replacement_does_no_harm(
     apache_kafka: Kafka, world: Make
 ) -> None:
-    loop = world(horizon_seconds=5, lateness_seconds=5, tick_seconds=0.5)
+    loop = world(horizon_seconds=3, lateness_seconds=5, tick_seconds=0.2)
     sleeper, other = loop.ready(2)
     loop.stock()
     loop.publish(*traffic(1, 500, now() - 500))
@@ -159,7 +159,7 @@ def test_a_broker_that_restarts_is_waited_for(
 ) -> None:
     with (
         Stack(kafka_home=kafka_home, redis=False) as stack,
-        World(stack.brokers, topic_prefix, tmp_path, partitions=2) as loop,
+        World(stack.brokers, topic_prefix, tmp_path, partitions=2, horizon_seconds=3) as loop,
     ):
         loop.ready()
         loop.stock()
@@ -199,7 +199,7 @@ def test_one_worker_runs_on_the_small_local_broker(topic_prefix: str, tmp_path: 
     pytest.importorskip("noida_db")
     with (
         Stack(redis=False) as stack,
-        World(stack.brokers, topic_prefix, tmp_path, partitions=2, horizon_seconds=5) as loop,
+        World(stack.brokers, topic_prefix, tmp_path, partitions=2, horizon_seconds=3) as loop,
     ):
         loop.ready()
         loop.stock()

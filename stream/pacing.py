@@ -1,0 +1,33 @@
+"""Paces fetching from a broker that answers at once although it has nothing new."""
+
+import asyncio
+import time
+from typing import Any
+
+from aiokafka.consumer.fetcher import Fetcher
+
+LONGEST = 0.02  # seconds between fetches from an idle broker that does not wait
+STEP = 0.001  # longer after each empty answer
+
+
+def pace() -> None:
+    """Let every consumer in this process rest after an empty answer that came at once.
+
+    A real Kafka holds an empty fetch for `fetch.max.wait.ms` and is never paced. noida-db answers
+    right away: without this an idle worker burns most of a core.
+    """
+    if hasattr(Fetcher, "rests"):
+        return
+    fetch = Fetcher._proc_fetch_request
+
+    async def paced(self: Any, assignment: Any, node: int, request: Any) -> bool:
+        began = time.monotonic()
+        found = await fetch(self, assignment, node, request)
+        at_once = time.monotonic() - began < LONGEST
+        self.rests = min(self.rests + STEP, LONGEST) if at_once and not found else 0.0
+        if self.rests:
+            await asyncio.sleep(self.rests)
+        return found
+
+    Fetcher.rests = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    Fetcher._proc_fetch_request = paced  # pyright: ignore[reportAttributeAccessIssue]
