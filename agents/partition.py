@@ -62,7 +62,7 @@ class Discard(Struct, frozen=True):
 
 
 class ReadBack(Struct, frozen=True):
-    """Read more of the partition's rankings into `Attribution.decided`; answer: False at the end."""
+    """Read more of the rankings into `Attribution.decided`; answer: False at the end."""
 
 
 class Commit(Struct, frozen=True):
@@ -117,7 +117,7 @@ class Partition:
         return len(messages)
 
     def batch(self, messages: Sequence[Received]) -> Commands:
-        """Handle messages in order; returns how many: it may stop before one that must wait (L1)."""
+        """Handle messages in order; returns how many: it stops before one that must wait (L1)."""
         lessons: list[Lesson] = []
         letters: list[tuple[Received, str]] = []
         asks: list[Ask] = []
