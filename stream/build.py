@@ -18,7 +18,8 @@ from models.content import Content
 from models.embedding import BertEncoder, CachedEncoder, HashEncoder, Vectors, bundled
 from models.history import Exposure, Histories
 from models.memory import Memory
-from models.neighbours import Neighbours, View
+from models.nearby import Nearby
+from models.neighbours import View
 from models.popularity import Popularity
 from policies.base import Policy
 from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
@@ -34,8 +35,8 @@ EXPLORATIONS: dict[str, Callable[[Settings], Exploration]] = {
 }
 
 BLEND = {"knn": 1.0, "mf": 1.0, "popularity": 0.3}
-# What the bandit believes at first, in reward a deviation: the blend, until it knows better.
-PRIOR = {"knn": 0.03, "mf": 0.03, "popularity": 0.01}
+# What the bandit believes, in reward a deviation: much like the blend, at first.
+PRIOR = {"knn": 0.06, "mf": 0.02, "popularity": 0.02}
 
 POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "uniform": lambda s, explore: Uniform(),
@@ -99,7 +100,7 @@ def catalogue(settings: Settings, text: Encoder) -> Catalogue:
 def scorers(settings: Settings) -> dict[str, Scorer]:
     """What learns who likes what, by name; a new one is one row here."""
     users, items = settings.max_users, settings.max_items
-    knn = Neighbours(users=users, items=items)
+    knn = Nearby(recent=10, users=users, items=items)
     return {
         "knn": knn,
         "knn_long": View(knn, recent=20),
