@@ -23,7 +23,7 @@ cover: $(READY)
 	$(BIN)/coverage report
 
 bench: $(READY)
-	$(BIN)/rankloop bench $(ARGS)
+	$(BIN)/python tests/benchmarks $(ARGS)
 
 clean:
 	rm -rf .venv .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
