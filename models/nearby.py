@@ -1,6 +1,8 @@
 """Item neighbours in the order of liking: what followed closely counts more, and so does lately."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain, repeat
 from math import sqrt
 
 import numpy as np
@@ -32,25 +34,31 @@ class Nearby(Neighbours):
 
     def scores(self, user: str, items: Sequence[str], recent: int | None = None) -> Floats:
         rows = self._items.rows(items)
+        liked = list(self._weighed(user, recent))
+        if not liked:
+            return np.zeros(len(rows), np.float32)
         known = rows >= 0
-        stamps = np.where(known, self._stamps[rows], -1).tolist() if len(self._items) else []
-        total = np.zeros(len(rows))
-        for j, weight in self._weighed(user, recent):
-            get = self._together[j].get
-            total += weight * np.array([get(stamp, 0) for stamp in stamps], np.float64)
-        if not stamps:
-            return total.astype(np.float32)
+        stamps = np.where(known, self._stamps[rows], -1).tolist()
+        counts = (map(self._together[j].get, stamps, repeat(0)) for j, _ in liked)
+        shape = len(liked), len(rows)
+        together = np.fromiter(chain.from_iterable(counts), np.float64, shape[0] * shape[1])
+        weights = np.array([[weight] for _, weight in liked])
+        total = (weights * together.reshape(shape)).sum(axis=0)
         return (total / root(np.where(known, self._likes[rows], ONE))).astype(np.float32)
 
     def top(self, user: str, n: int, recent: int | None = None) -> list[str]:
-        total = np.zeros(len(self._items))
-        for j, weight in self._weighed(user, recent):
-            table = self._together[j]
-            stamps = np.fromiter(table, np.int64, len(table))
-            counts = np.fromiter(table.values(), np.float64, len(table))
-            rows = stamps % self.items
-            counts[self._stamps[rows] != stamps] = 0.0
-            np.add.at(total, rows, weight * counts)
+        liked = list(self._weighed(user, recent))
+        if not liked:
+            return []
+        tables = [self._together[j] for j, _ in liked]
+        sizes = [len(table) for table in tables]
+        stamps = np.fromiter(chain.from_iterable(tables), np.int64, sum(sizes))
+        counts = chain.from_iterable(table.values() for table in tables)
+        weights = np.fromiter(counts, np.float64, sum(sizes))
+        weights *= np.repeat([weight for _, weight in liked], sizes)
+        rows = stamps % self.items
+        weights[self._stamps[rows] != stamps] = 0.0
+        total = np.bincount(rows, weights, len(self._items))
         scores = (total / root(self._likes[: len(total)])).astype(np.float32)
         return best(scores, self._items.ids, n, above=0.0)
 
@@ -78,20 +86,27 @@ class Nearby(Neighbours):
             return
         self._likes[j] += ONE
         mine = self._together[j]
-        for distance, other in enumerate(reversed(history), 1):
-            i = other % self.items
-            if self._stamps.item(i) == other:
-                count = round(ONE / sqrt(distance))
+        current, tables, limit = self._stamps.item, self._together, self.items
+        most = 2 * self.neighbours
+        for other, count in zip(reversed(history), near(self.history), strict=False):
+            i = other % limit
+            if current(i) == other:
                 mine[other] = mine.get(other, 0) + count
-                theirs = self._together[i]
+                theirs = tables[i]
                 theirs[stamp] = theirs.get(stamp, 0) + count
-                if len(theirs) > 2 * self.neighbours:
-                    self._together[i] = self._largest(theirs)
-        if len(mine) > 2 * self.neighbours:
-            self._together[j] = self._largest(mine)
+                if len(theirs) > most:
+                    tables[i] = self._largest(theirs)
+        if len(mine) > most:
+            tables[j] = self._largest(mine)
         history.append(stamp)
         if len(history) > self.history:
             del history[0]
+
+
+@cache
+def near(history: int) -> tuple[int, ...]:
+    """What a pair of likes counts, by how many likes after the first the second came, less 1."""
+    return tuple(round(ONE / sqrt(distance)) for distance in range(1, history + 1))
 
 
 def root(likes: NDArray[np.float64]) -> Doubles:
