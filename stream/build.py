@@ -34,7 +34,7 @@ EXPLORATIONS: dict[str, Callable[[Settings], Exploration]] = {
     "squarecb": lambda s: InverseGap(s.gamma),
 }
 
-BLEND = {"knn": 1.0, "mf": 1.0, "popularity": 0.3}
+BLEND = {"knn": 1.0, "popularity": 0.3, "content": 0.3}
 # What the bandit believes, in reward a deviation: much like the blend, at first.
 PRIOR = {"knn": 0.06, "mf": 0.02, "popularity": 0.02}
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from models.base import Scorer
+from models.base import Floats
 from models.candidates import standardised
 from models.index import best
 
@@ -15,10 +15,14 @@ class Ranking(Protocol):
     def top(self, user: str, n: int) -> list[str]: ...
 
 
+class Scored(Ranking, Protocol):
+    def scores(self, user: str, items: Sequence[str]) -> Floats: ...
+
+
 class Blended:
     """The weighted sum of z-scores over what any of its models would put in front."""
 
-    def __init__(self, models: Mapping[str, Scorer], weights: Mapping[str, float]) -> None:
+    def __init__(self, models: Mapping[str, Scored], weights: Mapping[str, float]) -> None:
         self._models = [(models[name], weight) for name, weight in sorted(weights.items())]
 
     def top(self, user: str, n: int) -> list[str]:

@@ -61,8 +61,8 @@ def foresee(
     assert memory.popularity is not None
     scorers = {"popularity": memory.popularity, **memory.scorers}
     models: dict[str, Ranking] = {"random": Chance(known, settings.seed), **scorers}
-    models["content"] = loop.recommender.retrieval.content
-    models["blend"] = Blended(scorers, build.BLEND)
+    models["content"] = content = loop.recommender.retrieval.content
+    models["blend"] = Blended({**scorers, "content": content}, build.BLEND)
     ranks: dict[str, list[int]] = {name: [] for name in models}
     shown: dict[str, set[str]] = {name: set() for name in models}
     recent = {name: Window(window) for name in models}
