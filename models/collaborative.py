@@ -142,16 +142,19 @@ class Factorisation(Ranker):
         self._scale = own.scale if scale is None else scale
         self._negatives = own.negatives if negatives is None else negatives
         self._users, self._items = Index(limit), Index(limit)
-        # The last column is the item's bias, met by a constant 1 in every user.
+        # The last column is the item's bias, met by a constant 1 in every user. Items lie column
+        # by column: `top` reads them all, nine times faster so.
         self._p: Floats = np.zeros((0, factors + 1), np.float32)
-        self._q: Floats = np.zeros((0, factors + 1), np.float32)
+        self._q: Floats = np.zeros((0, factors + 1), np.float32, order="F")
         self._stranger: Floats = np.eye(1, factors + 1, factors, np.float32)[0]
 
     def scores(self, user: str, items: Sequence[str]) -> Floats:
         rows = self._items.rows(items)
         scores = np.full(len(rows), self._loss.prior, np.float32)
         known = rows >= 0
-        scores[known] = (self._q[rows[known]] * self._taste(user)).sum(axis=1)
+        vectors = self._q[rows[known]]
+        # One column after another, as in `top`: an item's score is the same bits alone.
+        scores[known] = (vectors * self._taste(user)).cumsum(axis=1)[:, -1]
         return scores
 
     def top(self, user: str, n: int) -> list[str]:
@@ -163,11 +166,12 @@ class Factorisation(Ranker):
         if not liked and self.loss != "mf":
             return
         self._p, u = self._row(self._users, self._p, user, bias=1.0)
-        self._q, i = self._row(self._items, self._q, item, bias=self._loss.prior)
+        q, i = self._row(self._items, self._q, item, bias=self._loss.prior)
+        self._q = np.asfortranarray(q)
         # A dislike does not decay: shrinking vectors would raise a score below 0.
         negatives, decay = (self._negatives, self._decay) if liked else (0, np.float32(0))
         rows = [i, *others(i, len(self._items), negatives, seed)]
-        p, q = self._p[u], self._q[rows]
+        p, q = self._p[u], np.ascontiguousarray(self._q[rows])
         scores = (q * p).sum(axis=1).tolist()
         slopes = self._loss.slopes(scores) if liked else [-sigmoid(scores[0])]
         pull = np.array(slopes, np.float32)[:, None]
@@ -185,7 +189,7 @@ class Factorisation(Ranker):
     def load(self, state: Arrays) -> None:
         self._users.load(part(state, "users"))
         self._items.load(part(state, "items"))
-        self._p, self._q = state["p"].copy(), state["q"].copy()
+        self._p, self._q = state["p"].copy(), state["q"].copy(order="F")
 
     def _taste(self, user: str) -> Floats:
         row = self._users.row(user)

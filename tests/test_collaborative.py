@@ -174,6 +174,21 @@ def test_only_likes_within_the_history_are_counted_together() -> None:
     assert sorted(model.top("bob", 9)) == ["b", "c"]
 
 
+@pytest.mark.parametrize("loss", ["mf", "bpr", "isgd"])
+def test_top_is_the_order_of_scores_and_a_score_is_the_same_alone(loss: str) -> None:
+    rng = random.Random(8)
+    model, loaded = Factorisation(loss=loss), Factorisation(loss=loss)
+    for n in range(600):
+        model.learn(f"u{rng.randrange(20)}", f"i{int(200 * rng.random() ** 2)}", 1.0, n)
+    loaded.load(model.state())
+    items = sorted(model._items.ids)
+    for user in (f"u{n}" for n in range(21)):
+        scores = model.scores(user, items).tolist()
+        order = sorted(range(len(items)), key=lambda i: -scores[i])
+        assert model.top(user, 30) == loaded.top(user, 30) == [items[i] for i in order[:30]]
+        assert [float(model.scores(user, [item])[0]) for item in items] == scores
+
+
 def test_a_dislike_does_not_decay_a_low_score_upwards() -> None:
     model = Factorisation(decay=0.5)
     model.learn("ann", "film", -1.0, 0)
