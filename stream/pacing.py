@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 from aiokafka.consumer.fetcher import Fetcher
@@ -26,7 +27,8 @@ def pace() -> None:
         at_once = time.monotonic() - began < LONGEST
         self.rests = min(self.rests + STEP, LONGEST) if at_once and not found else 0.0
         if self.rests:
-            await asyncio.sleep(self.rests)
+            with suppress(asyncio.CancelledError):  # as the fetch itself does: it just ends
+                await asyncio.sleep(self.rests)
         return found
 
     Fetcher.rests = 0.0  # pyright: ignore[reportAttributeAccessIssue]
