@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from stream.settings import Settings, settings_table
+from stream.snapshots import snapshots
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
@@ -222,6 +223,8 @@ def schema(out: Path | None) -> None:
         (out / f"{name}.schema.json").write_text(json.dumps(one, indent=2) + "\n")
     click.echo(f"{len(found)} schemas in {out}")
 
+
+main.add_command(snapshots)
 
 if __name__ == "__main__":
     main(prog_name="rankloop")

@@ -7,25 +7,21 @@ costs time, not knowledge, while the log lasts. No pickle: see `stream.tensors`.
 import logging
 import re
 import time
-from typing import Any
+from importlib.metadata import version as release
+from pathlib import Path
 
-import msgspec
-import numpy as np
 from msgspec import Struct
 
-from agents.learner import Learner, Place, State, Verdict
-from stream.shelves import Shelf
-from stream.tensors import Damaged, Header, header, pieces, read
+from agents.learner import Learner, State
+from stream.cover import Cover, Refused, arrays_of, cover_in, state_in, texts_of
+from stream.settings import Settings
+from stream.shelves import Shelf, shelf
+from stream.tensors import Damaged, header, pieces, read
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 NAME = re.compile(r"(\d{20})\.safetensors")
 ASIDE = ".aside"
-
-
-class Refused(Exception):
-    """A good snapshot that must not be used here: why, and what to do."""
 
 
 class Log(Struct, frozen=True):
@@ -36,33 +32,13 @@ class Log(Struct, frozen=True):
     build: str
 
 
-class Bookmark(Struct, frozen=True, kw_only=True):
-    """What a snapshot says of itself. `fold` is the hash of the settings that steer the fold."""
-
-    format: int = FORMAT
-    version: int
-    digest: str
-    prefix: str
-    fold: str
-    build: str
-    written: int  # milliseconds since 1970
-
-
-class _Fold(Struct, frozen=True):
-    """What a learner keeps beside its arrays."""
-
-    last: str
-    places: dict[int, Place]
-    counts: dict[Verdict, int]
-
-
 class Entry(Struct, frozen=True):
-    """A file on the shelf: its bookmark, or what is wrong with it."""
+    """A file on the shelf: its cover, or what is wrong with it."""
 
     name: str
     version: int
     size: int = 0
-    bookmark: Bookmark | None = None
+    cover: Cover | None = None
     wrong: str = ""
 
 
@@ -87,11 +63,11 @@ class Snapshots:
         self.shelf = shelf
         self.log = log
         self.keep = keep
-        self.newest: Bookmark | None = None  # written or restored here
+        self.newest: Cover | None = None  # written or restored here
 
-    def write(self, state: State) -> Bookmark:
+    def write(self, state: State) -> Cover:
         """Put a snapshot on the shelf, whole or not at all, and remove those beyond `keep`."""
-        bookmark = Bookmark(
+        cover = Cover(
             version=state.version,
             digest=state.digest(),
             prefix=self.log.prefix,
@@ -99,57 +75,57 @@ class Snapshots:
             build=self.log.build,
             written=time.time_ns() // 1_000_000,
         )
-        self.shelf.put(named(state.version), pieces(_arrays(state), _texts(bookmark)))
-        self.newest = bookmark
+        self.shelf.put(named(state.version), pieces(arrays_of(state), texts_of(cover)))
+        self.newest = cover
         for version in self.versions()[: -self.keep]:
             self.shelf.remove(named(version))
-        return bookmark
+        return cover
 
     def versions(self) -> list[int]:
         """All versions on the shelf, the oldest first."""
         found = (NAME.fullmatch(name) for name in self.shelf.names())
         return [int(match[1]) for match in found if match]
 
-    def read(self, version: int) -> tuple[Bookmark, State]:
+    def read(self, version: int) -> tuple[Cover, State]:
         """A snapshot, checked in full. Raises Damaged, Refused or OSError."""
         with self.shelf.open(named(version)) as (file, size):
             head, arrays = read(file, size)
-        bookmark = _bookmark(head)
-        if bookmark.version != version:
-            raise Damaged(f"it is a snapshot of version {bookmark.version}")
-        state = _state(bookmark, arrays)
-        if state.digest() != bookmark.digest:
+        cover = cover_in(head)
+        if cover.version != version:
+            raise Damaged(f"it is a snapshot of version {cover.version}")
+        state = state_in(cover, arrays)
+        if state.digest() != cover.digest:
             raise Damaged("its digest is wrong")
-        return bookmark, state
+        return cover, state
 
-    def restore(self, learner: Learner) -> Bookmark | None:
+    def restore(self, learner: Learner) -> Cover | None:
         """Load the newest good snapshot; None if there is none. Says so for each that is not good.
 
         Raises Refused for a good one of another log or of other settings: nothing is ever mixed.
         """
         for version in reversed(self.versions()):
             try:
-                bookmark, state = self.read(version)
-                self.check(bookmark)
+                cover, state = self.read(version)
+                self.check(cover)
                 learner.load(state)
             except (OSError, ValueError) as error:
                 log.error("snapshot not used", extra={"version": version, "reason": str(error)})
                 continue
-            self.newest = bookmark
-            return bookmark
+            self.newest = cover
+            return cover
         return None
 
-    def check(self, bookmark: Bookmark) -> None:
+    def check(self, cover: Cover) -> None:
         """Refuse a snapshot of another log, or of a fold that other settings steered."""
-        where = f"the snapshot of version {bookmark.version} in {self.shelf.where}"
-        if bookmark.prefix != self.log.prefix:
+        where = f"the snapshot of version {cover.version} in {self.shelf.where}"
+        if cover.prefix != self.log.prefix:
             raise Refused(
-                f"{where} is of the log {bookmark.prefix!r}, not {self.log.prefix!r}; "
+                f"{where} is of the log {cover.prefix!r}, not {self.log.prefix!r}; "
                 "give each log a RANKLOOP_SNAPSHOT_URL (or RANKLOOP_DATA_DIR) of its own"
             )
-        if bookmark.fold != self.log.fold:
+        if cover.fold != self.log.fold:
             raise Refused(
-                f"{where} was learned under settings {bookmark.fold} (rankloop {bookmark.build}), "
+                f"{where} was learned under settings {cover.fold} (rankloop {cover.build}), "
                 f"not {self.log.fold}; run with those settings, or fold the log again: "
                 "`rankloop snapshots rollback 0`"
             )
@@ -163,11 +139,17 @@ class Snapshots:
         name, size = named(version), 0
         try:
             with self.shelf.open(name) as (file, size):
-                bookmark = _bookmark(header(file, size))
-            self.check(bookmark)
-            return Entry(name, version, size, bookmark)
+                cover = cover_in(header(file, size))
+            self.check(cover)
+            return Entry(name, version, size, cover)
         except (OSError, Damaged, Refused) as error:
             return Entry(name, version, size, wrong=str(error))
+
+    def shapes(self, version: int) -> tuple[Cover, dict[str, tuple[str, tuple[int, ...]]]]:
+        """A snapshot's cover, and the type and shape of each of its arrays, by its header."""
+        with self.shelf.open(named(version)) as (file, size):
+            head = header(file, size)
+        return cover_in(head), {n: (t.dtype, t.shape) for n, t in head.tensors.items()}
 
     def rollback(self, version: int) -> list[str]:
         """Set aside all snapshots newer than `version`, so that a worker starts from an older one.
@@ -183,80 +165,13 @@ class Snapshots:
         return moved
 
 
-def fits(version: int, begins: int, ends: int, topic: str) -> None:
-    """Refuse to go on from `version` in a log that does not reach to it, or not back to it (L6).
-
-    >>> fits(7, 0, 5, "rankloop.feedback")
-    Traceback (most recent call last):
-    stream.checkpoint.Refused: rankloop.feedback ends at 5, but was learned up to 7: it is ...
-    """
-    if ends < version:
-        raise Refused(
-            f"{topic} ends at {ends}, but was learned up to {version}: it is another log, or was "
-            "cut. Restore it; or, if it begins again on purpose, fold it from its start: "
-            "`rankloop snapshots rollback 0`"
-        )
-    if begins > version:
-        raise Refused(
-            f"{topic} begins at {begins}, but was learned up to {version} only: what lies between "
-            "is gone. Start from a snapshot of another worker that reaches there "
-            "(RANKLOOP_SNAPSHOT_URL), and keep feedback longer than the oldest snapshot"
-        )
-
-
-def same(last: str, found: str, version: int, topic: str) -> None:
-    """Refuse a log whose record before `version` is not the one that was learned there (L6)."""
-    if last != found:
-        raise Refused(
-            f"{topic} holds another record at {version - 1} than the one learned: it is another "
-            "log under the same name. Give it another RANKLOOP_TOPIC_PREFIX; or, if it begins "
-            "again on purpose, fold it from its start: `rankloop snapshots rollback 0`"
-        )
+def opened(settings: Settings) -> Snapshots:
+    """The snapshots that settings name. Raises ValueError for a URL that nothing here opens."""
+    where = settings.snapshot_url or str(Path(settings.data_dir, "snapshots"))
+    mine = Log(settings.topic_prefix, settings.fold_hash(), release("rankloop"))
+    return Snapshots(shelf(where), mine, settings.snapshot_keep)
 
 
 def named(version: int) -> str:
     """The file of a version; names sort as versions do."""
     return f"{version:020}.safetensors"
-
-
-def _texts(bookmark: Bookmark) -> dict[str, str]:
-    return {name: str(value) for name, value in msgspec.structs.asdict(bookmark).items()}
-
-
-def _bookmark(head: Header) -> Bookmark:
-    stated = head.texts.get("format", "")
-    if stated != str(FORMAT):
-        raise Refused(
-            f"a snapshot of format {stated[:20]!r}, and this release reads {FORMAT}; run the "
-            "release that wrote it, or fold the log again: `rankloop snapshots rollback 0`"
-        )
-    try:
-        return msgspec.convert(head.texts, Bookmark, strict=False)
-    except msgspec.ValidationError as error:
-        raise Damaged(f"its bookmark cannot be read: {error}") from None
-
-
-def _arrays(state: State) -> dict[str, np.ndarray]:
-    fold = msgspec.json.encode(_Fold(state.last, state.places, state.counts))
-    memory = {f"memory.{name}": array for name, array in state.memory.items()}
-    return memory | {
-        "fold": np.frombuffer(fold, np.uint8),
-        "policy": np.frombuffer(state.policy, np.uint8),
-    }
-
-
-def _state(bookmark: Bookmark, arrays: dict[str, Any]) -> State:
-    try:
-        fold = msgspec.json.decode(arrays["fold"].tobytes(), type=_Fold)
-        policy = arrays["policy"].tobytes()
-    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Damaged(f"its fold cannot be read: {error}") from None
-    cut = len("memory.")
-    return State(
-        version=bookmark.version,
-        last=fold.last,
-        places=fold.places,
-        counts=fold.counts,
-        memory={name[cut:]: a for name, a in arrays.items() if name.startswith("memory.")},
-        policy=policy,
-    )

@@ -77,9 +77,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     temperature: Annotated[
         float, folds("of softmax, above 0; higher explores more", gt=0, le=1e3)
     ] = 0.1
-    gamma: Annotated[
-        float, folds("of squarecb, above 0; higher explores less", gt=0, le=1e6)
-    ] = 100_000
+    gamma: Annotated[float, folds("of squarecb, above 0; higher explores less", gt=0, le=1e6)] = (
+        100_000
+    )
     learning_rate: Annotated[
         float, folds("of the bandit, in (0, 10]; 0.01 learned best", gt=0, le=10)
     ] = 0.01
@@ -127,6 +127,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     web_host: Annotated[str, says("where the worker's status answers")] = "127.0.0.1"
     web_port: Annotated[int, says("and its port; 0: a free one", ge=0, le=65535)] = 0
     data_dir: Annotated[str, says("where the worker keeps its files", min_length=1)] = ".rankloop"
+    snapshot_url: Annotated[
+        str, says("where snapshots lie: a folder or an fsspec URL; empty: data_dir/snapshots")
+    ] = ""
+    snapshot_seconds: Annotated[
+        Seconds, says("how often one is written; 0: only at a clean stop")
+    ] = 300
+    snapshot_keep: Annotated[int, says("how many of them are kept, the newest", ge=2, le=1000)] = 5
     kafka_home: Annotated[str, says("an unpacked Apache Kafka to run locally; or KAFKA_HOME")] = ""
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], says("the least that is logged")
