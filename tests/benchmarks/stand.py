@@ -13,7 +13,7 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 from msgspec import Struct, structs
 
-from models.events import Decision, Message
+from models.events import Message
 from stream.customer import Customer
 from stream.local import Stack
 from stream.publish import outgoing, publish_messages
@@ -80,9 +80,14 @@ def publish(settings: Settings, messages: Iterable[Message]) -> None:
 
 
 class Answer(Struct, frozen=True):
-    """What came back for one request: the ranking, and when it was asked and read (seconds)."""
+    """What came back for one request, and when it was asked and read (seconds).
 
-    decision: Decision
+    Not the decision itself: to hold thousands costs pauses of this process that look like Kafka's.
+    """
+
+    id: str
+    user: str
+    items: tuple[str, ...]
     asked: float
     read: float
 
@@ -119,7 +124,8 @@ class Client:
         await self._producer.send(out.topic, out.value, key=out.key, partition=out.partition)
         async with asyncio.timeout(PATIENCE):
             decision = await expected
-        return Answer(decision, asked, read[0])
+        items = tuple(slot.item for slot in decision.slots)
+        return Answer(id, decision.user, items, asked, read[0])
 
 
 async def paced(rate: float, count: int, seed: int = 3) -> AsyncIterator[float]:
