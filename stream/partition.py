@@ -34,6 +34,7 @@ from agents.partition import (
 )
 from models.events import Decision, encode
 from stream.follower import Follower
+from stream.life import Life, Lost
 from stream.publisher import Outgoing, Publisher, Unpublished, deadletter
 from stream.restore import decision_of, drive, received, restore
 from stream.settings import Settings
@@ -43,22 +44,6 @@ log = logging.getLogger(__name__)
 # A fetch leaves out partitions whose messages are still being handled, and they then wait for it.
 FETCH_WAIT = 25  # milliseconds
 Published = Callable[[ConsumerRecord, Decision], None]
-
-
-class Lost(Exception):
-    """The partition is no longer ours, or the batch took too long to be sure that it is."""
-
-
-class Life:
-    """One partition while this worker owns it."""
-
-    def __init__(self, number: int, partition: Partition) -> None:
-        self.number = number
-        self.partition = partition
-        self.ready = False
-        self.lost = False
-        self.commits: list[Commit] = []
-        self.heard = time.monotonic()
 
 
 class Partitions(ConsumerRebalanceListener):
@@ -127,10 +112,14 @@ class Partitions(ConsumerRebalanceListener):
                 )
             except ConsumerStoppedError:
                 break
+            lives = {tp: self.lives.get(tp.partition) for tp in batches}
+            ready = {tp: life for tp, life in lives.items() if life is not None and life.ready}
             async with self._busy:
                 if self._stopping:
                     break
-                await asyncio.gather(*(self._receive(tp, batches[tp]) for tp in batches))
+                # A partition being restored takes nothing: it will seek to where it must go on.
+                received = (self._receive(tp, life, batches[tp]) for tp, life in ready.items())
+                await asyncio.gather(*received)
                 now = time.monotonic()
                 for life in list(self.lives.values()):
                     await self._tick(life, now)
@@ -164,6 +153,12 @@ class Partitions(ConsumerRebalanceListener):
         self._restoring.add(task)
         task.add_done_callback(self._restored)
 
+    def refused(self, number: int) -> None:
+        """A record of the partition does not follow the one before (L4): go back to the commit."""
+        life = self.lives.get(number)
+        if life is not None and life.ready:
+            self._begin(TopicPartition(self.topics.events, number))
+
     def _abandon(self, number: int) -> None:
         life = self.lives.pop(number, None)
         if life is not None:
@@ -179,8 +174,16 @@ class Partitions(ConsumerRebalanceListener):
     async def _restore(self, tp: TopicPartition, life: Life) -> None:
         assert self._consumer is not None
         began = time.monotonic()
-        committed = await self._consumer.committed(tp) or 0
-        position = await restore(self.settings, life.partition, committed, lambda: life.lost)
+        position = 0
+        while not life.lost:
+            try:
+                done = await self._consumer.committed(tp) or 0
+                position = await restore(self.settings, life.partition, done, lambda: life.lost)
+                break
+            except KafkaError as error:
+                log.warning("not restored, trying again", extra={"reason": str(error)})
+                life.partition = self.make(tp.partition)
+                await asyncio.sleep(1)
         if life.lost:
             return
         rankings = TopicPartition(self.topics.rankings, tp.partition)
@@ -203,10 +206,9 @@ class Partitions(ConsumerRebalanceListener):
         if decision is not None and life.partition.attribution.decided(decision):
             self.published(message, decision)
 
-    async def _receive(self, tp: TopicPartition, messages: list[ConsumerRecord]) -> None:
-        life = self.lives.get(tp.partition)
-        if life is None or not life.ready:
-            return  # restoring: it will seek to where it must go on
+    async def _receive(
+        self, tp: TopicPartition, life: Life, messages: list[ConsumerRecord]
+    ) -> None:
         life.heard = time.monotonic()
         waiting = received(messages)
         lease = time.monotonic() + self.settings.session_timeout_seconds / 2
@@ -261,7 +263,11 @@ class Partitions(ConsumerRebalanceListener):
                 for decision in decisions
             ]
         )
-        await self.follower.reached(rankings, offsets[-1] + 1)
+        try:
+            async with asyncio.timeout(self.settings.session_timeout_seconds / 2):
+                await self.follower.reached(rankings, offsets[-1] + 1)
+        except TimeoutError:
+            raise Lost("the rankings published were not read back") from None
 
     async def _tick(self, life: Life, now: float) -> None:
         quiet = now - life.heard

@@ -1,5 +1,7 @@
 """10,000 mixed events, bad ones and repeats among them: what became of each is known."""
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ from stream.routing import owner
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, body, now
 from tests.kafka_ledger import Entry, Ledger
-from tests.kafka_worker import eventually
+from tests.kafka_worker import ROOT, eventually
 
 pytestmark = pytest.mark.kafka
 
@@ -236,6 +238,17 @@ def test_each_of_ten_thousand_events_is_accounted_for(
 
         # Both workers hold what a fresh fold of the log holds.
         assert world.folded(len(records)).digest() == digest
+
+        # And every ranking can be made again from the logs.
+        audit = subprocess.run(
+            [sys.executable, "-m", "stream", "audit"],
+            env=world.environ,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert audit.returncode == 0, audit.stdout + audit.stderr
 
         # The log was as mixed as it should be.
         fates = sum((Counter(one.fates.values()) for one in accounts.values()), Counter[str]())

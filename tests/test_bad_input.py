@@ -6,7 +6,18 @@ from struct import pack
 
 import pytest
 
-from models.events import Click, Decision, Embedding, Item, Request, Reward, decode_event, encode
+from models.events import (
+    Click,
+    Decision,
+    Embedding,
+    Interaction,
+    Item,
+    Request,
+    Reward,
+    Source,
+    decode_event,
+    encode,
+)
 from stream.routing import owner
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, body, now
@@ -229,6 +240,19 @@ def test_rubbish_in_feedback_is_passed_over_by_all_alike(world: World, value: by
     answered(world, "bob")
     version, digest = world.agreed()
     assert world.folded(version).digest() == digest
+
+
+def test_a_record_that_does_not_follow_is_refused_and_its_partition_goes_on(world: World) -> None:
+    partition = owner("bob", 2)
+    record = Interaction("x", "bob", "item:6", 1, 1.0, Source(partition, 10**9, 0), "no chain")
+    world.send(encode(record), topic=world.topics.feedback)
+    click = Click(id=new("c"), user="bob", item="item:7", at=now())
+    world.publish(click)
+    assert "item:7" not in {slot.item for slot in answered(world, "bob").slots}
+    version, digest = world.agreed()
+    fresh = world.folded(version)
+    assert fresh.digest() == digest
+    assert fresh.places[partition].source.offset < 10**9
 
 
 def test_the_worker_that_has_seen_it_all_starts_again(world: World) -> None:
