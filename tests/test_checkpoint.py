@@ -1,8 +1,9 @@
 """Snapshots: whole or not used at all, and a snapshot with its tail is the whole fold."""
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,8 @@ from threading import Thread
 import msgspec
 import numpy as np
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -19,13 +22,27 @@ from safetensors.numpy import load as load_safetensors
 
 from agents.learner import Learner, State
 from models.embedding import HashEncoder
-from models.events import Features, Interaction, Judged, Outcome, Record, Source, chain, encode
+from models.events import (
+    Click,
+    Features,
+    Interaction,
+    Judged,
+    Outcome,
+    Record,
+    Request,
+    Source,
+    chain,
+    encode,
+)
 from stream import build
-from stream.checkpoint import Log, Snapshots, named
+from stream.checkpoint import Log, Snapshots, named, opened
 from stream.cover import Refused, arrays_of, fits, same
 from stream.settings import Settings
 from stream.shelves import Bucket, Folder, Shelf, shelf
 from stream.tensors import CHECKSUM, HASH_BYTES, Damaged, header, pieces, read
+from tests.conftest import Kafka
+from tests.kafka_helpers import World, now
+from tests.kafka_worker import eventually
 
 SETTINGS = Settings(encoder="hash", max_users=20, max_items=15)
 LOG = Log("rankloop", "f01d", "0.1")
@@ -534,3 +551,136 @@ def test_rolled_back_snapshots_are_set_aside_not_deleted(place: Shelf) -> None:
     assert snapshots.rollback(0) == [f"{named(60)}.aside", f"{named(80)}.aside-2"]
     assert reloaded(place).version == 0
     assert len(place.names()) == 3
+
+
+# On a real broker
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def world(kafka: Kafka, topic_prefix: str, folder: Path) -> Iterator[Make]:
+    """Makes a rankloop of its own on the broker, whose workers share one folder of snapshots."""
+
+    def make(**changes: object) -> World:
+        usual = {"partitions": 1, "snapshot_url": folder, "snapshot_seconds": 0}
+        return stack.enter_context(
+            World(kafka.brokers, topic_prefix, folder.parent, **(usual | changes))
+        )
+
+    with ExitStack() as stack:
+        yield make
+
+
+def clicked(loop: World, begin: int, count: int = 60) -> None:
+    """Clicks, and requests, all folded."""
+    for n in range(begin, begin + count):
+        user, at = f"user:{n % 7}", now()
+        loop.publish(
+            Click(id=f"c{n}", user=user, item=f"item:{n % 30}", at=at),
+            Request(id=f"r{n}", user=user, at=at, k=3),
+        )
+    loop.settled()
+
+
+def forget(loop: World, offset: int) -> None:
+    """Remove all feedback below an offset, as retention would."""
+
+    async def delete() -> None:
+        admin = AIOKafkaAdminClient(**loop.settings.aiokafka_options())
+        await admin.start()
+        try:
+            where = TopicPartition(loop.topics.feedback, 0)
+            await admin.delete_records({where: RecordsToDelete(before_offset=offset)})
+        finally:
+            await admin.close()
+
+    asyncio.run(delete())
+
+
+@pytest.mark.kafka
+def test_after_kill_9_only_the_tail_of_feedback_is_folded(apache_kafka: Kafka, world: Make) -> None:
+    loop = world(snapshot_seconds=0.3)
+    [doomed] = loop.ready()
+    loop.stock()
+    clicked(loop, 0)
+    eventually(lambda: doomed.status()["snapshot"]["version"], "a snapshot")
+    clicked(loop, 60)
+    doomed.kill()
+    loop.records()  # what is forgotten now is still known here
+    version = opened(loop.settings).versions()[-1]
+    forget(loop, version - 1)  # to fold from 0 is impossible now
+    [worker] = loop.ready()
+    assert f"snapshot loaded version={version} " in worker.words()
+    clicked(loop, 120)
+    version, digest = loop.agreed()
+    assert loop.folded(version).digest() == digest
+    assert len(loop.decisions()) >= 180
+
+
+@pytest.mark.kafka
+def test_a_clean_stop_keeps_all_that_was_learned(world: Make) -> None:
+    loop = world()
+    [worker] = loop.ready()
+    loop.stock()
+    clicked(loop, 0)
+    version, digest = loop.agreed()
+    assert worker.status()["snapshot"] == {"version": None, "age_seconds": None, "failed": 0}
+    assert worker.stop() == 0
+    kept = opened(loop.settings)
+    assert kept.versions()[-1] >= version
+    [again] = loop.ready()
+    said = again.status()["snapshot"]
+    assert said["version"] == kept.versions()[-1] and 0 <= said["age_seconds"] < 60
+    version, digest = loop.agreed()
+    assert loop.folded(version).digest() == digest
+
+
+@pytest.mark.kafka
+def test_a_disk_that_fails_stops_no_worker(world: Make, folder: Path) -> None:
+    folder.write_text("not a folder")
+    loop = world(snapshot_seconds=0.1)
+    [worker] = loop.ready()
+    loop.stock()
+    clicked(loop, 0)
+    eventually(lambda: worker.status()["snapshot"]["failed"] > 1, "it tried again")
+    clicked(loop, 60)
+    assert "snapshot not written" in worker.words()
+
+
+@pytest.mark.kafka
+def test_a_worker_refuses_a_log_that_ends_before_its_snapshot_until_it_is_rolled_back(
+    world: Make,
+) -> None:
+    loop = world(max_users=20, max_items=15)
+    kept = opened(loop.settings)
+    kept.write(states()[1])
+    worker = loop.worker()
+    assert worker.ended() != 0
+    assert "ends at 0, but was learned up to 80: it is another log" in worker.words()
+    assert "`rankloop snapshots rollback 0`" in worker.words()
+    kept.rollback(0)
+    loop.ready()
+
+
+@pytest.mark.kafka
+def test_a_worker_refuses_a_log_with_other_records(world: Make) -> None:
+    loop = world(max_users=20, max_items=15)
+    loop.send_all((b"another log", "", loop.topics.feedback, 0) for _ in range(90))
+    opened(loop.settings).write(states()[1])
+    worker = loop.worker()
+    assert worker.ended() != 0
+    assert "holds another record at 79 than the one learned" in worker.words()
+
+
+@pytest.mark.kafka
+def test_a_log_that_lost_its_beginning_is_refused_without_a_snapshot(
+    apache_kafka: Kafka, world: Make
+) -> None:
+    loop = world()
+    loop.send_all((b"garbage", "", loop.topics.feedback, 0) for _ in range(5))
+    forget(loop, 3)
+    worker = loop.worker()
+    assert worker.ended() != 0
+    assert "begins at 3, but was learned up to 0 only: what lies between" in worker.words()
