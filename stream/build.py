@@ -1,10 +1,12 @@
 """The composition root: settings -> agents. A new policy, scorer or encoder is one row here."""
 
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from msgspec import Struct
+from threadpoolctl import threadpool_limits
 
 from agents.attribution import Attribution, Rules
 from agents.learner import Learner
@@ -48,9 +50,14 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "bandit": lambda s, explore: Vowpal(exploration=explore, prior=PRIOR, rate=s.learning_rate),
 }
 
+# One core is left to the event loop: threads that wait for each other crawl.
+THREADS = max(1, (os.cpu_count() or 1) - 1)
+
 ENCODERS: dict[str, Callable[[Settings], Encoder]] = {
     "hash": lambda s: HashEncoder(),
-    "minilm": lambda s: BertEncoder(bundled() or "sentence-transformers/all-MiniLM-L6-v2"),
+    "minilm": lambda s: BertEncoder(
+        bundled() or "sentence-transformers/all-MiniLM-L6-v2", threads=THREADS
+    ),
 }
 
 
@@ -73,7 +80,8 @@ def policy(settings: Settings) -> Policy:
 def encoder(settings: Settings, vectors: Vectors | None = None) -> CachedEncoder:
     """The text encoder by its name: a row of ENCODERS, else a Hugging Face name or path."""
     name = settings.encoder_name
-    make = ENCODERS.get(name, lambda s: BertEncoder(Path(name) if Path(name).is_dir() else name))
+    where = Path(name) if Path(name).is_dir() else name
+    make = ENCODERS.get(name, lambda s: BertEncoder(where, threads=THREADS))
     return CachedEncoder(make(settings), vectors)
 
 
@@ -110,6 +118,7 @@ def scorers(settings: Settings) -> dict[str, Scorer]:
 
 def parts(settings: Settings, text: Encoder) -> Parts:
     """A worker's agents with nothing learned yet."""
+    threadpool_limits(1, user_api="blas")  # small products: waiting threads cost up to 16 ms each
     memory = Memory(
         Popularity(limit=settings.max_items),
         scorers(settings),
