@@ -3,14 +3,25 @@
 Rules of the logs kept here (DESIGN section 8): records are a function of the log (L1), a decision
 is used only as read back, lowest offset first (L2), an event older than the window is too late and
 expiry is by watermark, never by size (L3), one future timestamp closes nothing (L5).
+
+That all can be made again from a bookmark (L3) rests on what is not remembered: an id is known by
+the events of the last window alone, and a decision takes events until its lateness is over, however
+long its closing had to wait. So no state depends on more of the log than the bookmark reads.
 """
 
 from collections import Counter
-from heapq import heappop, heappush
 
-from msgspec import Struct
+from msgspec import structs
 
+from agents.answers import Answers
+from agents.bookmark import Bookmark
+from agents.caused import Ask, Lesson, Yield
+from agents.closing import Closing
+from agents.early import Waiting
 from agents.pending import Joined, Pending
+from agents.reach import Reach
+from agents.rules import Rules
+from agents.seen import Seen
 from models.events import (
     Click,
     Decision,
@@ -24,49 +35,6 @@ from models.events import (
     chain,
     encode,
 )
-
-
-class Rules(Struct, frozen=True, kw_only=True):
-    """How rewards find their decisions; times in milliseconds of event time."""
-
-    horizon: int = 600_000  # a decision closes this long after its request
-    early: int = 120_000  # a reward may precede its request by this
-    lateness: int = 600_000  # after closing, a reward still corrects for this long
-    future: int = 60_000  # the watermark runs at most this far ahead of the append time
-    implied: bool = True  # without an Impression a decision counts as shown as it stands
-    refresh: bool = True  # a click asks for a fresh ranking
-    refresh_k: int = 10
-    most_closings: int = 100  # at one event; the rest follow at the next ones
-
-    @property
-    def window(self) -> int:
-        """An event older than the watermark less this is too late."""
-        return self.horizon + self.lateness + self.early
-
-
-class Ask(Struct, frozen=True):
-    """A request to answer, and the offset of the event that asked."""
-
-    request: Request
-    source: int
-
-
-class Lesson(Struct, frozen=True):
-    """An encoded learning record and where it came from."""
-
-    source: Source
-    data: bytes
-
-
-class Yield(Struct, frozen=True):
-    """What one event causes: learning records in their order, and what to answer.
-
-    `fate` is the counter the event ended in, or "waiting" if it came before its request.
-    """
-
-    lessons: list[Lesson]
-    asks: list[Ask]
-    fate: str
 
 
 class Attribution:
@@ -92,16 +60,13 @@ class Attribution:
         self.chain = ""
         self.last: Source | None = None  # of the newest record made
         self.counts: Counter[str] = Counter()
-        self._pending: dict[str, Pending] = {}  # open and correctable, by decision id
-        self._closing: list[tuple[int, int, str]] = []  # heap: deadline, offset, id
-        self._forgetting: list[tuple[int, int, str]] = []
-        self._seen: dict[str, int] = {}
-        self._ages: list[tuple[int, str]] = []
-        self._early: dict[str, dict[int, Joined]] = {}  # decision id -> offset -> event
-        self._orphaning: list[tuple[int, int, str]] = []
-        self._undecided: dict[str, int] = {}  # id -> deadline
-        self._due: list[tuple[int, str]] = []  # heap of those, its first one not decided
-        self._ahead: dict[tuple[int, str], Decision] = {}  # read back before their event, by both
+        self._pending: dict[str, Pending] = {}  # those that take events, by decision id
+        self._closing = Closing()
+        self._seen = Seen()
+        self._early = Waiting()
+        self._answers = Answers()
+        self._reach = Reach(rules.window)
+        self._from: Bookmark | None = None  # while the state is made again
 
     @property
     def open(self) -> int:
@@ -110,33 +75,92 @@ class Attribution:
 
     def blocked(self, appended: int, event: Event) -> bool:
         """True if folding the event now would close a request that is not decided yet (L1)."""
-        return bool(self._due) and self._due[0][0] < self._advanced(appended, event)
+        return self._answers.blocks(self._advanced(appended, event))
+
+    def undecided(self, source: int) -> bool:
+        """True if the event at that offset asked, and no decision was read back yet."""
+        return source in self._answers
 
     def decision(self, id: str) -> Decision | None:
         """The decision for an open or correctable request as read back, if there is one."""
         pending = self._pending.get(id)
         return None if pending is None else pending.decision
 
-    def decided(self, decision: Decision) -> bool:
-        """Take a decision as read back, in offset order; False if another came first (L2).
+    def decided(self, decision: Decision, offset: int = 0) -> bool:
+        """Take a decision as read back from the rankings at `offset`; call it in their order.
 
-        It belongs to the event that asked for it: an id may come again after the window.
+        False if another came first (L2). It belongs to the event that asked for it: an id may come
+        again after the window.
         """
+        self._reach.read = max(self._reach.read, offset + 1)
         if decision.source >= self.next:
-            key = decision.source, decision.id
-            return self._ahead.setdefault(key, decision) is decision
-        pending = self._pending.get(decision.id)
-        if pending is None or pending.source != decision.source or pending.decision is not None:
-            return False
+            return self._answers.ahead(decision, offset)
+        pending = self._answers.take(decision)
+        if pending is not None:
+            self._decide(pending, decision, offset)
+        return pending is not None
+
+    def _decide(self, pending: Pending, decision: Decision, offset: int) -> None:
         pending.decision = decision
-        del self._undecided[decision.id]
-        while self._due and self._undecided.get(self._due[0][1]) != self._due[0][0]:
-            heappop(self._due)
-        return True
+        if self._from is not None:  # a click asked as a request that is not there any more
+            asked = {"k": decision.k, "context": decision.context}
+            pending.request = structs.replace(pending.request, **asked)
+        self._reach.decided(pending.source, offset)
+
+    def bookmark(self) -> Bookmark:
+        """Where to read on from so that `resume` comes to this state; all must be decided."""
+        ids_from, watermark, open_from, rankings_from = self._reach.places(self.next)
+        if open_from == self.next and not self._seen:
+            ids_from, watermark = self.next, self.watermark
+        ahead = self._answers.ahead_from
+        return Bookmark(
+            ids_from=ids_from,
+            watermark=watermark,
+            open_from=open_from,
+            rankings_from=rankings_from if ahead is None else min(ahead, rankings_from),
+            closed=self._closing.last,
+            last=None if self.last is None else (self.last.offset, self.last.index),
+            chain=self.chain,
+            rules=self.rules.digest,
+        )
+
+    @property
+    def resuming(self) -> bool:
+        """True from `resume` to `resumed`."""
+        return self._from is not None
+
+    def resume(self, bookmark: Bookmark) -> None:
+        """Make the state again: events from `bookmark.ids_from` on are folded without lessons."""
+        self._from = bookmark
+        self.next = bookmark.open_from
+        self.watermark = bookmark.watermark
+        self._closing.last = bookmark.closed
+        where = bookmark.ids_from, bookmark.watermark, bookmark.rankings_from
+        self._reach = Reach(self.rules.window, *where)
+
+    def resumed(self, next: int) -> list[int]:
+        """All below `next` and all rankings were read; the requests whose decision is missing.
+
+        Their offsets, that is. `counts` begin anew.
+        """
+        bookmark, self._from = self._from, None
+        self.next = max(self.next, next)
+        if bookmark is not None:
+            self.chain = bookmark.chain
+            last = bookmark.last
+            self.last = None if last is None else Source(self.partition, *last)
+            self.counts = Counter(waiting=len(self._early))
+            self._answers.drop_dead()
+        return self._answers.undecided
+
+    def skip(self, offset: int) -> None:
+        """What lies at `offset` is no event."""
+        self.next = max(self.next, offset + 1)
 
     def __call__(self, offset: int, appended: int, event: Event) -> Yield:
         """Fold the event at `offset`, which the broker appended at `appended` (milliseconds)."""
-        self.next = offset + 1
+        self._reach.trail.mark(offset, self.watermark)
+        self.next = max(self.next, offset + 1)
         self.watermark = self._advanced(appended, event)
         self._offset, self._index, self._lessons = offset, 0, list[Lesson]()
         asks: list[Ask] = []
@@ -146,55 +170,57 @@ class Attribution:
             fate = "tick"
         elif at < self.watermark - self.rules.window:
             fate = "too_late"
-        elif not self._first(type(event).__name__, event.id, at):
-            fate = "duplicate"
-        elif isinstance(event, Request):
-            fate = "asked"
-            asks.append(self._open(event, at))
         else:
-            self._interact(event, at)
-            fate = self._join(event, at)
-            if isinstance(event, Click) and self.rules.refresh:
-                asks += self._refreshed(event, at)
+            first, refreshes = self._note(event, at)
+            if not first:
+                fate = "duplicate"
+            elif self._from is not None and offset < self._from.open_from:
+                fate = "noted"
+            elif isinstance(event, Request):
+                fate = "asked"
+                asks.append(self._open(event, at))
+            else:
+                self._interact(event, at)
+                fate = self._join(event, at)
+                if isinstance(event, Click) and refreshes:
+                    asks.append(self._refreshed(event, at))
         self.counts[fate] += 1
         return Yield(self._lessons, asks, fate)
 
     def _advanced(self, appended: int, event: Event) -> int:
         return max(self.watermark, min(event.at, appended + self.rules.future))
 
-    def _first(self, kind: str, id: str, at: int) -> bool:
-        """False if the id is known; an open request's is, however long its closing takes (L8)."""
-        key = kind + id
-        if key in self._seen or (kind == "Request" and id in self._pending):
-            return False
-        self._seen[key] = at
-        heappush(self._ages, (at, key))
-        return True
+    def _note(self, event: Request | Joined, at: int) -> tuple[bool, bool]:
+        """Whether the event's id is new, and whether, of a click, its refresh's is.
+
+        Both are noted each time, so that they are known by the last window's events alone.
+        """
+        first = self._seen.first(type(event).__name__ + event.id, at)
+        refreshes = isinstance(event, Click) and self.rules.refresh
+        return first, refreshes and self._seen.first(f"Requestrefresh:{event.id}", at)
 
     def _open(self, request: Request, at: int, refresh: bool = False) -> Ask:
         deadline = at + self.rules.horizon
         pending = Pending(request, self._offset, deadline, refresh or not self.rules.implied)
-        pending.decision = self._ahead.pop((self._offset, request.id), None)
-        if pending.decision is None:
-            self._undecided[request.id] = deadline
-            heappush(self._due, (deadline, request.id))
+        ahead = self._answers.ask(pending)
+        if ahead is not None:
+            self._decide(pending, *ahead)
         self._pending[request.id] = pending
-        heappush(self._closing, (deadline, self._offset, request.id))
-        for event in self._early.pop(request.id, {}).values():
-            self._settle("attributed" if pending.add(event) else "orphan")
+        self._reach.hold(pending)
+        self._closing.add(pending, until=deadline + self.rules.lateness)
+        for early in self._early.take(request.id):
+            self._settle("attributed" if early.join(pending) else "orphan")
         return Ask(request, self._offset)
 
-    def _refreshed(self, click: Click, at: int) -> list[Ask]:
+    def _refreshed(self, click: Click, at: int) -> Ask:
         """A click asks for the user's next ranking; it counts as shown once something says so."""
         id = f"refresh:{click.id}"
-        if not self._first("Request", id, at):
-            return []
         request = Request(id=id, user=click.user, at=click.at, k=self.rules.refresh_k)
         before = self._pending.get(click.request or "")
         if before is not None and before.request.user == click.user:
             k, context = before.request.k, before.request.context
             request = Request(id=id, user=click.user, at=click.at, k=k, context=context)
-        return [self._open(request, at, refresh=True)]
+        return self._open(request, at, refresh=True)
 
     def _settle(self, fate: str) -> None:
         self.counts["waiting"] -= 1
@@ -222,8 +248,8 @@ class Attribution:
             return "organic"
         pending = self._pending.get(event.request)
         if pending is None:
-            self._early.setdefault(event.request, {})[self._offset] = event
-            heappush(self._orphaning, (at + self.rules.early, self._offset, event.request))
+            until = at + self.rules.early
+            self._reach.hold(self._early.add(event.request, event, self._offset, until))
             return "waiting"
         if not pending.add(event):
             return "orphan"
@@ -235,30 +261,25 @@ class Attribution:
     def _expire(self) -> None:
         """Let time pass: close, forget and give up what the watermark has left behind."""
         now, rules = self.watermark, self.rules
-        for _ in range(rules.most_closings):
-            if not self._closing or self._closing[0][0] >= now:
-                break
-            deadline, offset, id = heappop(self._closing)
-            pending = self._pending[id]
-            heappush(self._forgetting, (deadline + rules.lateness, offset, id))
-            self._close(pending, corrected=False)
-        while self._forgetting and self._forgetting[0][0] < now:
-            del self._pending[heappop(self._forgetting)[2]]
-        while self._orphaning and self._orphaning[0][0] < now:
-            _, offset, id = heappop(self._orphaning)
-            held = self._early.get(id, {})
-            if held.pop(offset, None) is not None:
-                self._settle("orphan")
-            if not held:
-                self._early.pop(id, None)
-        while self._ages and self._ages[0][0] < now - rules.window:
-            del self._seen[heappop(self._ages)[1]]
+        if self._from is not None:
+            self._closing.again()
+        else:
+            for pending in self._closing.due(now, rules.most_closings):
+                self._close(pending, corrected=False)
+        for pending in self._closing.forget(now):
+            del self._pending[pending.request.id]
+        for _ in range(self._early.expire(now)):
+            self._settle("orphan")
+        self._seen.forget(now - rules.window)
+        self._reach.expire(self._offset)
 
     def _source(self) -> Source:
         return Source(self.partition, self._offset, self._index)
 
     def _close(self, pending: Pending, corrected: bool) -> None:
         pending.closed = True
+        if self._from is not None:
+            return
         result = pending.outcome(self._source(), self.watermark, self.chain, corrected)
         if isinstance(result, Outcome):
             self.counts[result.status] += 1
@@ -267,6 +288,8 @@ class Attribution:
             self.counts[result] += 1
 
     def _learn(self, record: Interaction | Outcome) -> None:
+        if self._from is not None:
+            return
         data = encode(record)
         self.chain, self.last = chain(data), record.source
         self._index += 1

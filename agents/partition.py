@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from agents.attribution import Ask, Attribution, Lesson
+from agents.bookmark import Bookmark
 from agents.learner import Learner
 from models.events import (
     Decision,
@@ -24,6 +25,10 @@ from models.events import (
 )
 
 DAY = 86_400_000
+OTHERWISE = (
+    "differs from the one learned: another release or other settings wrote this log; "
+    "run that one, or start a new log"
+)
 
 
 class Received(Struct, frozen=True):
@@ -66,10 +71,14 @@ class ReadBack(Struct, frozen=True):
 
 
 class Commit(Struct, frozen=True):
-    """Everything below `offset` is done, once the learner `has` the source `needs` (L4)."""
+    """Everything below `offset` is done, once the learner `has` the source `needs` (L4).
+
+    Who goes on from there begins at the bookmark (L3).
+    """
 
     offset: int
     needs: Source | None
+    bookmark: Bookmark
 
 
 Command = Teach | Await | Answer | Discard | ReadBack | Commit
@@ -101,13 +110,18 @@ class Partition:
         self.counts: Counter[str] = Counter()
 
     def restore(self, messages: Sequence[Received]) -> Commands:
-        """Fold committed events again, publishing nothing; decisions are read back as needed."""
+        """Fold committed events again, publishing nothing.
+
+        From the start of the log, or, after `attribution.resume(bookmark)`, from the bookmark: then
+        no decision is needed before the end. At the end, call `restored`.
+        """
+        resuming = self.attribution.resuming
         for message in messages:
             event, _ = self._open(message)
             if event is None:
-                self.attribution.next = message.offset + 1
+                self.attribution.skip(message.offset)
                 continue
-            while self.attribution.blocked(message.appended, event):
+            while not resuming and self.attribution.blocked(message.appended, event):
                 if not (yield ReadBack()):
                     raise Diverged(
                         f"the decisions that offset {message.offset} closes are not in the "
@@ -115,6 +129,18 @@ class Partition:
                     )
             self._agree(self.attribution(message.offset, message.appended, event).lessons)
         return len(messages)
+
+    def restored(self, committed: int) -> None:
+        """All events below the commit and all rankings were read: it may go on from there."""
+        attribution = self.attribution
+        place = self.learner.places.get(attribution.partition)
+        if missing := attribution.resumed(committed):
+            raise Diverged(
+                f"the decision for the request at offset {missing[0]} is not in the rankings: that "
+                "topic was cut or belongs to another log"
+            )
+        if place and place.source == attribution.last and place.chain != attribution.chain:
+            raise Diverged(f"the record from {place.source} {OTHERWISE}")
 
     def batch(self, messages: Sequence[Received]) -> Commands:
         """Handle messages in order; returns how many: it stops before one that must wait (L1)."""
@@ -125,7 +151,7 @@ class Partition:
         for message in messages:
             event, reason = self._open(message)
             if event is None:
-                self.attribution.next = message.offset + 1
+                self.attribution.skip(message.offset)
                 self.counts[reason.partition(":")[0]] += 1
                 letters.append((message, reason))
             elif self.attribution.blocked(message.appended, event):
@@ -141,10 +167,10 @@ class Partition:
             yield Discard(letters)
         if fresh := self._agree(lessons):
             yield Await((yield Teach(fresh)))
-        unanswered = [ask for ask in asks if self.attribution.decision(ask.request.id) is None]
+        unanswered = [ask for ask in asks if self.attribution.undecided(ask.source)]
         if unanswered:
             yield Answer([self.decide(ask) for ask in unanswered])
-        yield Commit(self.attribution.next, self.attribution.last)
+        yield Commit(self.attribution.next, self.attribution.last, self.attribution.bookmark())
         return used
 
     def tick(self, quiet: int) -> bytes | None:
@@ -175,8 +201,5 @@ class Partition:
             if lesson.source > place.source:
                 return lessons[n:]
             if lesson.source == place.source and chain(lesson.data) != place.chain:
-                raise Diverged(
-                    f"the record from {lesson.source} differs from the one learned: another "
-                    "release or other settings wrote this log; run that one, or start a new log"
-                )
+                raise Diverged(f"the record from {lesson.source} {OTHERWISE}")
         return []

@@ -32,12 +32,18 @@ class Pending:
         self.deadline = deadline
         self.explicit = explicit  # counts as shown only once an impression or a reward says so
         self.closed = False
+        self.forgotten = False  # too old to be corrected
         self.decision: Decision | None = None
         self.shown: tuple[str, ...] | None = None
         self.clicked: set[str] = set()
         self.rewards: dict[str, float] = {}
         self.whole = 0.0  # earned by the ranking as a whole
         self.rewarded = False
+
+    @property
+    def live(self) -> bool:
+        """True while it may close or be corrected."""
+        return not (self.closed and self.forgotten)
 
     def add(self, event: Joined) -> bool:
         """Take an event in; False if it is another user's."""

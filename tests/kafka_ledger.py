@@ -88,7 +88,9 @@ class Ledger:
         at = min(event.at, self.watermark)
         if at < self.watermark - self.horizon - self.lateness - self.early:
             return "too_late"
-        if not self._new(type(event).__name__, event.id, at):
+        new = self._new(type(event).__name__, event.id, at)
+        refreshes = isinstance(event, Click) and self._new("Request", f"refresh:{event.id}", at)
+        if not new:
             return "duplicate"
         if isinstance(event, Request):
             self._ask(event.id, event.user, at, offset, refresh=False)
@@ -98,16 +100,14 @@ class Ledger:
         elif isinstance(event, Reward) and event.item is not None:
             self.liked.append((event.id, event.user, event.item, event.value))
         fate = self._joined(offset, at, event)
-        if isinstance(event, Click) and self._new("Request", f"refresh:{event.id}", at):
+        if refreshes:
             self._ask(f"refresh:{event.id}", event.user, at, offset, refresh=True)
         return fate
 
     def _new(self, kind: str, id: str, at: int) -> bool:
         before = self._known.get((kind, id), -1)
-        if before >= max(0, self.watermark - self.horizon - self.lateness - self.early):
-            return False
-        self._known[kind, id] = at
-        return True
+        self._known[kind, id] = max(before, at)
+        return before < max(0, self.watermark - self.horizon - self.lateness - self.early)
 
     def _ask(self, id: str, user: str, at: int, offset: int, refresh: bool) -> None:
         asked = self.asked[id] = Asked(user, at, refresh, offset)

@@ -270,15 +270,39 @@ def test_an_id_may_come_again_after_the_window() -> None:
     assert [outcome.source.offset for outcome in world.outcomes] == [1, 2]
 
 
-def test_the_id_of_a_request_that_waits_for_its_closing_stays_known() -> None:
+def test_an_id_may_come_again_while_its_first_decision_still_waits_for_its_closing() -> None:
     world = World(most_closings=1)
     for n in range(4):
         world(request(f"r{n}"))
     late = 2000 + world.fold.rules.window
-    assert world(request("r3", at=late)).fate == "duplicate"
+    assert world(request("r3", at=late)).fate == "asked"
     for n in range(5):
         world(Tick(at=late + n))
     assert [outcome.id for outcome in world.outcomes] == ["r0", "r1", "r2", "r3"]
+    world(click("a", at=late + 5, request="r3"))
+    world(Tick(at=late + HORIZON + 1))
+    assert [outcome.status for outcome in world.outcomes[3:]] == ["expired", "complete"]
+
+
+def test_what_waits_for_its_closing_takes_no_events_once_its_lateness_is_over() -> None:
+    world = World(most_closings=1)
+    for n in range(3):
+        world(request(f"r{n}"))
+    late = 1000 + HORIZON + LATENESS
+    assert world(click("a", at=late, request="r2", id="in time")).fate == "attributed"
+    assert world(click("a", at=late + 1, request="r2", id="too late")).fate == "waiting"
+    world(Tick(at=late + 1))
+    assert [outcome.status for outcome in world.outcomes] == ["expired", "expired", "complete"]
+
+
+def test_an_id_that_comes_again_and_again_stays_known() -> None:
+    world = World(refresh=True)
+    window = world.fold.rules.window
+    world(click("a", at=1000, request=None))
+    for n in range(1, 4):
+        assert world(click("a", at=1000 + n * window, request=None)).fate == "duplicate"
+    assert world(request("refresh:c", at=1000 + 4 * window)).fate == "duplicate"
+    assert world(click("a", at=1001 + 4 * window, request=None)).fate == "organic"
 
 
 def test_another_users_click_is_an_orphan_but_still_an_interaction() -> None:

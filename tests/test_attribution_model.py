@@ -127,7 +127,8 @@ class Recomputed:
         self.rules = rules
         self.records: list[Interaction | Outcome] = []
         self.asked: list[tuple[str, int]] = []
-        self.rankings: list[Ranking] = []
+        self.rankings: list[Ranking] = []  # those that take events
+        self.open: list[Ranking] = []
         self.fates: list[str] = []
         self.closings: Counter[str] = Counter()
         self.noted: list[tuple[str, str, int]] = []  # kind, id, at: duplicates are found by it
@@ -142,13 +143,14 @@ class Recomputed:
 
     def let_time_pass(self) -> None:
         rules, now = self.rules, self.now
-        overdue = [r for r in self.rankings if not r.closed and r.at + rules.horizon < now]
+        overdue = [r for r in self.open if r.at + rules.horizon < now]
         overdue.sort(key=lambda r: (r.at, r.offset))
         for ranking in overdue[: rules.most_closings]:
             ranking.closed = True
+            self.open.remove(ranking)
             self.close(ranking, corrected=False)
         kept = rules.horizon + rules.lateness
-        self.rankings = [r for r in self.rankings if not r.closed or r.at + kept >= now]
+        self.rankings = [r for r in self.rankings if r.at + kept >= now]
         for offset, at, _ in self.waiting:
             if at + rules.early < now:
                 self.fates[offset] = "orphan"
@@ -160,12 +162,14 @@ class Recomputed:
             return "tick"
         if at < self.now - self.rules.window:
             return "too_late"
-        if self.known(type(event).__name__, event.id):
+        known = self.known(type(event).__name__, event.id, at)
+        refreshes = isinstance(event, Click) and self.rules.refresh
+        refreshed = refreshes and not self.known("Request", f"refresh:{event.id}", at)
+        if known:
             return "duplicate"
         if isinstance(event, Request):
             self.ask(event, at, quiet=not self.rules.implied)
             return "asked"
-        self.noted.append((type(event).__name__, event.id, at))
         if not isinstance(event, Impression) and event.item is not None:
             value = 1.0 if isinstance(event, Click) else event.value
             self.records.append(
@@ -180,7 +184,7 @@ class Recomputed:
             )
         found = [r for r in self.rankings if r.request.id == event.request]
         self.fates[self.offset] = self.joined(event, at, found)
-        if isinstance(event, Click) and self.rules.refresh:
+        if isinstance(event, Click) and refreshed:
             self.refresh(event, at, [r for r in found if r.request.user == event.user])
         return self.fates[self.offset]
 
@@ -200,21 +204,21 @@ class Recomputed:
 
     def refresh(self, click: Click, at: int, found: list[Ranking]) -> None:
         id = f"refresh:{click.id}"
-        if not self.known("Request", id):
-            k = found[0].request.k if found else self.rules.refresh_k
-            context = found[0].request.context if found else {}
-            request = Request(id=id, user=click.user, at=click.at, k=k, context=context)
-            self.ask(request, at, quiet=True)
+        k = found[0].request.k if found else self.rules.refresh_k
+        context = found[0].request.context if found else {}
+        request = Request(id=id, user=click.user, at=click.at, k=k, context=context)
+        self.ask(request, at, quiet=True)
 
-    def known(self, kind: str, id: str) -> bool:
-        if kind == "Request" and any(r.request.id == id for r in self.rankings):
-            return True
-        return any(n[:2] == (kind, id) for n in self.noted)
+    def known(self, kind: str, id: str, at: int) -> bool:
+        """Whether the id came within the window; that it came again counts as well."""
+        known = any(n[:2] == (kind, id) for n in self.noted)
+        self.noted.append((kind, id, at))
+        return known
 
     def ask(self, request: Request, at: int, quiet: bool) -> None:
-        self.noted.append(("Request", request.id, at))
         ranking = Ranking(request, self.offset, at, quiet)
         self.rankings.append(ranking)
+        self.open.append(ranking)
         self.asked.append((request.id, self.offset))
         for offset, _, event in self.waiting:
             if event.request == request.id:
@@ -331,8 +335,7 @@ class Log(RuleBasedStateMachine):
         fates = Counter(model.fates)
         assert +self.fold.counts == fates + model.closings
         assert sum(fates.values()) == len(self.log)
-        still = [r for r in model.rankings if not r.closed]
-        assert self.fold.open == len(still)
+        assert self.fold.open == len(model.open)
         for ranking in model.rankings:
             found = self.fold.decision(ranking.request.id)
             assert found == decided(ranking.request, ranking.offset)

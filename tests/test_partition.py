@@ -7,10 +7,13 @@ time, never interrupted, would have said with the same decisions. RANKLOOP_SCHED
 import os
 from collections.abc import Generator, Iterator
 from random import Random
+from typing import Literal
 
 import pytest
+from msgspec import structs
 
 from agents.attribution import Ask, Attribution, Rules
+from agents.bookmark import Bookmark, decode_bookmark, encode_bookmark
 from agents.learner import Learner, Place, Verdict
 from agents.partition import (
     DAY,
@@ -49,6 +52,9 @@ SCHEDULES = int(os.environ.get("RANKLOOP_SCHEDULES", "500"))
 FIRST = int(os.environ.get("RANKLOOP_FIRST_SCHEDULE", "0"))
 
 
+Bookmarks = Literal["used", "lost", "spoiled"]
+
+
 def owner(user: str) -> int:
     return 1 if user == "elsewhere" else 0
 
@@ -60,9 +66,16 @@ class Torn(Exception):
 class World:
     """The logs, which outlive every worker, and the classes that workers are made of."""
 
-    def __init__(self, seed: int, attribution: type[Attribution], learner: type[Learner]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        attribution: type[Attribution],
+        learner: type[Learner],
+        bookmarks: Bookmarks = "used",
+    ) -> None:
         self.rng = Random(seed)
         self.make_attribution, self.make_learner = attribution, learner
+        self.bookmarks: Bookmarks = bookmarks
         rng = self.rng
         self.rules = Rules(
             horizon=rng.choice([2, 5, 20]),
@@ -80,6 +93,7 @@ class World:
         self.feedback: list[bytes] = []
         self.letters: set[int] = set()
         self.committed = 0
+        self.metadata = ""
         self.generation = 0
         self.workers = 0
 
@@ -191,8 +205,13 @@ class Life:
             self.commit()
 
     def restore(self, committed: int) -> Generator[None, None, None]:
-        end = len(self.world.rankings)
-        events = self.world.events[:committed]
+        """From the commit's bookmark; where it is lost, from the start of the log."""
+        begin, end = 0, len(self.world.rankings)
+        bookmark = decode_bookmark(self.world.metadata, self.world.rules.digest)
+        if bookmark is not None:
+            self.attribution.resume(bookmark)
+            begin, self.read = bookmark.ids_from, bookmark.rankings_from
+        events = self.world.events[begin:committed]
         while events:
             size = self.rng.randint(1, 10)
             commands, events = self.partition.restore(events[:size]), events[size:]
@@ -208,6 +227,7 @@ class Life:
                 answer = self.read < end
                 self.read_rankings(min(end, self.read + self.rng.randint(1, 3)))
         self.read_rankings(end)
+        self.partition.restored(committed)
 
     def drive(self, commands: Generator[Command, int | None, int]) -> Generator[None, None, int]:
         answer: int | None = None
@@ -252,7 +272,8 @@ class Life:
 
     def read_rankings(self, upto: int) -> None:
         while self.read < upto:
-            self.attribution.decided(decode_decision(self.world.rankings[self.read]))
+            decision = decode_decision(self.world.rankings[self.read])
+            self.attribution.decided(decision, self.read)
             self.read += 1
 
     def commit(self) -> None:
@@ -261,15 +282,26 @@ class Life:
         self.commits = self.commits[len(ready) :]
         if ready and self.generation == self.world.generation:
             self.world.committed = ready[-1].offset
+            self.world.metadata = self.metadata(ready[-1].bookmark)
+
+    def metadata(self, bookmark: Bookmark) -> str:
+        """What the commit says beside its offset, if it says that."""
+        if self.world.bookmarks == "lost":
+            return ""
+        if self.world.bookmarks == "spoiled":
+            later = min(bookmark.open_from + 1, self.world.committed)
+            bookmark = structs.replace(bookmark, open_from=max(bookmark.ids_from, later))
+        return encode_bookmark(bookmark)
 
 
 def play(
     seed: int,
     attribution: type[Attribution] = Attribution,
     learner: type[Learner] = Learner,
+    bookmarks: Bookmarks = "used",
 ) -> World:
     """One schedule, and then peace until all is done."""
-    world = World(seed, attribution, learner)
+    world = World(seed, attribution, learner, bookmarks)
     rng, faults = Random(-1 - seed), Random(seed).choice([0.0, 0.02, 0.1])
     lives: list[tuple[Worker, Iterator[None]]] = []
 
@@ -340,10 +372,11 @@ def check(
     seed: int,
     attribution: type[Attribution] = Attribution,
     learner: type[Learner] = Learner,
+    bookmarks: Bookmarks = "used",
 ) -> None:
     """Raises AssertionError, naming the schedule, if the logs are not what they must be."""
     try:
-        world = play(seed, attribution, learner)
+        world = play(seed, attribution, learner, bookmarks)
         got, wanted = learned(world), uninterrupted(world)
         assert got == wanted, f"learned {len(got)} records, not these {len(wanted)}"
     except (AssertionError, Diverged, RuntimeError) as error:
@@ -353,9 +386,12 @@ def check(
         ) from error
 
 
-def test_whatever_happens_the_logs_say_what_one_event_at_a_time_would() -> None:
+@pytest.mark.parametrize("bookmarks", ["used", "lost"])
+def test_whatever_happens_the_logs_say_what_one_event_at_a_time_would(
+    bookmarks: Bookmarks,
+) -> None:
     for seed in range(FIRST, FIRST + SCHEDULES):
-        check(seed)
+        check(seed, bookmarks=bookmarks)
 
 
 class Unblocked(Attribution):
@@ -374,12 +410,12 @@ class Unblocked(Attribution):
 class Hasty(Attribution):
     """Without L2: takes the decision that was read last, not the first."""
 
-    def decided(self, decision: Decision) -> bool:
+    def decided(self, decision: Decision, offset: int = 0) -> bool:
         pending = self._pending.get(decision.id)
         if pending is not None and pending.decision is not None and not pending.closed:
             pending.decision = decision
             return True
-        return super().decided(decision)
+        return super().decided(decision, offset)
 
 
 class Trusting(Learner):
@@ -401,23 +437,32 @@ class Gapped(Trusting):
         return "duplicate" if known else super()._fold(offset, data)
 
 
-def first_failure(attribution: type[Attribution], learner: type[Learner]) -> int | None:
+def first_failure(
+    attribution: type[Attribution], learner: type[Learner], bookmarks: Bookmarks
+) -> int | None:
     for seed in range(500):
         try:
-            check(seed, attribution, learner)
+            check(seed, attribution, learner, bookmarks)
         except AssertionError:
             return seed
     return None
 
 
 @pytest.mark.parametrize(
-    ("attribution", "learner"),
-    [(Unblocked, Learner), (Hasty, Learner), (Attribution, Trusting), (Attribution, Gapped)],
+    ("attribution", "learner", "bookmarks"),
+    [
+        (Unblocked, Learner, "used"),
+        (Unblocked, Learner, "lost"),
+        (Hasty, Learner, "used"),
+        (Attribution, Learner, "spoiled"),
+        (Attribution, Trusting, "used"),
+        (Attribution, Gapped, "used"),
+    ],
 )
 def test_without_any_one_rule_a_schedule_goes_wrong(
-    attribution: type[Attribution], learner: type[Learner]
+    attribution: type[Attribution], learner: type[Learner], bookmarks: Bookmarks
 ) -> None:
-    assert first_failure(attribution, learner) is not None
+    assert first_failure(attribution, learner, bookmarks) is not None
 
 
 def partition(*, learner: Learner | None = None, **rules: int) -> Partition:
@@ -471,6 +516,12 @@ def commands(whose: Partition, messages: list[Received]) -> tuple[list[Command],
                 whose.attribution.decided(decision)
 
 
+def bookmark(made: list[Command]) -> Bookmark:
+    """That of the commit, which comes last."""
+    assert isinstance(made[-1], Commit)
+    return made[-1].bookmark
+
+
 REQUEST = Request(id="r", user="ann", at=1000, k=1)
 CLICK = Click(id="c", user="ann", item="a", at=1001, request="r")
 
@@ -479,7 +530,7 @@ def test_a_batch_teaches_waits_answers_and_then_commits() -> None:
     made, used = commands(partition(), received(REQUEST, CLICK))
     assert [type(command) for command in made] == [Teach, Await, Answer, Commit]
     assert made[1] == Await(1)
-    assert made[-1] == Commit(2, Source(0, 1, 0))
+    assert made[-1] == Commit(2, Source(0, 1, 0), bookmark(made))
     assert used == 2
 
 
@@ -500,7 +551,7 @@ def test_what_cannot_be_used_becomes_a_dead_letter_with_its_reason() -> None:
     assert reasons[1][1] == "misrouted: the key must be the user, whose partition is 1"
     assert reasons[2][1].startswith("future: at 86401003 is over a day ahead")
     assert reasons[3][1] == "too_late: at 10 is beyond the window"
-    assert made[1:] == [Commit(5, None)]
+    assert made[1:] == [Commit(5, None, bookmark(made))]
     assert one.counts == {"invalid": 1, "misrouted": 1, "future": 1}
     assert sum(one.counts.values()) + sum(one.attribution.counts.values()) == used == 5
 
@@ -510,7 +561,7 @@ def test_a_batch_ends_before_an_event_that_would_close_what_it_has_not_answered(
     messages = received(REQUEST, Tick(at=1050), Tick(at=1200), CLICK)
     made, used = commands(one, messages)
     assert used == 2
-    assert made[-1] == Commit(2, None)
+    assert made[-1] == Commit(2, None, bookmark(made))
     assert commands(one, messages[2:])[1] == 2
 
 
@@ -532,7 +583,7 @@ def test_a_request_that_was_answered_before_is_not_answered_again() -> None:
     answer = one.decide(Ask(REQUEST, 0))
     one.attribution.decided(answer)
     made, _ = commands(one, received(REQUEST))
-    assert made == [Commit(1, None)]
+    assert made == [Commit(1, None, bookmark(made))]
 
 
 def test_a_worker_that_derives_another_record_than_the_one_learned_stops() -> None:

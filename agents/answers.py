@@ -1,0 +1,68 @@
+"""Which requests wait for their decision, and which decisions came before their request."""
+
+from heapq import heappop, heappush
+
+from agents.pending import Pending
+from models.events import Decision
+
+
+class Answers:
+    """Brings each request together with its first decision by rankings offset (rule L2).
+
+    >>> from models.events import Request
+    >>> answers = Answers()
+    >>> answers.ask(Pending(Request(id="r", user="u", at=0), 7, deadline=10, explicit=False))
+    >>> answers.blocks(10), answers.blocks(11), 7 in answers
+    (False, True, True)
+    """
+
+    def __init__(self) -> None:
+        self._undecided: dict[int, Pending] = {}  # by the offset that asked
+        self._due: list[tuple[int, int]] = []  # heap of deadlines, its first one not decided
+        self._ahead: dict[tuple[int, str], tuple[Decision, int]] = {}  # read before their event
+
+    def __contains__(self, source: int) -> bool:
+        return source in self._undecided
+
+    @property
+    def undecided(self) -> list[int]:
+        """The offsets of the requests that wait."""
+        return list(self._undecided)
+
+    @property
+    def ahead_from(self) -> int | None:
+        """The lowest rankings offset of a decision that came before its request."""
+        return min((offset for _, offset in self._ahead.values()), default=None)
+
+    def blocks(self, watermark: int) -> bool:
+        """True if a request that is not decided yet would close by then."""
+        return bool(self._due) and self._due[0][0] < watermark
+
+    def ask(self, pending: Pending) -> tuple[Decision, int] | None:
+        """The decision and its rankings offset, if it came before; else the request waits."""
+        source = pending.source
+        ahead = self._ahead.pop((source, pending.request.id), None)
+        if ahead is None:
+            self._undecided[source] = pending
+            heappush(self._due, (pending.deadline, source))
+        return ahead
+
+    def ahead(self, decision: Decision, offset: int) -> bool:
+        """Keep a decision until its request comes; False if another was first."""
+        key = decision.source, decision.id
+        return self._ahead.setdefault(key, (decision, offset))[0] is decision
+
+    def take(self, decision: Decision) -> Pending | None:
+        """The request that waited for this decision."""
+        pending = self._undecided.get(decision.source)
+        if pending is None or pending.request.id != decision.id:
+            return None
+        del self._undecided[decision.source]
+        while self._due and self._due[0][1] not in self._undecided:
+            heappop(self._due)
+        return pending
+
+    def drop_dead(self) -> None:
+        """Wait no more for the decisions of requests that have closed and are forgotten."""
+        self._undecided = {source: one for source, one in self._undecided.items() if one.live}
+        self._due = sorted((one.deadline, source) for source, one in self._undecided.items())

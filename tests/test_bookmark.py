@@ -1,0 +1,265 @@
+"""Rule L3: an attribution made again from its bookmark behaves as the one that never stopped.
+
+Random logs with small windows; RANKLOOP_BOOKMARKS sets how many. After each event a bookmark is
+taken; what begins there must go on, to the end of the log, as the one that folded everything did.
+"""
+
+import os
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from msgspec import Struct, structs
+
+from agents.attribution import Ask, Attribution, Lesson, Rules
+from agents.bookmark import Bookmark, decode_bookmark, encode_bookmark
+from models.events import (
+    Click,
+    Decision,
+    Event,
+    Impression,
+    Request,
+    Reward,
+    Slot,
+    Tick,
+)
+from models.fields import Flat
+
+LOGS = int(os.environ.get("RANKLOOP_BOOKMARKS", "150"))
+Spoil = Callable[["Story", Bookmark], Bookmark]
+
+
+def rules(rng: Random) -> Rules:
+    return Rules(
+        horizon=rng.choice([2, 5, 20]),
+        early=rng.choice([0, 3, 10]),
+        lateness=rng.choice([0, 4, 20]),
+        future=rng.choice([0, 3]),
+        implied=rng.random() < 0.7,
+        refresh=rng.random() < 0.7,
+        refresh_k=2,
+        most_closings=rng.choice([1, 2, 100]),
+    )
+
+
+def event(rng: Random, now: int, offset: int) -> Event:
+    """Few ids, so that they come again; what it is about may come later, or be long gone."""
+    at = max(0, now + rng.choice([0, 0, 0, -1, -3, -9, -40, 2, 9]))
+    id, user = rng.choice("rstuv"), rng.choice(["ann", "ann", "ann", "bob"])
+    about = rng.choice(["r", "s", "t", f"refresh:{rng.choice('rstuv')}", f"t{offset - 2}"])
+    context: Flat = {"where": rng.choice("xy")}
+    return rng.choice(
+        [
+            Request(id=id, user=user, at=at, k=rng.randint(1, 3), context=context),
+            Request(id=f"t{offset}", user="ann", at=at, k=1, context=context),
+            Request(id=f"refresh:{id}", user=user, at=at),
+            Click(id=id, user=user, item=rng.choice("abc"), at=at, request=about),
+            Click(id=f"c{offset}", user="ann", item="a", at=at, request=about),
+            Click(id=id, user=user, item="a", at=at),
+            Reward(id=id, user=user, at=at, value=-0.5, request=about),
+            Impression(id=id, user=user, at=at, request=about, shown=("b", "z")),
+            Tick(at=at),
+        ]
+    )
+
+
+def decided(ask: Ask) -> Decision:
+    request = ask.request
+    return Decision(
+        id=request.id,
+        user=request.user,
+        at=request.at,
+        k=request.k,
+        context=request.context,
+        policy="p",
+        model=0,
+        items=0,
+        embeddings=0,
+        source=ask.source,
+        slots=tuple(Slot(item=item, propensity=0.5) for item in "abc"[: request.k]),
+    )
+
+
+class Logged(Struct, frozen=True):
+    """An event, when it was appended, and what came of it in the fold that never stopped."""
+
+    appended: int
+    event: Event
+    lessons: list[Lesson]
+    asks: list[Ask]
+    watermark: int  # before it
+    bookmark: str  # after it
+    rankings: int  # how many there were by then
+    open: int
+
+
+class Story:
+    """A log and the rankings of its asks: in batches, some long before, some twice."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self.rng = rng = Random(seed)
+        self.rules = rules(rng)
+        self.logged: list[Logged] = []
+        self.rankings: list[Decision] = []
+        self.fold = Attribution(0, self.rules)
+        now = 100
+        events: list[tuple[int, Event]] = []
+        for offset in range(size):
+            now += rng.choice([0, 0, 1, 1, 2, 7, 30 if rng.random() < 0.2 else 0])
+            events.append((now, event(rng, now, offset)))
+        self.fold_all(events)
+
+    def fold_all(self, events: list[tuple[int, Event]]) -> None:
+        rng, fold = self.rng, self.fold
+        first = Attribution(0, self.rules)  # an owner before, who answered some and did not commit
+        early: list[Decision] = []
+        for offset, (appended, event) in enumerate(events):
+            for ask in first(offset, appended, event).asks:
+                early.append(decided(ask))
+                first.decided(early[-1])
+        waiting: list[Ask] = []
+        for offset, (appended, event) in enumerate(events):
+            if rng.random() < 0.1:
+                soon = [one for one in early if offset <= one.source < offset + 5]
+                self.publish(soon)
+            if fold.blocked(appended, event):
+                raise AssertionError("all were answered")
+            before = fold.watermark
+            caused = fold(offset, appended, event)
+            waiting = [ask for ask in caused.asks if fold.undecided(ask.source)]
+            self.publish([decided(ask) for ask in waiting])
+            if caused.asks and rng.random() < 0.2:
+                self.publish([structs.replace(decided(ask), slots=()) for ask in caused.asks])
+            mark = encode_bookmark(fold.bookmark())
+            self.logged.append(
+                Logged(
+                    appended,
+                    event,
+                    caused.lessons,
+                    caused.asks,
+                    before,
+                    mark,
+                    len(self.rankings),
+                    fold.open,
+                )
+            )
+
+    def publish(self, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            self.rankings.append(decision)
+            self.fold.decided(decision, len(self.rankings) - 1)
+
+    def resumed(self, bookmark: Bookmark, committed: int) -> Attribution:
+        """Made again from the logs as they were at the commit."""
+        fold = Attribution(0, self.rules)
+        fold.resume(bookmark)
+        have = self.logged[committed - 1].rankings
+        asked = bookmark.rankings_from
+        soon = self.rng.randint(asked, have) if asked < have else asked
+        for n in range(asked, soon):
+            fold.decided(self.rankings[n], n)
+        for offset in range(bookmark.ids_from, committed):
+            one = self.logged[offset]
+            assert fold(offset, one.appended, one.event).lessons == []
+        for n in range(soon, have):
+            fold.decided(self.rankings[n], n)
+        missing = fold.resumed(committed)
+        assert not missing, f"without the decisions for {missing}"
+        return fold
+
+    def follow(self, fold: Attribution, start: int, stop: int) -> None:
+        """Fold on, and say where it goes another way than the one that never stopped."""
+        read = self.logged[start - 1].rankings
+        for offset in range(start, stop):
+            one = self.logged[offset]
+            for n in range(read, one.rankings):
+                if self.rankings[n].source >= offset:  # read ahead
+                    fold.decided(self.rankings[n], n)
+            assert not fold.blocked(one.appended, one.event), f"blocked at {offset}"
+            caused = fold(offset, one.appended, one.event)
+            assert caused.asks == one.asks, f"asks otherwise at {offset}"
+            assert caused.lessons == one.lessons, f"learns otherwise at {offset}"
+            for n in range(read, one.rankings):
+                fold.decided(self.rankings[n], n)
+            read = one.rankings
+            assert fold.open == one.open, f"has others open at {offset}"
+
+
+def check(seed: int, spoil: Spoil = lambda _, bookmark: bookmark, size: int = 40) -> None:
+    story = Story(seed, size)
+    for committed in range(1, size):
+        bookmark = decode_bookmark(story.logged[committed - 1].bookmark, story.rules.digest)
+        assert bookmark is not None
+        try:
+            fold = story.resumed(spoil(story, bookmark), committed)
+            again = story.rng.randint(committed, size)
+            story.follow(fold, committed, again)
+            second = story.resumed(spoil(story, fold.bookmark()), again)
+            story.follow(second, again, size)
+        except (AssertionError, RuntimeError) as error:
+            raise AssertionError(f"log {seed}, resumed at {committed}: {error}") from error
+
+
+def test_what_begins_at_a_bookmark_goes_on_as_what_never_stopped() -> None:
+    for seed in range(LOGS):
+        check(seed)
+
+
+def ids_too_late(story: Story, bookmark: Bookmark) -> Bookmark:
+    if bookmark.ids_from >= bookmark.open_from:
+        return bookmark
+    later = bookmark.ids_from + 1
+    return structs.replace(bookmark, ids_from=later, watermark=story.logged[later].watermark)
+
+
+def ids_not_at_all(story: Story, bookmark: Bookmark) -> Bookmark:
+    if bookmark.open_from >= len(story.logged):
+        return bookmark
+    before = story.logged[bookmark.open_from].watermark
+    return structs.replace(bookmark, ids_from=bookmark.open_from, watermark=before)
+
+
+def open_too_late(_: Story, bookmark: Bookmark) -> Bookmark:
+    return structs.replace(bookmark, open_from=bookmark.open_from + 1)
+
+
+def rankings_too_late(_: Story, bookmark: Bookmark) -> Bookmark:
+    return structs.replace(bookmark, rankings_from=bookmark.rankings_from + 1)
+
+
+def watermark_lost(_: Story, bookmark: Bookmark) -> Bookmark:
+    return structs.replace(bookmark, watermark=0)
+
+
+def closed_lost(_: Story, bookmark: Bookmark) -> Bookmark:
+    return structs.replace(bookmark, closed=(-1, -1))
+
+
+def all_closed(_: Story, bookmark: Bookmark) -> Bookmark:
+    return structs.replace(bookmark, closed=(1 << 60, 0))
+
+
+def chain_lost(_: Story, bookmark: Bookmark) -> Bookmark:
+    return structs.replace(bookmark, chain="")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        ids_too_late,
+        ids_not_at_all,
+        open_too_late,
+        rankings_too_late,
+        watermark_lost,
+        closed_lost,
+        all_closed,
+        chain_lost,
+    ],
+)
+def test_a_bookmark_that_says_otherwise_is_found_out(spoil: Spoil) -> None:
+    for seed in range(LOGS):
+        try:
+            check(seed, spoil)
+        except AssertionError:
+            return
+    raise AssertionError(f"{LOGS} logs do not show it")
