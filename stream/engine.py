@@ -13,6 +13,7 @@ from models.base import Encoder
 from models.events import Decision, Invalid, decode_embedding, decode_item, decode_record
 from stream import build
 from stream.follower import Follower
+from stream.keeping import Keeping
 from stream.partition import Partitions
 from stream.publisher import Publisher
 from stream.routing import owner
@@ -35,6 +36,7 @@ class Engine:
         self.encoder = encoder
         self.rankings = rankings
         self.follower = Follower(options)
+        self.keeping = Keeping(settings, self.parts.learner, self.follower, self._feedback)
         self.publish = Publisher(options)
         self.partitions = Partitions(
             settings, self.follower, self.publish, self._partition, self._published
@@ -47,19 +49,17 @@ class Engine:
         """Read everything known so far, then join the group."""
         await self.publish.start()
         await self.follower.start()
-        takes = {
-            self.topics.items: self._item,
-            self.topics.embeddings: self._embedding,
-            self.topics.feedback: self._feedback,
-        }
+        takes = {self.topics.items: self._item, self.topics.embeddings: self._embedding}
         for topic, take in takes.items():
             self.follower.watch(TopicPartition(topic, 0), 0, take)
+        await self.keeping.start()
 
     async def run(self) -> None:
         """Follow, catch up, live; ends when one of them fails."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
             group.create_task(self._keep_rankings())
+            group.create_task(self.keeping.run())
             await self._catch_up()
             gc.collect()
             gc.freeze()  # what stays for good need not be looked through again: it shows in the p99
@@ -67,11 +67,12 @@ class Engine:
             group.create_task(self.partitions.run())
 
     async def stop(self) -> None:
-        """Finish and commit what is under way, then let go of everything."""
+        """Finish and commit what is under way, keep what was learned, let go of everything."""
         await self.partitions.stop()
         await self._flush()
         await self.follower.stop()
         await self.publish.stop()
+        await self.keeping.write()
         await self.rankings.close()
 
     async def _catch_up(self) -> None:
@@ -138,6 +139,7 @@ class Engine:
             "embeddings": parts.catalogue.embeddings_version,
             "digest": parts.learner.digest() if digest else None,
             "learned": dict(parts.learner.counts),
+            "snapshot": self.keeping.status(),
             "partitions": {
                 life.number: {
                     "ready": life.ready,

@@ -22,6 +22,8 @@ class Follower:
         self._consumer: AIOKafkaConsumer | None = None
         self._takes: dict[TopicPartition, Take] = {}
         self.positions: dict[TopicPartition, int] = {}
+        self._held: set[TopicPartition] = set()
+        self._missed: set[TopicPartition] = set()  # of those: to be read again from its position
         self._changed = False
         self._waiting: list[tuple[TopicPartition, int, asyncio.Future[None]]] = []
 
@@ -55,6 +57,21 @@ class Follower:
         if self._takes.pop(partition, None) is not None:
             del self.positions[partition]
             self._changed = True
+
+    def hold(self, partition: TopicPartition) -> None:
+        """Take nothing of a partition until `release`; what comes meanwhile is read again then."""
+        self._held.add(partition)
+
+    def release(self, partition: TopicPartition) -> None:
+        """Go on with a partition that was held."""
+        self._held.discard(partition)
+        if partition in self._missed:
+            self._changed = True
+
+    async def begins(self, partition: TopicPartition) -> int:
+        """The offset of the partition's first message that is still there."""
+        assert self._consumer is not None
+        return (await self._consumer.beginning_offsets([partition]))[partition]
 
     async def end(self, partition: TopicPartition) -> int:
         """The offset after the partition's last message."""
@@ -92,6 +109,7 @@ class Follower:
 
     def _assign(self, consumer: AIOKafkaConsumer) -> None:
         self._changed = False
+        self._missed.clear()
         if not self._takes:
             consumer.unsubscribe()
             return
@@ -102,6 +120,9 @@ class Follower:
     def _deliver(self, partition: TopicPartition, messages: list[ConsumerRecord]) -> None:
         take = self._takes.get(partition)
         if take is None:
+            return
+        if partition in self._held or partition in self._missed:
+            self._missed.add(partition)
             return
         for message in messages:
             if message.offset < self.positions[partition]:
