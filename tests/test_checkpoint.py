@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -35,6 +36,7 @@ from models.events import (
     encode,
 )
 from stream import build
+from stream.__main__ import main
 from stream.checkpoint import Log, Snapshots, named, opened
 from stream.cover import Refused, arrays_of, fits, same
 from stream.settings import Settings
@@ -553,6 +555,74 @@ def test_rolled_back_snapshots_are_set_aside_not_deleted(place: Shelf) -> None:
     assert len(place.names()) == 3
 
 
+# The command line
+
+
+@pytest.fixture
+def rankloop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs `rankloop snapshots ...` on a shelf with 60 and 80."""
+    monkeypatch.setenv("RANKLOOP_SNAPSHOT_URL", str(folder))
+    monkeypatch.setenv("RANKLOOP_ENCODER", "hash")
+    for state in states():
+        opened(Settings.load()).write(state)
+    return lambda *arguments: CliRunner().invoke(main, ["snapshots", *arguments])
+
+
+def test_they_are_listed_and_shown(rankloop: Callable[..., Result], folder: Path) -> None:
+    listed = rankloop("list")
+    assert listed.exit_code == 0
+    _, newest, oldest = listed.output.splitlines()
+    assert f"version 80, digest {digests()[80]}, log rankloop" in newest
+    assert f"version 60, digest {digests()[60]}, log rankloop" in oldest
+    shown = rankloop("show", "80")
+    assert shown.exit_code == 0
+    assert f"digest {digests()[80]}" in shown.output
+    assert "memory.popularity.counts" in shown.output
+    (folder / named(80)).write_bytes(b"?")
+    assert "NOT USABLE: a file of 1 bytes cannot have a header" in rankloop("list").output
+    assert rankloop("show", "80").exit_code == 1
+    assert "No such file" in rankloop("show", "79").output
+
+
+def test_verify_finds_what_is_not_good(rankloop: Callable[..., Result], folder: Path) -> None:
+    assert rankloop("verify").exit_code == 0
+    spoilt = bytearray((folder / named(80)).read_bytes())
+    spoilt[-HASH_BYTES - 1] ^= 1
+    (folder / named(80)).write_bytes(spoilt)
+    found = rankloop("verify")
+    assert found.exit_code == 1
+    assert found.output.splitlines() == [
+        f"60: good, digest {digests()[60]}",
+        "80: NOT USABLE: its checksum is wrong",
+    ]
+    assert rankloop("verify", "60").exit_code == 0
+
+
+def test_verify_finds_snapshots_of_other_settings(
+    rankloop: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKLOOP_SEED", "7")
+    found = rankloop("verify")
+    assert found.exit_code == 1
+    assert "run with those settings, or fold the log again" in found.output
+
+
+def test_rollback_says_where_workers_start(rankloop: Callable[..., Result], folder: Path) -> None:
+    assert "workers start from version 60" in rankloop("rollback", "79").output
+    assert "workers start from version 0" in rankloop("rollback", "0").output
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_url_that_nothing_opens_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANKLOOP_SNAPSHOT_URL", "carrier-pigeon://ann:hush@loft")
+    refused = CliRunner().invoke(main, ["snapshots", "list"])
+    assert refused.exit_code == 2
+    assert "nothing here opens carrier-pigeon://" in refused.output
+    assert "hush" not in refused.output
+
+
 # On a real broker
 
 
@@ -617,6 +687,25 @@ def test_after_kill_9_only_the_tail_of_feedback_is_folded(apache_kafka: Kafka, w
     version, digest = loop.agreed()
     assert loop.folded(version).digest() == digest
     assert len(loop.decisions()) >= 180
+
+
+@pytest.mark.kafka
+def test_learning_misses_nothing_while_snapshots_are_made_all_the_time(world: Make) -> None:
+    loop = world(snapshot_seconds=0.01)
+    [worker] = loop.ready()
+    loop.stock()
+    for begin in range(0, 2_000, 200):
+        loop.publish(
+            *(
+                Click(id=f"c{n}", user=f"user:{n % 50}", item=f"item:{n % 40}", at=now())
+                for n in range(begin, begin + 200)
+            )
+        )
+    loop.settled()
+    version, digest = loop.agreed()
+    assert loop.folded(version).digest() == digest
+    assert worker.status()["learned"] == {"learned": version}
+    assert worker.words().count("snapshot written") > 5
 
 
 @pytest.mark.kafka
