@@ -36,7 +36,7 @@ from models.events import Decision, encode
 from stream.follower import Follower
 from stream.life import Life, Lost
 from stream.publisher import Outgoing, Publisher, Unpublished, deadletter
-from stream.restore import decision_of, drive, received, restore
+from stream.restore import decision_of, drive, last_commit, received, restore
 from stream.settings import Settings
 from stream.topics import Topics
 
@@ -177,8 +177,8 @@ class Partitions(ConsumerRebalanceListener):
         position = 0
         while not life.lost:
             try:
-                done = await self._consumer.committed(tp) or 0
-                position = await restore(self.settings, life.partition, done, lambda: life.lost)
+                commit = await last_commit(self.settings, tp.partition)
+                position = await restore(self.settings, life.partition, commit, lambda: life.lost)
                 break
             except KafkaError as error:
                 log.warning("not restored, trying again", extra={"reason": str(error)})
@@ -203,7 +203,8 @@ class Partitions(ConsumerRebalanceListener):
     def _read(self, life: Life, message: ConsumerRecord) -> None:
         """A decision as read back from the rankings: only now may it be used (L2)."""
         decision = decision_of(message)
-        if decision is not None and life.partition.attribution.decided(decision):
+        attribution = life.partition.attribution
+        if decision is not None and attribution.decided(decision, message.offset):
             self.published(message, decision)
 
     async def _receive(
@@ -284,12 +285,8 @@ class Partitions(ConsumerRebalanceListener):
         """Commit what this worker's learner has accepted, never more (L4)."""
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         for life in self.lives.values():
-            learned = life.partition.learner
-            ready = [c for c in life.commits if c.needs is None or learned.has(c.needs)]
-            if ready:
-                life.commits = life.commits[len(ready) :]
-                tp = TopicPartition(self.topics.events, life.number)
-                offsets[tp] = OffsetAndMetadata(ready[-1].offset, "")
+            if (commit := life.done()) is not None:
+                offsets[TopicPartition(self.topics.events, life.number)] = commit
         if not offsets or self._consumer is None:
             return
         try:

@@ -4,9 +4,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, OffsetAndMetadata, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import OffsetOutOfRangeError
 
+from agents.bookmark import decode_bookmark
 from agents.partition import Command, Commands, Partition, ReadBack, Received
 from models.events import Decision, Invalid, decode_decision
 from stream.settings import Settings
@@ -46,14 +48,33 @@ async def drive(commands: Commands, perform: Callable[[Command], Awaitable[Any]]
         answer = await perform(command)
 
 
-async def restore(
-    settings: Settings, partition: Partition, committed: int, lost: Callable[[], bool]
-) -> int:
-    """Fold events below `committed` again; returns the rankings offset to follow from.
+async def last_commit(settings: Settings, number: int) -> OffsetAndMetadata:
+    """Where the partition's group goes on, and the bookmark for it; (0, "") before all commits."""
+    events = TopicPartition(Topics(settings.topic_prefix).events, number)
+    admin = AIOKafkaAdminClient(**settings.aiokafka_options())
+    await admin.start()
+    try:
+        group = f"{settings.app}-partitions"
+        found = await admin.list_consumer_group_offsets(group, partitions=[events])
+    finally:
+        await admin.close()
+    commit = found.get(events)
+    if commit is None or commit.offset < 0:
+        return OffsetAndMetadata(0, "")
+    return commit
 
-    Decisions are read only as far as the fold needs them, so memory is that of the live state, and
-    at last up to the end, so that what was answered is not answered again. Raises Cut if retention
-    has taken events or rankings that are needed.
+
+async def restore(
+    settings: Settings,
+    partition: Partition,
+    commit: OffsetAndMetadata,
+    lost: Callable[[], bool],
+) -> int:
+    """Fold the events below the commit again, as far back as its bookmark says (L3).
+
+    Without a bookmark that can be used, that is from the start of the log. Returns the rankings
+    offset to follow from: they are read up to their end, so that what was answered is not answered
+    again. Memory is that of the live state. Raises Cut if what is needed of a log is gone.
     """
     number, topics = partition.attribution.partition, Topics(settings.topic_prefix)
     events = TopicPartition(topics.events, number)
@@ -64,21 +85,17 @@ async def restore(
     await reader.start()
     try:
         starts = await reader.beginning_offsets([events, rankings])
-        if starts[events] and committed:
-            raise Cut(
-                f"{events.topic}-{number} begins at {starts[events]}: what came before is gone, "
-                "and the rewards still open cannot be known; keep events longer (retention.ms)"
-            )
         ends = await reader.end_offsets([events, rankings])
-        if committed > ends[events]:
+        if commit.offset > ends[events]:
             raise Cut(
                 f"{events.topic}-{number} ends at {ends[events]}, but was committed up to "
-                f"{committed}: the log begins again; give it another RANKLOOP_APP and prefix"
+                f"{commit.offset}: the log begins again; give it another RANKLOOP_APP and prefix"
             )
+        begins = begin(partition, commit, {tp: (starts[tp], ends[tp]) for tp in starts})
         reader.assign([events, rankings])
-        reader.seek(events, starts[events])
-        reader.seek(rankings, starts[rankings])
-        position = starts[rankings]
+        for tp in begins:
+            reader.seek(tp, begins[tp])
+        done, position = begins[events], begins[rankings]
 
         async def read_back(_: Command) -> bool:
             nonlocal position
@@ -87,22 +104,53 @@ async def restore(
             for messages in (await reader.getmany(rankings, timeout_ms=1000)).values():
                 for message in messages:
                     if decision := decision_of(message):
-                        partition.attribution.decided(decision)
+                        partition.attribution.decided(decision, message.offset)
                     position = message.offset + 1
             return True
 
-        done = starts[events]
-        while done < committed and not lost():
+        while done < commit.offset and not lost():
             batches = await reader.getmany(events, timeout_ms=1000, max_records=500)
             for messages in batches.values():
-                known = received([m for m in messages if m.offset < committed])
+                known = received([m for m in messages if m.offset < commit.offset])
                 await drive(partition.restore(known), read_back)
                 done = messages[-1].offset + 1
-        while await read_back(ReadBack()):
+        while not lost() and await read_back(ReadBack()):
             pass
-        partition.attribution.next = max(starts[events], committed)
+        if not lost():
+            partition.restored(max(starts[events], commit.offset))
         return position
     except OffsetOutOfRangeError as error:
         raise Cut(f"a log was cut while it was read: {error}") from error
     finally:
         await reader.stop()
+
+
+def begin(
+    partition: Partition, commit: OffsetAndMetadata, logs: dict[TopicPartition, tuple[int, int]]
+) -> dict[TopicPartition, int]:
+    """Where to read events and rankings from; raises Cut where a log does not reach there."""
+    attribution = partition.attribution
+    bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
+    if bookmark is None or bookmark.open_from > commit.offset:
+        if commit.metadata:
+            how = {"partition": attribution.partition, "metadata": commit.metadata[:200]}
+            log.warning("a bookmark of another release or other rules: from the start", extra=how)
+        needed = [0, 0]
+    else:
+        attribution.resume(bookmark)
+        needed = [bookmark.ids_from, bookmark.rankings_from]
+    begins: dict[TopicPartition, int] = {}
+    for (tp, (start, end)), need in zip(logs.items(), needed, strict=True):
+        if commit.offset and start > need:
+            raise Cut(
+                f"{tp.topic}-{tp.partition} begins at {start}, and is needed from {need} on: what "
+                "came before is gone, and the rewards still open cannot be known; keep it longer "
+                "(retention.ms)"
+            )
+        if end < need:
+            raise Cut(
+                f"{tp.topic}-{tp.partition} ends at {end}, but was read up to {need}: the log "
+                "begins again; give it another RANKLOOP_APP and prefix"
+            )
+        begins[tp] = max(start, need)
+    return begins
