@@ -73,6 +73,11 @@ class Attribution:
         """Decisions that are not closed yet."""
         return len(self._closing)
 
+    @property
+    def idle(self) -> bool:
+        """True if nothing is remembered: no event of the past matters any more."""
+        return self._reach.idle and not self._seen
+
     def blocked(self, appended: int, event: Event) -> bool:
         """True if folding the event now would close a request that is not decided yet (L1)."""
         return self._answers.blocks(self._advanced(appended, event))
@@ -110,7 +115,7 @@ class Attribution:
     def bookmark(self) -> Bookmark:
         """Where to read on from so that `resume` comes to this state; all must be decided."""
         ids_from, watermark, open_from, rankings_from = self._reach.places(self.next)
-        if open_from == self.next and not self._seen:
+        if self.idle:
             ids_from, watermark = self.next, self.watermark
         ahead = self._answers.ahead_from
         return Bookmark(
@@ -119,7 +124,7 @@ class Attribution:
             open_from=open_from,
             rankings_from=rankings_from if ahead is None else min(ahead, rankings_from),
             closed=self._closing.last,
-            last=None if self.last is None else (self.last.offset, self.last.index),
+            last=self.last,
             chain=self.chain,
             rules=self.rules.digest,
         )
@@ -146,9 +151,7 @@ class Attribution:
         bookmark, self._from = self._from, None
         self.next = max(self.next, next)
         if bookmark is not None:
-            self.chain = bookmark.chain
-            last = bookmark.last
-            self.last = None if last is None else Source(self.partition, *last)
+            self.chain, self.last = bookmark.chain, bookmark.last
             self.counts = Counter(waiting=len(self._early))
             self._answers.drop_dead()
         return self._answers.undecided
@@ -159,12 +162,12 @@ class Attribution:
 
     def __call__(self, offset: int, appended: int, event: Event) -> Yield:
         """Fold the event at `offset`, which the broker appended at `appended` (milliseconds)."""
-        self._reach.trail.mark(offset, self.watermark)
         self.next = max(self.next, offset + 1)
-        self.watermark = self._advanced(appended, event)
+        before, self.watermark = self.watermark, self._advanced(appended, event)
         self._offset, self._index, self._lessons = offset, 0, list[Lesson]()
         asks: list[Ask] = []
         self._expire()
+        self._reach.mark(offset, before, self.idle)
         at = min(event.at, self.watermark)
         if isinstance(event, Tick):
             fate = "tick"

@@ -10,6 +10,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from models.events import Source
+
 VERSION = 1
 MAX_MARKS = 512  # kept of where the watermark stood; beyond, every other one goes
 
@@ -36,7 +38,7 @@ class Bookmark(Struct, frozen=True, kw_only=True, array_like=True):
     open_from: Offset
     rankings_from: Offset
     closed: tuple[int, int] = (-1, -1)
-    last: tuple[Offset, Offset] | None = None  # offset and index of the newest record made
+    last: Source | None = None  # of the newest record made
     chain: str = ""
     rules: str  # that it was made under: others keep other things
 

@@ -174,8 +174,12 @@ class Partition:
         return used
 
     def tick(self, quiet: int) -> bytes | None:
-        """A Tick for a partition that was quiet for `quiet` ms while decisions are open."""
-        if not self.attribution.open:
+        """A Tick for a partition that was quiet for `quiet` ms, until it has nothing to remember.
+
+        So decisions close, and then the bookmark moves up to the end of the log: what retention
+        takes of a quiet log is not missed.
+        """
+        if self.attribution.idle:
             return None
         return encode(Tick(at=self.attribution.watermark + quiet))
 

@@ -25,6 +25,17 @@ class Reach:
         self._held: deque[Pending | Early] = deque()  # in the log's order; its first one is live
         self._lows: deque[tuple[int, int]] = deque()  # source, lowest rankings offset from it on
 
+    @property
+    def idle(self) -> bool:
+        return not self._held
+
+    def mark(self, offset: int, watermark: int, idle: bool) -> None:
+        """Where the watermark stood before the event at `offset`; if `idle`, all begins there."""
+        if idle:
+            self.trail = Trail(self.trail.step, offset, watermark)
+        else:
+            self.trail.mark(offset, watermark)
+
     def hold(self, one: Pending | Early) -> None:
         """Something that its event's offset is needed for while it is live."""
         self._held.append(one)

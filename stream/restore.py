@@ -91,7 +91,8 @@ async def restore(
                 f"{events.topic}-{number} ends at {ends[events]}, but was committed up to "
                 f"{commit.offset}: the log begins again; give it another RANKLOOP_APP and prefix"
             )
-        begins = begin(partition, commit, {tp: (starts[tp], ends[tp]) for tp in starts})
+        spans = [(tp, starts[tp], ends[tp]) for tp in (events, rankings)]
+        begins = begin(partition, commit, spans)
         reader.assign([events, rankings])
         for tp in begins:
             reader.seek(tp, begins[tp])
@@ -126,9 +127,12 @@ async def restore(
 
 
 def begin(
-    partition: Partition, commit: OffsetAndMetadata, logs: dict[TopicPartition, tuple[int, int]]
+    partition: Partition, commit: OffsetAndMetadata, spans: list[tuple[TopicPartition, int, int]]
 ) -> dict[TopicPartition, int]:
-    """Where to read events and rankings from; raises Cut where a log does not reach there."""
+    """Where to read events and rankings from; raises Cut where a log does not reach there.
+
+    `spans` says where each of the two, in this order, begins and ends.
+    """
     attribution = partition.attribution
     bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
     if bookmark is None or bookmark.open_from > commit.offset:
@@ -140,7 +144,7 @@ def begin(
         attribution.resume(bookmark)
         needed = [bookmark.ids_from, bookmark.rankings_from]
     begins: dict[TopicPartition, int] = {}
-    for (tp, (start, end)), need in zip(logs.items(), needed, strict=True):
+    for (tp, start, end), need in zip(spans, needed, strict=True):
         if commit.offset and start > need:
             raise Cut(
                 f"{tp.topic}-{tp.partition} begins at {start}, and is needed from {need} on: what "

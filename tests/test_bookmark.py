@@ -12,7 +12,7 @@ import pytest
 from msgspec import Struct, structs
 
 from agents.attribution import Ask, Attribution, Lesson, Rules
-from agents.bookmark import Bookmark, decode_bookmark, encode_bookmark
+from agents.bookmark import MAX_MARKS, Bookmark, Trail, decode_bookmark, encode_bookmark
 from models.events import (
     Click,
     Decision,
@@ -263,3 +263,59 @@ def test_a_bookmark_that_says_otherwise_is_found_out(spoil: Spoil) -> None:
         except AssertionError:
             return
     raise AssertionError(f"{LOGS} logs do not show it")
+
+
+def test_other_rules_or_another_release_have_no_use_for_a_bookmark() -> None:
+    fold = Attribution(0, Rules())
+    metadata = encode_bookmark(fold.bookmark())
+    assert decode_bookmark(metadata, Rules().digest) == fold.bookmark()
+    assert decode_bookmark(metadata, Rules(horizon=1).digest) is None
+    for other in ("", "{", "[]", "null", metadata.replace("[1,", "[2,", 1), "[" * 5000, "\ud800"):
+        assert decode_bookmark(other, Rules().digest) is None
+
+
+def test_a_bookmark_reads_from_where_it_matters_and_no_further_back() -> None:
+    fold = Attribution(0, Rules(horizon=100, early=10, lateness=50, refresh=False))
+    for n in range(1000):
+        event = Request(id=f"r{n}", user="ann", at=10_000 + n)
+        [ask] = fold(n, event.at, event).asks
+        assert fold.decided(decided(ask), 2 * n)
+    bookmark = fold.bookmark()
+    assert bookmark.open_from == 999 - 150
+    assert bookmark.rankings_from == 2 * bookmark.open_from
+    assert bookmark.open_from - 160 - 2 * 3 <= bookmark.ids_from < bookmark.open_from - 160
+    assert bookmark.watermark == 10_000 + bookmark.ids_from - 1
+    assert len(encode_bookmark(bookmark)) < 200
+
+
+def test_the_record_of_watermarks_is_bounded() -> None:
+    trail = Trail(step=1)
+    for n in range(100 * MAX_MARKS):
+        if trail.full:
+            trail.shorten(0)
+        trail.mark(n, n)
+    sizes = [len(value) for value in vars(trail).values() if isinstance(value, list)]
+    assert max(sizes) <= MAX_MARKS + 1
+    offset, watermark = trail.before(10_000, 5_000)
+    assert offset == watermark < 5_000
+
+
+def test_a_decision_that_came_before_its_request_is_not_read_past() -> None:
+    fold = Attribution(0, Rules())
+    ahead = decided(Ask(Request(id="soon", user="ann", at=100, k=1), 1))
+    fold.decided(ahead, 3)
+    [ask] = fold(0, 100, Request(id="r", user="ann", at=100, k=1)).asks
+    fold.decided(decided(ask), 7)
+    assert fold.bookmark().rankings_from == 3
+
+
+def test_after_a_rest_nothing_of_before_is_read() -> None:
+    fold = Attribution(0, Rules(refresh=False))
+    fold(0, 100, Request(id="r", user="ann", at=100, k=1))
+    fold.decided(decided(Ask(Request(id="r", user="ann", at=100, k=1), 0)), 0)
+    later = 100 + 2 * fold.rules.window
+    fold(1, later, Tick(at=later))
+    assert (fold.idle, fold.bookmark().ids_from) == (True, 2)
+    fold(2, later, Click(id="c", user="ann", item="a", at=later))
+    bookmark = fold.bookmark()
+    assert (bookmark.ids_from, bookmark.open_from, bookmark.watermark) == (2, 3, later)

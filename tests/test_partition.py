@@ -622,11 +622,55 @@ def test_restoring_without_the_rankings_it_needs_stops() -> None:
         running.send(False)
 
 
-def test_a_quiet_partition_is_told_the_time_while_decisions_are_open() -> None:
+def test_a_quiet_partition_is_told_the_time_until_it_has_nothing_to_remember() -> None:
     one = partition()
     assert one.tick(5) is None
     commands(one, received(REQUEST))
-    assert one.tick(500) == encode(Tick(at=1500))
-    commands(one, received(Tick(at=1500), start=1))
-    assert one.attribution.watermark == 1500
+    for n in range(1, 4):
+        at = one.attribution.watermark + 60
+        assert one.tick(60) == encode(Tick(at=at))
+        commands(one, received(Tick(at=at), start=n))
+    assert one.attribution.watermark == 1180
+    made, _ = commands(one, received(Tick(at=1211), start=4))
     assert one.tick(5) is None
+    assert (bookmark(made).ids_from, bookmark(made).watermark) == (5, 1211)
+    assert bookmark(made).rankings_from == 1
+
+
+def resumed(one: Partition, bookmark: Bookmark, *messages: Received) -> Partition:
+    """Another owner, who begins at the bookmark."""
+    two = partition(learner=one.learner)
+    two.attribution.resume(bookmark)
+    assert list(two.restore(messages)) == []
+    return two
+
+
+def test_who_begins_at_a_bookmark_needs_the_decisions_that_are_still_open() -> None:
+    one = partition()
+    made, _ = commands(one, received(REQUEST, b"{", CLICK))
+    two = resumed(one, bookmark(made), *received(REQUEST, b"{", CLICK))
+    with pytest.raises(Diverged, match="the request at offset 0 is not in the rankings"):
+        two.restored(3)
+
+
+def test_who_begins_at_a_bookmark_goes_on_where_the_other_left_off() -> None:
+    one = partition()
+    messages = received(REQUEST, CLICK, b"{")
+    made, _ = commands(one, messages)
+    two = resumed(one, bookmark(made), *messages)
+    two.attribution.decided(one.decide(Ask(REQUEST, 0)), 0)
+    two.restored(3)
+    assert two.attribution.next == 3
+    closing = received(Tick(at=1200), start=3)
+    lessons = [next(p.batch(closing)) for p in (one, two)]
+    assert isinstance(lessons[0], Teach)
+    assert lessons[0] == lessons[1]
+
+
+def test_a_bookmark_that_differs_from_what_was_learned_stops() -> None:
+    one = partition()
+    made, _ = commands(one, received(CLICK))
+    other = structs.replace(bookmark(made), chain="another")
+    two = resumed(one, other, *received(CLICK))
+    with pytest.raises(Diverged, match="differs from the one learned"):
+        two.restored(1)

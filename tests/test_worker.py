@@ -10,7 +10,9 @@ from random import Random
 
 import pytest
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
+from agents.bookmark import Bookmark, decode_bookmark
 from models.events import (
     Click,
     Event,
@@ -19,7 +21,9 @@ from models.events import (
     decode_decision,
     decode_event,
 )
+from stream import build
 from stream.local import Stack
+from stream.restore import last_commit
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_ledger import Entry, Ledger
@@ -111,6 +115,71 @@ def test_a_restarted_worker_answers_nothing_twice_and_closes_what_was_open(world
     loop.ready()
     assert_kept(loop)
     assert len(answers(loop)) == len(set(answers(loop)))
+
+
+def group_commit(world: World) -> tuple[int, Bookmark]:
+    """Where the group goes on in partition 0, and its bookmark."""
+    commit = asyncio.run(last_commit(world.settings, 0))
+    bookmark = decode_bookmark(commit.metadata, build.rules(world.settings).digest)
+    assert bookmark is not None
+    return commit.offset, bookmark
+
+
+def delete_below(world: World, below: dict[str, int]) -> None:
+    """What retention does to partition 0 of these topics."""
+
+    async def delete() -> None:
+        admin = AIOKafkaAdminClient(**world.settings.aiokafka_options())
+        await admin.start()
+        try:
+            await admin.delete_records(
+                {TopicPartition(t, 0): RecordsToDelete(offset) for t, offset in below.items()}
+            )
+        finally:
+            await admin.close()
+
+    for topic in below:
+        world.read(topic)  # while it is there
+    asyncio.run(delete())
+
+
+def test_what_is_below_the_bookmark_is_not_missed(apache_kafka: Kafka, world: Make) -> None:
+    short = {"horizon_seconds": 4, "early_seconds": 1, "lateness_seconds": 1}
+    loop = world(partitions=1, tick_seconds=0.2, **short)
+    [first] = loop.ready()
+    loop.stock()
+    loop.publish(*traffic(1, 200, now() - 200))
+    loop.settled(closed=True)
+    eventually(lambda: group_commit(loop)[1].ids_from > 200, "the first traffic is forgotten")
+    loop.publish(*(late := traffic(2, 100, now() - 100)))
+    loop.settled()
+    assert first.stop() == 0
+    committed, bookmark = group_commit(loop)
+    assert 200 < bookmark.ids_from <= bookmark.open_from <= committed - len(late)
+    assert bookmark.rankings_from > 50
+    topics = loop.topics
+    delete_below(loop, {topics.events: bookmark.ids_from, topics.rankings: bookmark.rankings_from})
+    loop.publish(*late, *traffic(3, 100, now() - 100))  # once more, too
+    loop.ready()
+    assert_kept(loop)
+    assert len(answers(loop)) == len(set(answers(loop)))
+    records = [record.source for record in loop.records()]
+    assert len(records) == len(set(records))
+
+
+def test_a_log_cut_above_the_bookmark_stops_the_worker(apache_kafka: Kafka, world: Make) -> None:
+    loop = world(partitions=1, tick_seconds=60)
+    [first] = loop.ready()
+    loop.stock()
+    loop.publish(*traffic(1, 20, now() - 20))
+    loop.settled()
+    assert first.stop() == 0
+    committed, bookmark = group_commit(loop)
+    assert bookmark.ids_from < committed
+    delete_below(loop, {loop.topics.events: committed})
+    worker = loop.worker()
+    assert worker.ended() != 0
+    assert f"is needed from {bookmark.ids_from} on" in worker.words()
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(apache_kafka: Kafka, world: Make) -> None:
