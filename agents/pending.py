@@ -9,6 +9,8 @@ from models.events import (
     Request,
     Reward,
     Source,
+    decode_decision,
+    encode,
 )
 
 Joined = Click | Reward | Impression
@@ -33,12 +35,21 @@ class Pending:
         self.explicit = explicit  # counts as shown only once an impression or a reward says so
         self.closed = False
         self.forgotten = False  # too old to be corrected
-        self.decision: Decision | None = None
+        self._decision: bytes | None = None  # a fifth of its size as an object, nothing to collect
         self.shown: tuple[str, ...] | None = None
         self.clicked: set[str] = set()
         self.rewards: dict[str, float] = {}
         self.whole = 0.0  # earned by the ranking as a whole
         self.rewarded = False
+
+    @property
+    def decision(self) -> Decision | None:
+        """The decision that counts, once it is known."""
+        return None if self._decision is None else decode_decision(self._decision)
+
+    @decision.setter
+    def decision(self, decision: Decision) -> None:
+        self._decision = encode(decision)
 
     @property
     def live(self) -> bool:
