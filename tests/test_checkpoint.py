@@ -173,6 +173,7 @@ def test_a_snapshot_and_its_tail_are_the_whole_fold_wherever_it_was_taken() -> N
             fold = learner()
             fold.load(snapshots.read(cut)[1])
             assert (fold.version, fold.digest()) == (cut, digests()[cut])
+            assert fold.last == (chain(feedback()[cut - 1]) if cut else "")
         whole = folded(learner())
         assert folded(fold).digest() == digests()[COUNT]
         assert (fold.counts, fold.places, fold.last) == (whole.counts, whole.places, whole.last)
@@ -391,6 +392,26 @@ def test_a_state_that_contradicts_itself_is_refused_and_nothing_of_it_stays() ->
     assert folded(fold).digest() == digests()[COUNT]
 
 
+@pytest.mark.parametrize(
+    "lie", ["huge", "negative", "many dimensions", "backwards", "elsewhere", "another's bytes"]
+)
+def test_what_does_not_add_up_is_refused_by_its_header_alone(lie: str) -> None:
+    spoilt = claims(good(), LIES[lie])
+    with pytest.raises(Damaged):
+        header(BytesIO(spoilt), len(spoilt))
+
+
+@pytest.mark.parametrize("change", [lambda a: a[:, :-1], lambda a: a.astype(np.float64), np.ravel])
+def test_arrays_of_another_shape_or_type_are_refused(
+    change: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    fold, state = learner(), states()[1]
+    spoilt = state.memory | {"mf.p": change(state.memory["mf.p"])}
+    with pytest.raises(ValueError, match=r"mf.p is float\d+ of shape .*, not float32 like \(0, "):
+        fold.load(msgspec.structs.replace(state, memory=spoilt))
+    assert (fold.version, fold.digest()) == (0, digests()[0])
+
+
 def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
     def absurd(head: dict) -> None:
         head["memory.mf.p"] |= {"shape": [2**44], "dtype": "U8"}
@@ -420,6 +441,8 @@ def test_neither_links_nor_folders_nor_pipes_are_read(
     path.rmdir()
     os.mkfifo(path)
     assert_falls_back(folder, caplog)
+    with pytest.raises(OSError, match="is not a plain file"):
+        Snapshots(Folder(folder), LOG, 5).read(80)
 
 
 def test_names_that_are_not_ours_are_left_alone(folder: Path) -> None:
