@@ -19,7 +19,7 @@ class Answers:
     def __init__(self) -> None:
         self._undecided: dict[int, Pending] = {}  # by the offset that asked
         self._due: list[tuple[int, int]] = []  # heap of deadlines, its first one not decided
-        self._ahead: dict[tuple[int, str], tuple[Decision, int]] = {}  # read before their event
+        self._ahead: dict[int, dict[str, tuple[Decision, int]]] = {}  # by the offset to come
 
     def __contains__(self, source: int) -> bool:
         return source in self._undecided
@@ -32,7 +32,8 @@ class Answers:
     @property
     def ahead_from(self) -> int | None:
         """The lowest rankings offset of a decision that came before its request."""
-        return min((offset for _, offset in self._ahead.values()), default=None)
+        ahead = (one for soon in self._ahead.values() for one in soon.values())
+        return min((offset for _, offset in ahead), default=None)
 
     def blocks(self, watermark: int) -> bool:
         """True if a request that is not decided yet would close by then."""
@@ -41,7 +42,7 @@ class Answers:
     def ask(self, pending: Pending) -> tuple[Decision, int] | None:
         """The decision and its rankings offset, if it came before; else the request waits."""
         source = pending.source
-        ahead = self._ahead.pop((source, pending.request.id), None)
+        ahead = self._ahead.pop(source, {}).get(pending.request.id)
         if ahead is None:
             self._undecided[source] = pending
             heappush(self._due, (pending.deadline, source))
@@ -49,8 +50,12 @@ class Answers:
 
     def ahead(self, decision: Decision, offset: int) -> bool:
         """Keep a decision until its request comes; False if another was first."""
-        key = decision.source, decision.id
-        return self._ahead.setdefault(key, (decision, offset))[0] is decision
+        soon = self._ahead.setdefault(decision.source, {})
+        return soon.setdefault(decision.id, (decision, offset))[0] is decision
+
+    def skip(self, source: int) -> None:
+        """The event at that offset asked for nothing: whoever decided for it is not heard."""
+        self._ahead.pop(source, None)
 
     def take(self, decision: Decision) -> Pending | None:
         """The request that waited for this decision."""

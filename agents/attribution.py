@@ -157,12 +157,12 @@ class Attribution:
         return self._answers.undecided
 
     def skip(self, offset: int) -> None:
-        """What lies at `offset` is no event."""
+        """Go on behind `offset`: what lies there is folded, or is no event."""
         self.next = max(self.next, offset + 1)
+        self._answers.skip(offset)
 
     def __call__(self, offset: int, appended: int, event: Event) -> Yield:
         """Fold the event at `offset`, which the broker appended at `appended` (milliseconds)."""
-        self.next = max(self.next, offset + 1)
         before, self.watermark = self.watermark, self._advanced(appended, event)
         self._offset, self._index, self._lessons = offset, 0, list[Lesson]()
         asks: list[Ask] = []
@@ -187,6 +187,7 @@ class Attribution:
                 fate = self._join(event, at)
                 if isinstance(event, Click) and refreshes:
                     asks.append(self._refreshed(event, at))
+        self.skip(offset)
         self.counts[fate] += 1
         return Yield(self._lessons, asks, fate)
 
@@ -263,17 +264,17 @@ class Attribution:
 
     def _expire(self) -> None:
         """Let time pass: close, forget and give up what the watermark has left behind."""
-        now, rules = self.watermark, self.rules
+        now, most = self.watermark, self.rules.most_closings
         if self._from is not None:
             self._closing.again()
         else:
-            for pending in self._closing.due(now, rules.most_closings):
+            for pending in self._closing.due(now, most):
                 self._close(pending, corrected=False)
         for pending in self._closing.forget(now):
             del self._pending[pending.request.id]
         for _ in range(self._early.expire(now)):
             self._settle("orphan")
-        self._seen.forget(now - rules.window)
+        self._seen.forget(now - self.rules.window)
         self._reach.expire(self._offset)
 
     def _source(self) -> Source:

@@ -319,3 +319,15 @@ def test_after_a_rest_nothing_of_before_is_read() -> None:
     fold(2, later, Click(id="c", user="ann", item="a", at=later))
     bookmark = fold.bookmark()
     assert (bookmark.ids_from, bookmark.open_from, bookmark.watermark) == (2, 3, later)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_decision_that_nobody_asked_for_is_not_waited_for(dead: bool) -> None:
+    fold = Attribution(0, Rules())
+    fold.decided(decided(Ask(Request(id="strange", user="ann", at=100, k=1), 0)), 3)
+    assert fold.bookmark().rankings_from == 3
+    if dead:
+        fold.skip(0)
+    else:
+        fold(0, 100, Tick(at=100))
+    assert fold.bookmark().rankings_from == 4
