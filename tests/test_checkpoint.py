@@ -13,7 +13,7 @@ from threading import Thread
 import msgspec
 import numpy as np
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from click.testing import CliRunner, Result
 from hypothesis import given
@@ -39,6 +39,7 @@ from stream import build
 from stream.__main__ import main
 from stream.checkpoint import Log, Snapshots, named, opened
 from stream.cover import Refused, arrays_of, fits, same
+from stream.follower import Follower
 from stream.settings import Settings
 from stream.shelves import Bucket, Folder, Shelf, shelf
 from stream.tensors import CHECKSUM, HASH_BYTES, Damaged, header, pieces, read
@@ -710,6 +711,38 @@ def test_after_kill_9_only_the_tail_of_feedback_is_folded(apache_kafka: Kafka, w
     version, digest = loop.agreed()
     assert loop.folded(version).digest() == digest
     assert len(loop.decisions()) >= 180
+
+
+@pytest.mark.kafka
+def test_what_came_while_learning_was_held_is_read_again_in_its_order(world: Make) -> None:
+    loop, taken = world(), list[int]()
+    topic = loop.topics.feedback
+    where, options = TopicPartition(topic, 0), loop.settings.aiokafka_options()
+
+    async def held() -> None:
+        follower = Follower(options)
+        await follower.start()
+        follower.watch(where, 0, lambda message: taken.append(message.offset))
+        running = asyncio.create_task(follower.run())
+        async with AIOKafkaProducer(**options) as producer, asyncio.timeout(30):
+            for _ in range(5):
+                await producer.send_and_wait(topic, b"x")
+            await follower.reached(where, 5)
+            follower.hold(where)
+            for _ in range(5):
+                await producer.send_and_wait(topic, b"x")
+            while where not in follower._missed:
+                await asyncio.sleep(0.01)
+            assert taken == [0, 1, 2, 3, 4]
+            follower.release(where)
+            for _ in range(5):
+                await producer.send_and_wait(topic, b"x")
+            await follower.reached(where, 15)
+        await follower.stop()
+        await running
+
+    asyncio.run(held())
+    assert taken == list(range(15))
 
 
 @pytest.mark.kafka
