@@ -42,11 +42,12 @@ def rules(rng: Random) -> Rules:
     )
 
 
-def event(rng: Random, now: int, offset: int) -> Event:
+def event(rng: Random, now: int, offset: int, ids: str) -> Event:
     """Few ids, so that they come again; what it is about may come later, or be long gone."""
     at = max(0, now + rng.choice([0, 0, 0, -1, -3, -9, -40, 2, 9]))
-    id, user = rng.choice("rstuv"), rng.choice(["ann", "ann", "ann", "bob"])
-    about = rng.choice(["r", "s", "t", f"refresh:{rng.choice('rstuv')}", f"t{offset - 2}"])
+    id, user = rng.choice(ids), rng.choice(["ann", "ann", "ann", "bob"])
+    before = offset - rng.randint(1, 6)
+    about = rng.choice(["r", "s", f"refresh:{rng.choice(ids)}", f"refresh:c{before}", f"t{before}"])
     context: Flat = {"where": rng.choice("xy")}
     return rng.choice(
         [
@@ -102,11 +103,11 @@ class Story:
         self.logged: list[Logged] = []
         self.rankings: list[Decision] = []
         self.fold = Attribution(0, self.rules)
-        now = 100
+        now, ids = 100, rng.choice(["r", "rs", "rstuv"])
         events: list[tuple[int, Event]] = []
         for offset in range(size):
             now += rng.choice([0, 0, 1, 1, 2, 7, 30 if rng.random() < 0.2 else 0])
-            events.append((now, event(rng, now, offset)))
+            events.append((now, event(rng, now, offset, ids)))
         self.fold_all(events)
 
     def fold_all(self, events: list[tuple[int, Event]]) -> None:
@@ -121,7 +122,7 @@ class Story:
         for offset, (appended, event) in enumerate(events):
             if rng.random() < 0.1:
                 soon = [one for one in early if offset <= one.source < offset + 5]
-                self.publish(soon)
+                self.publish([one for one in soon if rng.random() < 0.6])
             if fold.blocked(appended, event):
                 raise AssertionError("all were answered")
             before = fold.watermark
@@ -331,3 +332,29 @@ def test_a_decision_that_nobody_asked_for_is_not_waited_for(dead: bool) -> None:
     else:
         fold(0, 100, Tick(at=100))
     assert fold.bookmark().rankings_from == 4
+
+
+def test_a_refresh_asks_as_one_did_whose_own_request_is_forgotten() -> None:
+    rules = Rules(horizon=10, early=0, lateness=0)
+    events = [
+        Request(id="r", user="ann", at=100, k=3, context={"where": "x"}),
+        Click(id="c", user="ann", item="a", at=110, request="r"),
+        Tick(at=111),
+    ]
+    rankings: list[Decision] = []
+    one, two = Attribution(0, rules), Attribution(0, rules)
+    for offset, event in enumerate(events):
+        for ask in one(offset, event.at, event).asks:
+            rankings.append(decided(ask))
+            one.decided(rankings[-1], len(rankings) - 1)
+    bookmark = one.bookmark()
+    assert (bookmark.open_from, bookmark.rankings_from) == (1, 1)
+    two.resume(bookmark)
+    for offset in range(bookmark.ids_from, 3):
+        two(offset, events[offset].at, events[offset])
+    two.decided(rankings[1], 1)
+    assert two.resumed(3) == []
+    click = Click(id="d", user="ann", item="a", at=112, request="refresh:c")
+    [ask] = two(3, 112, click).asks
+    assert [ask] == one(3, 112, click).asks
+    assert (ask.request.k, ask.request.context) == (3, {"where": "x"})
