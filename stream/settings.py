@@ -123,7 +123,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     wait_seconds: Annotated[Seconds, says("a ranking waits at most this for its user's clicks")] = 2
     tick_seconds: Annotated[
         float, says("how often a quiet partition is told the time", gt=0, le=3600)
-    ] = 1
+    ] = 5
     web_host: Annotated[str, says("where the worker's status answers")] = "127.0.0.1"
     web_port: Annotated[int, says("and its port; 0: a free one", ge=0, le=65535)] = 0
     data_dir: Annotated[str, says("where the worker keeps its files", min_length=1)] = ".rankloop"
