@@ -4,7 +4,8 @@ import asyncio
 import json
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,21 @@ def _settings(context: click.Context) -> Settings:
         raise click.UsageError(str(error)) from None
 
 
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """What a user can mend is said in one line, with exit code 1."""
+    from aiokafka.errors import KafkaError
+
+    from stream.customer import Silent
+    from stream.server import StackError
+    from stream.topics import WrongShape
+
+    try:
+        yield
+    except (KafkaError, Silent, StackError, WrongShape) as error:
+        raise click.ClickException(str(error)) from None
+
+
 @main.command()
 def settings() -> None:
     """List every setting with its default, as a Markdown table."""
@@ -60,7 +76,8 @@ def demo(context: click.Context, data: Path | None, requests: int, events: int) 
     """
     from stream.demo import demo as run
 
-    sys.exit(0 if run(_settings(context), data, requests, events) else 1)
+    with _plainly():
+        sys.exit(0 if run(_settings(context), data, requests, events) else 1)
 
 
 @main.command()
@@ -74,9 +91,12 @@ def up(context: click.Context, folder: Path | None) -> None:
     """
     from stream.local import Stack
 
-    with Stack(kafka_home=_settings(context).kafka_home, folder=folder) as stack:
+    with _plainly(), Stack(kafka_home=_settings(context).kafka_home, folder=folder) as stack:
         click.echo(f"{stack.describes}; in another terminal:")
         click.echo(f"export RANKLOOP_BROKERS={stack.brokers} RANKLOOP_REDIS_URL={stack.redis_url}")
+        click.echo(
+            f"export RANKLOOP_DATA_DIR={stack.folder}/worker  # gone with the log it belongs to"
+        )
         click.echo("rankloop worker")
         with suppress(KeyboardInterrupt):
             signal.pause()
@@ -96,7 +116,8 @@ def worker(context: click.Context, web_port: int | None) -> None:
     settings = _settings(context)
     if web_port is not None:
         settings = msgspec.structs.replace(settings, web_port=web_port)
-    run(settings)
+    with _plainly():
+        run(settings)
 
 
 @main.command()
@@ -105,8 +126,9 @@ def topics(context: click.Context) -> None:
     """Create the six topics, or say that they exist."""
     from stream.topics import create
 
-    for name, what in asyncio.run(create(_settings(context))).items():
-        click.echo(f"{what:8} {name}")
+    with _plainly():
+        for name, what in asyncio.run(create(_settings(context))).items():
+            click.echo(f"{what:8} {name}")
 
 
 @main.command()
@@ -116,7 +138,8 @@ def publish(context: click.Context, file: Path) -> None:
     """Publish a log FILE (JSONL, JSONL.gz or Parquet): items to items, the rest to events."""
     from stream.publish import publish_file
 
-    click.echo(f"{publish_file(_settings(context), file)} messages published")
+    with _plainly():
+        click.echo(f"{publish_file(_settings(context), file)} messages published")
 
 
 @main.command()

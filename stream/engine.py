@@ -26,7 +26,7 @@ WAITING_RANKINGS = 10_000  # decisions on their way to Redis; beyond, new ones a
 
 
 class Engine:
-    """Start it, run it until it fails or is stopped, stop it."""
+    """Run it until it fails or is stopped; stop it."""
 
     def __init__(self, settings: Settings, encoder: Encoder, rankings: Rankings) -> None:
         options = settings.aiokafka_options()
@@ -45,8 +45,7 @@ class Engine:
         self._published_some = asyncio.Event()
         self.unreadable = 0
 
-    async def start(self) -> None:
-        """Read everything known so far, then join the group."""
+    async def _start(self) -> None:
         await self.publish.start()
         await self.follower.start()
         takes = {self.topics.items: self._item, self.topics.embeddings: self._embedding}
@@ -55,7 +54,8 @@ class Engine:
         await self.keeping.start()
 
     async def run(self) -> None:
-        """Follow, catch up, live; ends when one of them fails."""
+        """Read everything known so far, then join the group; ends when something fails."""
+        await self._start()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
             group.create_task(self._keep_rankings())

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import signal
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,12 +12,16 @@ import faust.web
 import mode.loop
 import msgspec
 
+from agents.learner import Unknown
+from agents.partition import Diverged
 from models.base import Encoder
 from stream import build
+from stream.cover import Refused
 from stream.embedder import embed_items
 from stream.engine import Engine
 from stream.logs import configure
 from stream.pacing import pace
+from stream.restore import Cut
 from stream.server import free_port
 from stream.settings import Settings
 from stream.state import MemoryRankings, Rankings, RedisRankings, RedisVectors
@@ -24,8 +30,15 @@ from stream.topics import create
 log = logging.getLogger(__name__)
 
 
-def app(settings: Settings, encoder: Encoder, rankings: Rankings) -> faust.App:
-    """The Faust app: the embedder agent, the engine as a service, the status page."""
+# The log is not what it must be, and no retry mends that: said in one line, then a clean stop.
+REFUSALS = (Refused, Cut, Diverged, Unknown)
+
+
+def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]) -> faust.App:
+    """The Faust app: the embedder agent, the engine as a service, the status page.
+
+    If it stops because it must not go on, the reason is in `why`.
+    """
     made = faust.App(
         settings.app,
         **settings.faust_options(),
@@ -46,15 +59,16 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings) -> faust.App:
     class Living(faust.Service):  # pyright: ignore[reportUnusedClass]
         """Lives as long as the app."""
 
-        async def on_start(self) -> None:
-            await engine.start()
-
         async def on_stop(self) -> None:
             await engine.stop()
 
         @faust.Service.task
         async def _live(self) -> None:
-            await engine.run()
+            try:
+                await engine.run()
+            except* REFUSALS as refusals:
+                why.extend(map(str, refusals.exceptions))
+                signal.raise_signal(signal.SIGTERM)
 
     items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
 
@@ -84,5 +98,11 @@ def run(settings: Settings) -> None:
     ttl = settings.ranking_ttl_seconds
     rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)
     log.info("starting", extra={"status": f"http://{settings.web_host}:{port}/status"})
-    made = app(settings, encoder, rankings)
-    faust.Worker(made, override_logging=False, quiet=True).execute_from_commandline()
+    why: list[str] = []
+    made = app(settings, encoder, rankings, why)
+    try:
+        faust.Worker(made, override_logging=False, quiet=True).execute_from_commandline()
+    finally:
+        if why:
+            log.critical("stopped: %s", "; ".join(why))
+            sys.exit(1)

@@ -63,7 +63,7 @@ def shown(row: Row) -> str:
 
 
 def table(rows: list[Row], seconds: float) -> Table:
-    made = Table(title=f"rankloop bench --seconds {seconds:g}")
+    made = Table(title=f"make bench --seconds {seconds:g}")
     made.add_column("measure")
     made.add_column("figure", justify="right", no_wrap=True)
     made.add_column("how it was measured", ratio=1)
