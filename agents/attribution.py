@@ -42,8 +42,7 @@ class Attribution:
 
     `counts` puts each event into exactly one of: asked, attributed, organic, late, orphan,
     duplicate, too_late, tick, or, while it waits for its request, waiting. Outcomes are counted as
-    complete, expired, corrected, and closings without one as unshown or refused. Memory: all that
-    is within `Rules.window` of the watermark.
+    complete, expired, corrected; closings without one as unshown or refused. Memory: the window's.
 
     >>> fold = Attribution(0, Rules(refresh=False))
     >>> fold(0, 5, Click(id="c", user="u", item="i", at=5)).lessons[0].data[:34]
@@ -259,7 +258,8 @@ class Attribution:
             return "orphan"
         if not pending.closed:
             return "attributed"
-        self._close(pending, corrected=True)
+        if pending.changed:
+            self._close(pending, corrected=True)
         return "late"
 
     def _expire(self) -> None:

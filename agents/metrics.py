@@ -82,8 +82,11 @@ def clustered(
     sums = np.bincount(cluster, x, len(numbers))
     counts = np.bincount(cluster, minlength=len(numbers)).astype(np.float64)
     rng = np.random.default_rng(seed)
-    times = rng.multinomial(len(numbers), np.full(len(numbers), 1.0 / len(numbers)), draws)
-    means = (times * sums).sum(axis=1) / (times * counts).sum(axis=1)
+    alike = np.full(len(numbers), 1.0 / len(numbers))
+    means = np.empty(draws)
+    for i in range(draws):  # one draw at a time: many users fit in memory
+        times = rng.multinomial(len(numbers), alike)
+        means[i] = (times * sums).sum() / (times * counts).sum()
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(means, [tail, 100.0 - tail]).tolist()
     return Interval(float(x.mean()), low, high)

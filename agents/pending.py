@@ -41,6 +41,7 @@ class Pending:
         self.rewards: dict[str, float] = {}
         self.whole = 0.0  # earned by the ranking as a whole
         self.rewarded = False
+        self.changed = False  # by the last event
 
     @property
     def decision(self) -> Decision | None:
@@ -57,20 +58,24 @@ class Pending:
         return not (self.closed and self.forgotten)
 
     def add(self, event: Joined) -> bool:
-        """Take an event in; False if it is another user's."""
+        """Take an event in; False if it is another user's. `changed`: it made a difference."""
         if event.user != self.request.user:
             return False
         if isinstance(event, Impression):
-            self.shown = event.shown
+            self.changed, self.shown = self.shown != event.shown, event.shown
             return True
-        self.rewarded = True
-        if event.item is None:
-            self.whole += event.value
-        elif isinstance(event, Reward):
-            self._earn(event.item, event.value)
-        elif event.item not in self.clicked and len(self.clicked) < MAX_EARNING:
-            self.clicked.add(event.item)
-            self._earn(event.item, 1.0)
+        first, self.rewarded = not self.rewarded, True
+        if isinstance(event, Reward):
+            self.changed = first or event.value != 0
+            if event.item is None:
+                self.whole += event.value
+            else:
+                self._earn(event.item, event.value)
+        else:
+            self.changed = first or event.item not in self.clicked
+            if event.item not in self.clicked and len(self.clicked) < MAX_EARNING:
+                self.clicked.add(event.item)
+                self._earn(event.item, 1.0)
         return True
 
     def _earn(self, item: str, value: float) -> None:
@@ -116,7 +121,7 @@ class Pending:
             slots=judged,
             features=decision.features,
             context=decision.context,
-            reward=bounded(sum(self.rewards.values()) + self.whole),
+            reward=bounded(sum(self.rewards.get(item, 0.0) for item in shown) + self.whole),
             foreign=tuple(item for item in shown if item not in slots),
             source=source,
             prev=prev,

@@ -204,7 +204,8 @@ class Judged(Struct, frozen=True, kw_only=True):
 class Outcome(Message, frozen=True, tag="outcome"):
     """A decision closed with its rewards: what a policy learns from, and is evaluated on.
 
-    `complete`: a reward came; `expired`: none by the horizon; `corrected`: a late one changed it.
+    `complete`: a reward came; `expired`: none by the horizon; `corrected`: something late changed
+    it, or showed it for the first time. `reward` is that of what was shown, and of the whole.
     `foreign` lists items that were shown though the decision had not proposed them.
     """
 

@@ -40,6 +40,7 @@ from policies.vowpal_text import (
 INTERACTIONS = ("Ux", "Cx", "Ct")
 CONSTANT = 11650396  # Vowpal Wabbit's feature that is always there
 FNV = 16777619  # its interaction of features i and j is (FNV i) xor j
+LARGEST = 10.0  # reward of a slot that is learned from, either way
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,16 +180,28 @@ def _checksum(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def teach(model: Model, outcome: Outcome, weigh: bool) -> None:
-    """One example a shown item. All are built, and so checked, before the first is learned."""
+def teach(model: Model, outcome: Outcome, weigh: bool, largest: float = LARGEST) -> None:
+    """One example a shown item. All are built, and so checked, before the first is learned.
+
+    Rewards are cut to `largest` either way: one of 350,000 cents would drown all clicks for all.
+    """
     first = head(shared(outcome.user, outcome.context))
     names = outcome.features
     lessons = [
-        f"{label(slot.reward, slot.propensity, weigh)} {item(names, slot.features)}"
+        f"{label(cut(slot.reward, largest), slot.propensity, weigh)} {item(names, slot.features)}"
         for slot in outcome.slots
     ]
     for lesson in lessons:
         model.learn([first, lesson])
+
+
+def cut(reward: float, largest: float) -> float:
+    """A reward within [-largest, largest]; what no outcome may hold stays, to be refused.
+
+    >>> cut(350_000.0, 10.0), cut(-0.5, 10.0)
+    (10.0, -0.5)
+    """
+    return min(max(reward, -largest), largest) if abs(reward) <= 1e6 else reward
 
 
 class Vowpal:
@@ -214,10 +227,14 @@ class Vowpal:
         bits: int = 18,
         interactions: tuple[str, ...] = INTERACTIONS,
         logged_propensity: bool = False,
+        largest_reward: float = LARGEST,
     ) -> None:
+        if not largest_reward > 0:
+            raise ValueError(f"largest_reward must be above 0, got {largest_reward}; 10 is usual")
         self.name = name
         self._explore = exploration or InverseGap()
         self._logged_propensity = logged_propensity
+        self._largest = largest_reward
         self._model = Model("--cb_adf", rate=rate, bits=bits, interactions=interactions)
         for column, worth in (prior or {}).items():
             self._model.set("x", column, -finite(worth, f"prior {column!r}"))
@@ -240,7 +257,7 @@ class Vowpal:
         return self._explore(scores)
 
     def learn(self, outcome: Outcome, seed: int) -> None:
-        teach(self._model, outcome, self._logged_propensity)
+        teach(self._model, outcome, self._logged_propensity, self._largest)
 
     def save(self) -> bytes:
         return self._model.save()

@@ -28,6 +28,7 @@ from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
 from policies.greedy import Blend
 from policies.uniform import Uniform
 from policies.vowpal import Vowpal
+from policies.vowpal_explore import VowpalExplore
 from stream.settings import Settings
 
 EXPLORATIONS: dict[str, Callable[[Settings], Exploration]] = {
@@ -40,6 +41,13 @@ BLEND = {"knn": 1.0, "popularity": 0.3, "content": 0.3}
 # What the bandit believes, in reward a deviation: much like the blend, at first.
 PRIOR = {"knn": 0.06, "mf": 0.02, "popularity": 0.02}
 
+# The same settings in the words of Vowpal Wabbit, whose lambda is the inverse of a temperature.
+AMOUNTS: dict[str, Callable[[Settings], float]] = {
+    "epsilon": lambda s: s.epsilon,
+    "softmax": lambda s: 1 / s.temperature,
+    "squarecb": lambda s: s.gamma,
+}
+
 POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "uniform": lambda s, explore: Uniform(),
     "popular": lambda s, explore: Blend("popular", weights={"popularity": 1}, exploration=explore),
@@ -47,7 +55,12 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "mf": lambda s, explore: Blend("mf", weights={"mf": 1}, exploration=explore),
     "content": lambda s, explore: Blend("content", weights={"content": 1}, exploration=explore),
     "blend": lambda s, explore: Blend("blend", weights=BLEND, exploration=explore),
-    "bandit": lambda s, explore: Vowpal(exploration=explore, prior=PRIOR, rate=s.learning_rate),
+    "bandit": lambda s, explore: Vowpal(
+        exploration=explore,
+        prior=PRIOR,
+        rate=s.learning_rate,
+        largest_reward=s.largest_reward,
+    ),
 }
 
 # One core is left to the event loop: threads that wait for each other crawl.

@@ -83,6 +83,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     learning_rate: Annotated[
         float, folds("of the bandit, in (0, 10]; 0.01 learned best", gt=0, le=10)
     ] = 0.01
+    largest_reward: Annotated[
+        float, folds("a slot's reward counts at most this for the bandit, above 0", gt=0, le=1e6)
+    ] = 10
     seed: Annotated[
         int, folds("of all chance, together with the request's id", ge=0, le=2**63 - 1)
     ] = 1
@@ -94,7 +97,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = "auto"
     encoder_batch: Annotated[int, says("titles embedded at a time", ge=1, le=10_000)] = 32
     candidates: Annotated[int, folds("considered a request, 1 to 1000", ge=1, le=1000)] = 100
-    text_dims: Annotated[int, folds("of the projected text, 0 to 64", ge=0, le=64)] = 16
+    text_dims: Annotated[int, folds("of the projected text, 1 to 64", ge=1, le=64)] = 16
     exclude_seen: Annotated[bool, folds("leave out what the user clicked")] = True
 
     horizon_seconds: Annotated[Seconds, folds("how long a decision waits for its rewards")] = 600
@@ -254,6 +257,11 @@ class Settings(Struct, frozen=True, kw_only=True):
                 ssl_context=context,
             )
         return SSLCredentials(context) if context else None
+
+
+def others_environ() -> dict[str, str]:
+    """The environment without our variables: for a process that is told all by a file."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def settings_table() -> str:

@@ -327,13 +327,13 @@ def test_a_click_without_a_request_teaches_and_is_organic() -> None:
     assert (record.user, record.item, record.value) == ("ann", "z", 1.0)
 
 
-def test_a_click_on_what_was_not_shown_counts_for_the_ranking_alone() -> None:
+def test_a_click_on_what_was_not_shown_earns_nothing() -> None:
     world = World()
     world(request())
     world(click("z"))
     outcome = world.closed()
     assert rewards(outcome) == {"a": 0.0, "b": 0.0, "c": 0.0}
-    assert (outcome.status, outcome.reward) == ("complete", 1.0)
+    assert (outcome.status, outcome.reward) == ("complete", 0.0)
 
 
 def test_what_was_shown_overrides_what_was_proposed() -> None:

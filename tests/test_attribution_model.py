@@ -68,6 +68,16 @@ class Ranking:
         self.events: list[Joined] = []
         self.closed = False
 
+    def changes(self, event: Joined) -> bool:
+        """Whether the event says anything that those before it did not."""
+        if isinstance(event, Impression):
+            displayed = [e.shown for e in self.events if isinstance(e, Impression)]
+            return not displayed or displayed[-1] != event.shown
+        earned = [e for e in self.events if not isinstance(e, Impression)]
+        if isinstance(event, Reward):
+            return not earned or event.value != 0
+        return not any(isinstance(e, Click) and e.item == event.item for e in earned) or not earned
+
     def result(self, at: int, source: Source, corrected: bool) -> Outcome | str:
         decision = decided(self.request, self.offset)
         if not decision.slots:
@@ -99,7 +109,6 @@ class Ranking:
             for item in ours
         ]
         status = "corrected" if corrected else "complete" if earned else "expired"
-        named = {e.item for e in earned if e.item is not None}
         return msgspec.convert(
             {
                 "type": "outcome",
@@ -113,7 +122,7 @@ class Ranking:
                 "source": (source.partition, source.offset, source.index),
                 "features": ("x",),
                 "context": decision.context,
-                "reward": sum(map(earns, sorted(named))) + whole,
+                "reward": sum(map(earns, shown)) + whole,
                 "foreign": [item for item in shown if item not in proposed],
             },
             Outcome,
@@ -196,10 +205,12 @@ class Recomputed:
             return "waiting"
         if found[0].request.user != event.user:
             return "orphan"
+        changed = found[0].changes(event)
         found[0].events.append(event)
         if not found[0].closed:
             return "attributed"
-        self.close(found[0], corrected=True)
+        if changed:
+            self.close(found[0], corrected=True)
         return "late"
 
     def refresh(self, click: Click, at: int, found: list[Ranking]) -> None:

@@ -97,8 +97,10 @@ def test_a_killed_kafka_comes_back_with_what_it_acknowledged(kafka_home: Path) -
 def start_parent(home: str) -> tuple[subprocess.Popen[str], list[int], Path]:
     """A process with a stack: it, the pids of Kafka and Redis, and the stack's folder."""
     program = f"""
-        import time
+        import signal, time
         from stream.local import Stack
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have them ignored
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with Stack(kafka_home={home!r}) as stack:
             print(stack.kafka.pid, stack.redis.pid, stack.folder, flush=True)
             time.sleep(600)
@@ -119,7 +121,10 @@ def start_parent(home: str) -> tuple[subprocess.Popen[str], list[int], Path]:
 def test_a_signal_to_the_parent_ends_the_stack(ending: signal.Signals, home: str) -> None:
     parent, pids, folder = start_parent(home)
     parent.send_signal(ending)
-    assert parent.wait(60) in (128 + ending, -ending)
+    try:
+        assert parent.wait(60) in (128 + ending, -ending)
+    finally:
+        parent.kill()
     assert not any(alive(pid) for pid in pids)
     assert not folder.exists()
 

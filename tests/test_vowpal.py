@@ -324,3 +324,20 @@ def test_vowpal_wabbits_own_exploration_has_full_support_and_obeys_its_amount(
         assert pmf.sum() == pytest.approx(1.0, abs=1e-12)
         best.append(pmf.max())
     assert best[0] < 0.3 < 0.9 < best[1]
+
+
+def test_one_enormous_reward_does_not_drown_what_was_learned_from_clicks():
+    found = candidates(30, seed=7)
+    kept = []
+    for largest in (10.0, 1e6):
+        policy = taught(Vowpal(largest_reward=largest), 0, 400)
+        before = policy.scores("user-1", CONTEXT, found)
+        policy.learn(outcome((found.features(3), 1e6), user="mallory"), seed=400)
+        after = policy.scores("user-1", CONTEXT, found)
+        kept.append(float(np.corrcoef(before, after)[0, 1]))
+    assert kept[0] > 0.5 > abs(kept[1])
+
+
+def test_a_largest_reward_must_be_above_zero():
+    with pytest.raises(ValueError, match="largest_reward must be above 0"):
+        Vowpal(largest_reward=0.0)
