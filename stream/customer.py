@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from models.events import (
@@ -14,6 +15,7 @@ from models.events import (
     Decision,
     Embedding,
     Event,
+    Invalid,
     Item,
     Request,
     Tick,
@@ -109,11 +111,15 @@ class Customer:
         return self._waiting[id]
 
     async def _read(self) -> None:
-        async for message in self._consumer:
-            decision = decode_decision(message.value or b"")
-            waiting = self._waiting.pop(decision.id, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(decision)
+        try:
+            async for message in self._consumer:
+                decision = decode_decision(message.value or b"")
+                waiting = self._waiting.pop(decision.id, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(decision)
+        except (Invalid, KafkaError) as error:
+            for waiting in self._waiting.values():
+                waiting.set_exception(Silent(f"the rankings cannot be read: {error}"))
 
 
 async def serve(
