@@ -1,6 +1,6 @@
 """Item neighbours in the order of liking: what followed closely counts more, and so does lately."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain, repeat
 from math import sqrt
@@ -31,6 +31,7 @@ class Nearby(Neighbours):
     """
 
     name = "nearby"
+    one = ONE
 
     def scores(self, user: str, items: Sequence[str], recent: int | None = None) -> Floats:
         rows = self._items.rows(items)
@@ -69,38 +70,8 @@ class Nearby(Neighbours):
             yield j, weight / sqrt(self._likes.item(j) / ONE)
             weight *= FADE
 
-    def learn(self, user: str, item: str, value: float, seed: int) -> None:
-        if not value > 0:
-            return
-        u, fresh = self._users.touch(user)
-        if u == len(self._histories):
-            self._histories.append([])
-        elif fresh:
-            self._histories[u] = []
-        j = self._touch(item)
-        stamp = self._stamps.item(j)
-        history = self._histories[u]
-        if stamp in history:  # liked again: the latest now, but one user is counted once
-            history.remove(stamp)
-            history.append(stamp)
-            return
-        self._likes[j] += ONE
-        mine = self._together[j]
-        current, tables, limit = self._stamps.item, self._together, self.items
-        most = 2 * self.neighbours
-        for other, count in zip(reversed(history), near(self.history), strict=False):
-            i = other % limit
-            if current(i) == other:
-                mine[other] = mine.get(other, 0) + count
-                theirs = tables[i]
-                theirs[stamp] = theirs.get(stamp, 0) + count
-                if len(theirs) > most:
-                    tables[i] = self._largest(theirs)
-        if len(mine) > most:
-            tables[j] = self._largest(mine)
-        history.append(stamp)
-        if len(history) > self.history:
-            del history[0]
+    def _pairs(self, history: list[int]) -> Iterable[tuple[int, int]]:
+        return zip(reversed(history), near(self.history), strict=False)
 
 
 @cache

@@ -1,6 +1,6 @@
 """Incremental item-item cosine: people who liked this lately also liked that."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise, repeat
 
 import numpy as np
@@ -25,6 +25,7 @@ class Neighbours(Ranker):
     """
 
     name = "neighbours"
+    one = 1  # what a like counts
 
     def __init__(
         self,
@@ -97,16 +98,16 @@ class Neighbours(Ranker):
             history.remove(stamp)
             history.append(stamp)
             return
-        self._likes[j] += 1.0
+        self._likes[j] += self.one
         current, tables, limit = self._stamps.item, self._together, self.items
         most = 2 * self.neighbours
         mine = tables[j]
-        for other in history:
+        for other, count in self._pairs(history):
             i = other % limit
             if current(i) == other:
-                mine[other] = mine.get(other, 0) + 1
+                mine[other] = mine.get(other, 0) + count
                 theirs = tables[i]
-                theirs[stamp] = theirs.get(stamp, 0) + 1
+                theirs[stamp] = theirs.get(stamp, 0) + count
                 if len(theirs) > most:
                     tables[i] = self._largest(theirs)
         if len(mine) > most:
@@ -114,6 +115,10 @@ class Neighbours(Ranker):
         history.append(stamp)
         if len(history) > self.history:
             del history[0]
+
+    def _pairs(self, history: list[int]) -> Iterable[tuple[int, int]]:
+        """What each earlier like counts together with a new one."""
+        return zip(history, repeat(1), strict=False)
 
     def state(self) -> Arrays:
         items, users = len(self._items), len(self._users)
