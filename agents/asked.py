@@ -17,6 +17,7 @@ from models.events import (
     chain,
     decode_decision,
     decode_event,
+    encode,
 )
 
 
@@ -24,7 +25,7 @@ class Asked:
     """Takes all decisions first, then all events, each partition in order, then what was learned.
 
     A message appended at 0 is taken to have come at its `at`. Of a partition that does not begin at
-    0 (`cut`) it cannot be said what its events imply. Keeps the bytes of the events that asked, of
+    0 (`cut`) it cannot be said what its events imply. Keeps the bytes of what was asked, of
     decisions until their event comes, and a chain value a record.
 
     >>> asked = Asked(Rules(), owner=lambda user: 0)
@@ -39,6 +40,7 @@ class Asked:
         self.count = 0
         self.unreadable = 0
         self.unanswered: list[str] = []
+        self.unsure = 0  # unanswered where events are cut: a copy before may have been answered
         self.discarded: Counter[str] = Counter()  # what asked, and rightly got no ranking
         self.cut: dict[int, int] = {}  # partition -> where its events begin
         self.records: Counter[str] = Counter()  # learned records: implied, strange or unchecked
@@ -86,6 +88,8 @@ class Asked:
             for lesson in caused.lessons:
                 self._implied[lesson.source] = chain(lesson.data)
             for ask in caused.asks:
+                if where in self._events and partition not in self.cut:
+                    self._events[where] = encode(ask.request)
                 fold.decided(self._answer(partition, ask))
             reason = None if caused.asks else caused.fate
         if asks and reason:
@@ -94,13 +98,14 @@ class Asked:
     def request(self, partition: int, decision: Decision) -> Request | str:
         """What the event at a decision's source asked, or what is there instead.
 
-        A click asks for its user's next ranking; its length and context are the decision's own.
+        A click asks for its user's next ranking. Where events are cut, the request before it may be
+        gone: length and context are then the decision's own.
         """
         data = self._events[partition, decision.source]
         event = None if data is None else decode_event(data)
         if isinstance(event, Request):
             return event
-        if not isinstance(event, Click):
+        if not isinstance(event, Click) or partition not in self.cut:
             return "no event" if event is None else type(event).__name__.lower()
         return Request(
             id=f"refresh:{event.id}",
@@ -124,12 +129,16 @@ class Asked:
                 self.strange.append(source)
 
     def _answer(self, partition: int, ask: Ask) -> Decision:
-        self.count += 1
         request = ask.request
         data = self._decided.pop((partition, ask.source, request.id), None)
+        if data is None and partition in self.cut:
+            self.unsure += 1
+        else:
+            self.count += 1
         if data is not None:
             return decode_decision(data)
-        self.unanswered.append(request.id)
+        if partition not in self.cut:
+            self.unanswered.append(request.id)
         return Decision(
             id=request.id,
             user=request.user,

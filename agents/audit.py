@@ -148,12 +148,14 @@ class Audit:
             refused=counts["refused"],
             different=counts["different"],
             apart=dict(self._apart),
+            unchecked_rankings=counts["unchecked"],
             repeated=counts["repeated"],
             unlike=tuple(self._unlike[:NOTED]),
             reused=tuple(self._reused[:NOTED]),
             asked=asked.count,
             unanswered=len(asked.unanswered),
             unanswered_ids=tuple(asked.unanswered[:NOTED]),
+            unsure=asked.unsure,
             unasked=len(asked.unasked),
             unasked_ids=tuple(asked.unasked[:NOTED]),
             discarded=dict(asked.discarded),
@@ -181,6 +183,9 @@ class Audit:
             self._decide(self._due.pop())
 
     def _decide(self, taken: _Taken) -> None:
+        if taken.source < self.asked.cut.get(taken.partition, 0):
+            self.counts["unchecked"] += 1
+            return
         decision = decode_decision(taken.data)
         terms = self.terms
         if decision.build != terms.build:

@@ -1,6 +1,7 @@
 """The catalogue as it was at given versions, made again from its two logs."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -9,6 +10,7 @@ from models.events import Embedding, Item
 
 T = TypeVar("T")
 SIZE = 64  # of vectors nobody has seen: as many as a text can be projected to
+LARGEST = 8_192  # float16 values that an embedding has room for
 
 
 class Log(Generic[T]):
@@ -70,14 +72,15 @@ class Catalogues:
         self.made = 0
         self._make = make  # from an encoder's version and the size of its vectors
         self._most = most
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, Counter[int]] = {}  # by encoder: how long its vectors are
         self._kept: list[_Kept] = []
 
     def add_embedding(self, offset: int, embedding: Embedding | None) -> None:
-        """Take an embedding; the first of an encoder tells how long its vectors are."""
+        """Take an embedding."""
         self.embeddings.add(offset, embedding)
         if embedding is not None:
-            self._sizes.setdefault(embedding.encoder, len(embedding.vector) // 2)
+            sizes = self._sizes.setdefault(embedding.encoder, Counter())
+            sizes[len(embedding.vector) // 2] += 1
 
     def knows(self, encoder: str) -> bool:
         """Whether the log has any vector of an encoder."""
@@ -105,4 +108,12 @@ class Catalogues:
 
     def _new(self, encoder: str) -> _Kept:
         self.made += 1
-        return _Kept(encoder, self._make(encoder, self._sizes.get(encoder, SIZE)))
+        return _Kept(encoder, self._make(encoder, self._size(encoder)))
+
+    def _size(self, encoder: str) -> int:
+        """How long an encoder's vectors are: its version ends with it, else what most are."""
+        last = encoder.rpartition("/")[2]
+        if last.isdecimal() and last.isascii() and len(last) < 5 and 0 < int(last) <= LARGEST:
+            return int(last)
+        most = self._sizes.get(encoder, Counter[int]()).most_common(1)
+        return most[0][0] if most else SIZE

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from models.events import Decision
 
@@ -110,19 +111,39 @@ def likely(field: str, logged: Decision, made: Decision, missing: Mapping[str, i
         return Why("missing record", f"records below its versions are missing: {where}")
     if top == "bytes":
         return BYTES
-    return _of_slots(logged, made)
+    return _of_slots(logged, made) if top == "slots" else ALTERED
 
 
 def _of_slots(logged: Decision, made: Decision) -> Why:
     items, again = [[slot.item for slot in one.slots] for one in (logged, made)]
     if items != again:
         return CHANCE if sorted(items) == sorted(again) else ALTERED
+    if _without_numbers(logged) != _without_numbers(made):
+        return ALTERED
     if all(map(_close, _numbers(logged), _numbers(made))):
         return CPU
-    same = [msgspec.structs.replace(slot, propensity=1.0) for slot in logged.slots]
-    if same == [msgspec.structs.replace(slot, propensity=1.0) for slot in made.slots]:
+    same = [replace(slot, propensity=1.0) for slot in logged.slots]
+    if same == [replace(slot, propensity=1.0) for slot in made.slots]:
         return PROPENSITY
     return ALTERED
+
+
+def _without_numbers(decision: Decision) -> Decision:
+    """All that another processor may not change: numbers are 1, and as many as there were."""
+    slots = [
+        replace(
+            slot,
+            propensity=1.0,
+            score=1.0,
+            features=replace(
+                slot.features,
+                x=(1.0,) * len(slot.features.x),
+                text=(1.0,) * len(slot.features.text),
+            ),
+        )
+        for slot in decision.slots
+    ]
+    return replace(decision, slots=tuple(slots))
 
 
 def _numbers(decision: Decision) -> list[float]:

@@ -7,19 +7,21 @@ from models.events import Source
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What an audit found. `same + different + apart` are all rankings but the repeated ones."""
+    """What an audit found. `same + different + apart + unchecked_rankings`: all but repeats."""
 
     rankings: int
     same: int
     refused: int  # of the same: refusals, made again alike
     different: int
     apart: dict[str, int]  # decided by another build or other settings: not made again
+    unchecked_rankings: int  # the event that asked was cut: not made again
     repeated: int  # for an event that was answered before: the first counts, these are not made
     unlike: tuple[str, ...]  # ids of repeats that answer something else than the first
     reused: tuple[str, ...]  # ids that were asked again by another event: made again as any other
     asked: int
     unanswered: int
     unanswered_ids: tuple[str, ...]
+    unsure: int  # and those where events are cut: a copy before may have been answered
     unasked: int  # rankings without an event that asks for them
     unasked_ids: tuple[str, ...]
     discarded: dict[str, int]  # requests and clicks that rightly got no ranking

@@ -101,11 +101,14 @@ def lines(report: Report) -> Iterator[str]:
     counted = report.same + report.different + sum(report.apart.values())
     yield f"{report.same:,} of {counted:,} rankings came out bit for bit the same"
     if not counted:
-        yield "there are no rankings: nothing was proved"
+        yield "no ranking could be checked: nothing was proved"
     if report.refused:
         yield f"  {report.refused:,} of these are refusals"
     for what, count in report.apart.items():
         yield f"  {count:,} not made again: decided by {what}; audit with theirs"
+    if report.unchecked_rankings:
+        cut = _begin(report)
+        yield f"  {report.unchecked_rankings:,} not checked: events begin late in partition {cut}"
     if report.repeated:
         yield f"  {report.repeated:,} came again for an event already answered; the first counts"
     for id in report.unlike:
@@ -123,6 +126,8 @@ def lines(report: Report) -> Iterator[str]:
     yield f"{answered:,} of {report.asked:,} requests and clicks that ask were answered"
     if report.unanswered:
         yield f"  unanswered: {_some(report.unanswered_ids, report.unanswered)}"
+    if report.unsure:
+        yield f"  {report.unsure:,} more are not, and not checked: they may repeat what was cut"
     if report.unasked:
         some = _some(report.unasked_ids, report.unasked)
         yield f"  {report.unasked:,} rankings nobody asked for: {some}"
@@ -139,11 +144,15 @@ def lines(report: Report) -> Iterator[str]:
     if report.unlearned:
         yield f"  {report.unlearned:,} more are implied, and not there"
     if report.unchecked:
-        cut = ", ".join(f"{n} at {offset}" for n, offset in report.cut.items())
+        cut = _begin(report)
         yield f"  {report.unchecked:,} not checked: events begin late in partition {cut}"
     for topic, count in report.unreadable.items():
         if count:
             yield f"{topic}: {count:,} messages cannot be decoded"
+
+
+def _begin(report: Report) -> str:
+    return ", ".join(f"{n} at {offset}" for n, offset in report.cut.items())
 
 
 def _some(ids: Sequence[str], count: int) -> str:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from agents.attribution import Ask, Attribution
 from agents.catalogues import Catalogues
+from agents.differences import compared, likely
 from agents.partition import Received
 from agents.recommender import Recommender
 from agents.report import Report
@@ -23,6 +24,7 @@ from models.events import (
     Interaction,
     Item,
     Request,
+    Slot,
     Tick,
     decode_decision,
     decode_embedding,
@@ -118,8 +120,16 @@ class Life(Struct):
 
 def lived(settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> Life:
     """Two workers, a partition each, apart in their catalogues; requests, clicks, outcomes."""
+    return continued(no_logs(), settings, rounds, seed)
+
+
+def no_logs() -> Logs:
     counts = {"items": 1, "embeddings": 1, "feedback": 1, "events": 2, "rankings": 2}
-    logs = Logs({name: [[] for _ in range(count)] for name, count in counts.items()})
+    return Logs({name: [[] for _ in range(count)] for name, count in counts.items()})
+
+
+def continued(logs: Logs, settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> Life:
+    """What happens on logs that hold perhaps some items and embeddings."""
     workers = [Worker(number, logs, settings) for number in range(2)]
     rng = random.Random(seed)
     shown: dict[int, list[Decision]] = {0: [], 1: []}
@@ -226,6 +236,95 @@ def test_a_changed_propensity_is_found(logs: Logs) -> None:
     assert float(difference.made) == before.slots[1].propensity
     assert (difference.model, difference.items) == (before.model, before.items)
     assert found.causes == {"other propensity": 1}
+
+
+FORGED: dict[str, Callable[[Decision], Decision]] = {
+    "k": lambda d: replace(d, k=d.k - 1, slots=d.slots[:-1]),
+    "context": lambda d: replace(d, context={"device": "forged"}),
+}
+
+
+@pytest.mark.parametrize("field", FORGED)
+def test_a_refresh_of_another_length_or_context_than_asked_is_found(field: str, logs: Logs) -> None:
+    """The ranking is made for what it claims: only the request before the click gives it away."""
+    tamper(logs, FORGED[field], lambda d: full(d) and d.id.startswith("refresh:"))
+    found = audited(logs)
+    assert not found.ok
+    [difference] = found.differences
+    assert (difference.field.partition(".")[0], difference.cause) == (field, "other request")
+
+
+def first_slot(decision: Decision, **changes: object) -> Decision:
+    return replace(decision, slots=(replace(decision.slots[0], **changes), *decision.slots[1:]))
+
+
+def first_features(decision: Decision, **changes: object) -> Decision:
+    return first_slot(decision, features=replace(decision.slots[0].features, **changes))
+
+
+def without_text(slot: Slot) -> Slot:
+    assert slot.features.text
+    return replace(slot, features=replace(slot.features, text=slot.features.text[:-1]))
+
+
+NUDGED = 1 + 1e-9
+ALTERED: dict[str, Callable[[Decision], Decision]] = {
+    "slots[0].source": lambda d: first_slot(d, source="forged"),
+    "slots[0].features[1]": lambda d: first_features(d, tags=("forged",)),
+    "slots[0].features[0]": lambda d: first_features(d, x=d.slots[0].features.x[:-1]),
+    "slots[2]": lambda d: replace(d, slots=(*d.slots[:2], without_text(d.slots[2]))),
+    "refused": lambda d: replace(d, refused="forged"),
+    "slots[0].score": lambda d: first_slot(
+        d, score=d.slots[0].score * NUDGED + 1e-9, source="forged"
+    ),
+}
+
+
+@pytest.mark.parametrize("field", ALTERED)
+def test_what_no_processor_changes_is_never_excused_by_one(field: str, logs: Logs) -> None:
+    tamper(logs, ALTERED[field], full)
+    [difference] = audited(logs).differences
+    assert difference.field.startswith(field)
+    assert difference.cause == "altered"
+
+
+def test_another_model_with_the_same_numbers_is_altered(logs: Logs) -> None:
+    decisions = (decode_decision(message.data) for message in logs.topics["rankings"][1])
+    decision = next(filter(full, decisions))
+    other = replace(decision, model=decision.model + 1)
+    field, _, _ = compared(other, decision)
+    assert (field, likely(field, other, decision, {}).cause) == ("model", "altered")
+
+
+def test_numbers_that_differ_in_their_last_digits_may_be_another_processor(logs: Logs) -> None:
+    tamper(logs, lambda d: first_slot(d, propensity=d.slots[0].propensity * (1 - 1e-9)), full)
+    assert audited(logs).causes == {"other CPU": 1}
+
+
+def test_a_first_embedding_of_another_size_changes_no_ranking(life: Logs) -> None:
+    good = decode_embedding(life.topics["embeddings"][0][0].data)
+    for version, size in (("hash/384", 384), ("hash/7/none", 300), ("hash/0", 300), ("new/8", 8)):
+        sizes: list[int] = []
+
+        def make(encoder: str, dimensions: int, made: list[int] = sizes) -> Recommender:
+            made.append(dimensions)
+            return build.parts(SETTINGS, ENCODER).recommender
+
+        catalogues = Catalogues(make)
+        for offset, length in enumerate((2, 600, 600) if version != "new/8" else ()):
+            wrong = replace(good, encoder=version, vector=bytes(length))
+            catalogues.add_embedding(offset, wrong)
+        catalogues.at(version, 0, 0)
+        assert sizes == [size]
+
+
+def test_a_wrong_first_embedding_lets_the_audit_go_on(life: Logs) -> None:
+    logs = no_logs()
+    good = decode_embedding(life.topics["embeddings"][0][0].data)
+    logs.append("embeddings", encode(replace(good, vector=bytes(2))))
+    found = audited(continued(logs, rounds=8).logs)
+    assert found.ok
+    assert found.same == found.rankings
 
 
 def test_swapped_slots_are_found(logs: Logs) -> None:
@@ -411,7 +510,22 @@ def test_events_that_begin_late_leave_records_unchecked(logs: Logs) -> None:
     assert found.cut == {0: 5}
     assert found.strange == found.unlearned == 0
     assert 0 < found.unchecked < found.implied + found.unchecked
-    assert {d.made for d in found.differences} == {'"no event"'}
+    assert found.ok
+    rankings = [decode_decision(message.data) for message in logs.topics["rankings"][0]]
+    assert found.unchecked_rankings == sum(decision.source < 5 for decision in rankings) > 0
+    assert found.same == found.rankings - found.unchecked_rankings
+    assert f"  {found.unchecked_rankings} not checked" in "\n".join(lines(found))
+
+
+def test_a_repeat_of_a_request_that_was_cut_is_not_unanswered() -> None:
+    life = lived(rounds=8)
+    worker = life.workers[1]
+    assert worker(Request(id="r0-1", user=user_of(1, 0), at=9_000, k=3)) == []
+    del life.logs.topics["events"][1][:1]
+    found = audited(life.logs)
+    assert found.ok
+    assert (found.unanswered, found.unsure, found.unchecked_rankings) == (0, 1, 1)
+    assert any(line.startswith("  1 more are not, and not checked") for line in lines(found))
 
 
 def test_a_ranking_that_nobody_asked_for_is_found(logs: Logs) -> None:
