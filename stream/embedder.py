@@ -8,7 +8,7 @@ from faust.types import EventT
 
 from models.base import Encoder
 from models.embedding import embed
-from models.events import Invalid, Item, decode_item, encode
+from models.events import Embedding, Invalid, Item, decode_item, encode
 from stream.publisher import Outgoing, Publisher, deadletter
 from stream.topics import Topics
 
@@ -22,25 +22,31 @@ async def embed_items(
 
     Faust acknowledges the batch even if this raises, so it must not: it tries until it is done.
     """
-    items: list[Item] = []
     letters: list[Outgoing] = []
-    for event in batch:
+
+    def refuse(event: EventT, reason: str) -> None:
         value, offset = event.value or b"", event.message.offset
+        letters.append(deadletter(topics, topics.items, 0, offset, value, reason))
+
+    usable: list[tuple[EventT, Item]] = []
+    for event in batch:
         try:
-            item = decode_item(value)
+            item = decode_item(event.value or b"")
         except Invalid as invalid:
-            letters.append(
-                deadletter(topics, topics.items, 0, offset, value, f"invalid: {invalid}")
-            )
+            refuse(event, f"invalid: {invalid}")
         else:
             if not item.deleted:
-                items.append(item)
+                usable.append((event, item))
+    made: list[Embedding] = []
     try:
-        made = await asyncio.to_thread(embed, items, encoder)
-    except Exception as error:  # of the text model: its items stay without a vector
-        log.exception("items not embedded", extra={"items": [item.id for item in items]})
-        reason = f"not embedded: {type(error).__name__}: {error}"
-        letters += [deadletter(topics, topics.items, 0, -1, encode(i), reason) for i in items]
-        made = []
+        made = await asyncio.to_thread(embed, [item for _, item in usable], encoder)
+    except Exception as error:  # of the text model: one title must not cost the others theirs
+        log.warning("embedding one by one", extra={"reason": f"{type(error).__name__}: {error}"})
+        for event, item in usable:
+            try:
+                made += await asyncio.to_thread(embed, [item], encoder)
+            except Exception as error:
+                log.exception("item not embedded", extra={"item": item.id})
+                refuse(event, f"not embedded: {type(error).__name__}: {error}")
     vectors = [Outgoing(topics.embeddings, encode(e), e.id.encode()) for e in made]
     await publish.until_done(letters + vectors)

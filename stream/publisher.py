@@ -13,6 +13,7 @@ from models.events import MAX_MESSAGE_BYTES
 from stream.topics import Topics
 
 log = logging.getLogger(__name__)
+MAX_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES  # of a value in dead letters; their topic allows it
 
 
 class Outgoing(Struct, frozen=True):
@@ -25,8 +26,12 @@ class Outgoing(Struct, frozen=True):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class Unpublished(Exception):
+class Unpublished(KafkaError):
     """Not all messages were acknowledged: what was to follow must not happen."""
+
+
+class Stopped(Unpublished):
+    """The publisher was stopped: trying again is of no use."""
 
 
 class Publisher:
@@ -39,44 +44,61 @@ class Publisher:
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
         self._producer: AIOKafkaProducer | None = None
+        self._connecting = asyncio.Lock()  # those who publish first at once share one producer
+        self._stopped = False
 
     async def _connected(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            producer = AIOKafkaProducer(
-                **self._options,
-                enable_idempotence=True,
-                acks="all",
-                max_request_size=2 * MAX_MESSAGE_BYTES + 8192,
-                max_batch_size=256 * 1024,
-            )
-            await producer.start()
-            self._producer = producer
-        return self._producer
+        async with self._connecting:
+            if self._stopped:
+                raise Stopped("the publisher was stopped")
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **self._options,
+                    enable_idempotence=True,
+                    acks="all",
+                    max_request_size=2 * MAX_MESSAGE_BYTES + 8192,
+                    max_batch_size=256 * 1024,
+                )
+                try:
+                    await producer.start()
+                except BaseException:  # cancelled, too: nobody else knows of it
+                    await producer.stop()
+                    raise
+                self._producer = producer
+            return self._producer
 
     async def start(self) -> None:
         """Connect now, so that the first message does not wait for it."""
         await self._connected()
 
     async def stop(self) -> None:
-        """Send what is under way and disconnect."""
-        if self._producer is not None:
+        """Send what is under way and disconnect, for good."""
+        self._stopped = True
+        async with self._connecting:
             producer, self._producer = self._producer, None
+        if producer is not None:
             await producer.stop()
 
     async def until_done(self, messages: Sequence[Outgoing]) -> None:
-        """Publish, again and again until acknowledged: for what may appear more than once."""
+        """Publish, again and again until acknowledged: for what may appear more than once.
+
+        Raises Stopped if the publisher is stopped meanwhile.
+        """
         while messages:
             try:
                 await self(messages)
                 return
+            except Stopped:
+                raise
             except Unpublished as error:
                 log.warning("not published, trying again", extra={"reason": str(error)})
                 await asyncio.sleep(1)
 
     async def __call__(self, messages: Sequence[Outgoing]) -> list[int]:
         """Publish in order; the offsets, once all are acknowledged. Raises Unpublished."""
-        producer = await self._connected()
+        producer: AIOKafkaProducer | None = None
         try:
+            producer = await self._connected()
             acks = [
                 await producer.send(
                     message.topic,
@@ -88,8 +110,10 @@ class Publisher:
                 for message in messages
             ]
             return [(await ack).offset for ack in acks]
+        except Stopped:
+            raise
         except (KafkaError, OSError, AssertionError) as error:
-            if self._producer is producer:
+            if producer is not None and self._producer is producer:
                 self._producer = None
                 await asyncio.wait([asyncio.ensure_future(producer.stop())], timeout=5)
             raise Unpublished(f"{type(error).__name__}: {error}") from error
@@ -98,12 +122,18 @@ class Publisher:
 def deadletter(
     topics: Topics, topic: str, partition: int, offset: int, value: bytes, reason: str
 ) -> Outgoing:
-    """A message that cannot be used: its bytes as they came, the reason and origin as headers."""
+    """A message that cannot be used: its bytes as they came, the reason and origin as headers.
+
+    A value longer than its topic takes is cut, and headers say so: broker limits are those of what
+    is compressed, so a producer gets in what does not come out again.
+    """
     headers = {
-        "reason": reason[:1000],
+        "reason": reason.encode(errors="replace")[:1000].decode(errors="ignore"),
         "topic": topic,
         "partition": str(partition),
         "offset": str(offset),
     }
-    pairs = tuple((name, text.encode(errors="replace")) for name, text in headers.items())
-    return Outgoing(topics.deadletters, value, headers=pairs)
+    if len(value) > MAX_LETTER_BYTES:
+        headers |= {"truncated": "true", "size": str(len(value))}
+    pairs = tuple((name, text.encode()) for name, text in headers.items())
+    return Outgoing(topics.deadletters, value[:MAX_LETTER_BYTES], headers=pairs)

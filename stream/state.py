@@ -2,7 +2,7 @@
 
 Redis holds copies, never the truth: when it does not answer within `timeout` seconds, that is
 logged once, callers go on, and it is tried again now and then (`stream.outage`). An address is
-never logged: it may hold a password. Readers in any language: `HGET rankloop:ranking:<user>
+never logged: it may hold a password. Readers in any language: `HGET <prefix>:ranking:<user>
 decision`.
 """
 

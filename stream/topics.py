@@ -1,16 +1,32 @@
 """The six topics: their names, their shapes, and making them before anything else can."""
 
-from typing import Any
+import logging
+from typing import Any, cast
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from msgspec import Struct
 
 from models.events import MAX_MESSAGE_BYTES
 from stream.settings import Settings
 
+log = logging.getLogger(__name__)
 WEEK = 7 * 86_400_000
-COMPACTED = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
+APPENDED = {"message.timestamp.type": "LogAppendTime"}
+COMPACTED = {"cleanup.policy": "compact"}
+KEPT = {"retention.ms": "-1", "retention.bytes": "-1"}
+SIZED = {"max.message.bytes": str(1 << 20)}  # one of MAX_MESSAGE_BYTES and what is around it
+LETTERS = {"max.message.bytes": str(2 * MAX_MESSAGE_BYTES + 4096)}  # as `deadletter` cuts them
+# A version of an item stays as long as a ranking that was decided by it: audit reads both (L10).
+AUDITED = {"min.compaction.lag.ms": str(WEEK)}
+# What an existing topic must have, too; the rest of its settings are its owner's.
+REQUIRED = {
+    "message.timestamp.type": "times must be Kafka's, which nobody can set ahead",
+    "cleanup.policy": "it holds the latest of each item, for good",
+    "retention.ms": "it is all that was learned",
+    "retention.bytes": "it is all that was learned",
+}
 
 
 class Topics(Struct, frozen=True):
@@ -49,50 +65,88 @@ class Topics(Struct, frozen=True):
     def shapes(self, partitions: int) -> dict[str, tuple[int, dict[str, str]]]:
         """Each topic's partitions and settings. Feedback is kept: it is what was learned."""
         timed = {"retention.ms": str(WEEK)}
-        appended = {"message.timestamp.type": "LogAppendTime"}
         return {
-            self.items: (1, COMPACTED),
-            self.embeddings: (1, COMPACTED),
-            self.events: (partitions, timed | appended),
+            self.items: (1, COMPACTED | APPENDED | AUDITED | SIZED),
+            self.embeddings: (1, COMPACTED | APPENDED | AUDITED),
+            self.events: (partitions, timed | APPENDED | SIZED),
             self.rankings: (partitions, timed),
-            self.feedback: (1, {"retention.ms": "-1", "retention.bytes": "-1"}),
-            self.deadletters: (1, timed | {"max.message.bytes": str(2 * MAX_MESSAGE_BYTES + 4096)}),
+            self.feedback: (1, KEPT),
+            self.deadletters: (1, timed | LETTERS),
         }
+
+    def required(self, name: str) -> dict[str, str]:
+        """The settings without which a topic, made by somebody else, breaks a promise."""
+        rules = {
+            self.items: COMPACTED | APPENDED,
+            self.embeddings: COMPACTED | APPENDED,
+            self.events: APPENDED,
+            self.feedback: KEPT,
+        }
+        return rules.get(name, {})
 
 
 class WrongShape(Exception):
-    """A topic exists with another number of partitions than it must have."""
+    """A topic exists with other partitions or settings than it must have."""
 
 
 async def create(settings: Settings) -> dict[str, str]:
     """Make the topics that are missing; says "created" or "exists" for each.
 
     Raises WrongShape if an existing topic has another number of partitions: partition = murmur2
-    (user) mod P is fixed for a log's life.
+    (user) mod P is fixed for a log's life. So it does if a setting breaks a promise, where the
+    broker tells its settings.
     """
-    shapes = Topics(settings.topic_prefix).shapes(settings.partitions)
+    topics = Topics(settings.topic_prefix)
+    shapes = topics.shapes(settings.partitions)
     admin = AIOKafkaAdminClient(**settings.aiokafka_options())
     await admin.start()
     try:
-        return {name: await _create(admin, name, settings, *shapes[name]) for name in shapes}
+        answers: dict[str, str] = {}
+        for name, (count, config) in shapes.items():
+            made = await _made(admin, NewTopic(name, count, settings.replication, None, config))
+            if not made:
+                await _check(admin, topics, name, count)
+            answers[name] = "created" if made else "exists"
+        return answers
     finally:
         await admin.close()
 
 
-async def _create(
-    admin: AIOKafkaAdminClient, name: str, settings: Settings, count: int, config: dict[str, str]
-) -> str:
-    topic = NewTopic(name, count, settings.replication, topic_configs=config)
+async def _made(admin: AIOKafkaAdminClient, topic: NewTopic) -> bool:
     answer: Any = await admin.create_topics([topic])
-    error = for_code(answer.topic_errors[0][1])
-    if error is TopicAlreadyExistsError:
-        [found] = await admin.describe_topics([name])
-        if len(found["partitions"]) != count:
+    _, code, reason, *_ = answer.topic_errors[0]
+    error = for_code(code)
+    if code and error is not TopicAlreadyExistsError:
+        raise error(f"{topic.name}: {reason}")
+    return not code
+
+
+async def _check(admin: AIOKafkaAdminClient, topics: Topics, name: str, count: int) -> None:
+    [found] = await admin.describe_topics([name])
+    if (has := len(found["partitions"])) != count:
+        by_user = name in (topics.events, topics.rankings)
+        mend = "set RANKLOOP_PARTITIONS to what it has, or " if by_user else ""
+        raise WrongShape(
+            f"topic {name} has {has} partitions, and must have {count}; "
+            f"{mend}use another RANKLOOP_TOPIC_PREFIX"
+        )
+    required = topics.required(name)
+    told = await _settings(admin, name) if required else {}
+    for setting, value in required.items():
+        if told.get(setting, value) != value:
             raise WrongShape(
-                f"topic {name} has {len(found['partitions'])} partitions, settings say {count}; "
-                "set RANKLOOP_PARTITIONS to what it has, or use another RANKLOOP_TOPIC_PREFIX"
+                f"topic {name} has {setting}={told[setting]}, and must have {value}: "
+                f"{REQUIRED[setting]}; set it with kafka-configs.sh --alter --topic {name} "
+                f"--add-config {setting}={value}, or use another RANKLOOP_TOPIC_PREFIX"
             )
-        return "exists"
-    if answer.topic_errors[0][1]:
-        raise error(f"{name}: {answer.topic_errors[0][2]}")
-    return "created"
+
+
+async def _settings(admin: AIOKafkaAdminClient, name: str) -> dict[str, str]:
+    """A topic's settings; {} from a broker, or for a user, that does not say."""
+    try:
+        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+        [[code, _, _, _, entries]] = cast(Any, answer).resources
+    except (KafkaError, ValueError) as error:
+        log.info("a topic's settings are not told", extra={"topic": name, "reason": str(error)})
+        return {}
+    return {} if code else {entry[0]: entry[1] for entry in entries}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+from hashlib import blake2b
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,13 +35,24 @@ log = logging.getLogger(__name__)
 REFUSALS = (Refused, Cut, Diverged, Unknown)
 
 
+def name(settings: Settings, encoder: Encoder) -> str:
+    """The Faust app's, and so its group's: a new encoder reads all items again, from the start.
+
+    >>> from models.embedding import HashEncoder
+    >>> name(Settings(), HashEncoder(64)), name(Settings(), HashEncoder(128))
+    ('rankloop-c51ac14b', 'rankloop-11094d61')
+    """
+    version = blake2b(encoder.version.encode(), digest_size=4).hexdigest()
+    return f"{settings.app}-{version}"
+
+
 def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]) -> faust.App:
     """The Faust app: the embedder agent, the engine as a service, the status page.
 
     If it stops because it must not go on, the reason is in `why`.
     """
     made = faust.App(
-        settings.app,
+        name(settings, encoder),
         **settings.faust_options(),
         store="memory://",
         topic_disable_leader=True,
@@ -94,6 +106,7 @@ def run(settings: Settings) -> None:
     settings = msgspec.structs.replace(settings, web_port=port)
     asyncio.run(create(settings))
     url, options = settings.redis_url, settings.redis_options()
+    options |= {"prefix": settings.topic_prefix}  # one Redis may serve several rankloops
     encoder = build.encoder(settings, RedisVectors(url, **options) if url else None)
     ttl = settings.ranking_ttl_seconds
     rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)

@@ -1,10 +1,12 @@
 """Whatever is sent, the worker says what is wrong with it, and answers the next one."""
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from struct import pack
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from models.events import (
     Click,
@@ -209,6 +211,48 @@ def test_a_bad_item_is_a_dead_letter_and_the_next_is_embedded(world: World, case
         lambda: any(m.key == good.id.encode() for m in world.read(world.topics.embeddings)),
         "the item after a bad one has its vector",
     )
+
+
+LARGE = b"x" * 10_000_000
+
+
+def squeezed(world: World, topic: str) -> int:
+    """Publish LARGE in some kB of gzip, which brokers let through; the offset."""
+
+    async def sent() -> int:
+        options = world.settings.aiokafka_options()
+        producer = AIOKafkaProducer(**options, compression_type="gzip", max_request_size=16 << 20)
+        async with producer:
+            return (await producer.send_and_wait(topic, LARGE, key=b"ann", partition=0)).offset
+
+    return asyncio.run(sent())
+
+
+def assert_cut(world: World, topic: str, offset: int) -> None:
+    """There is one dead letter for LARGE, as much of it as goes into one."""
+    letter = world.letter(topic, 0, offset)
+    assert "at most 1,000,000 bytes, not 10,000,000" in letter.reason
+    assert letter.value == LARGE[:2_000_000]
+    letters = [(one.topic, one.partition, one.offset) for one in world.letters()]
+    assert letters.count((topic, 0, offset)) == 1
+
+
+def test_a_large_event_in_a_small_parcel_is_one_dead_letter(world: World) -> None:
+    offset = squeezed(world, world.topics.events)
+    user = next(user for user in map(str, range(99)) if owner(user, 2) == 0)
+    answered(world, user)
+    assert_cut(world, world.topics.events, offset)
+
+
+def test_a_large_item_in_a_small_parcel_is_one_dead_letter(world: World) -> None:
+    offset = squeezed(world, world.topics.items)
+    good = Item(id=new("item"), at=1, title="a good one")
+    world.publish(good)
+    eventually(
+        lambda: any(m.key == good.id.encode() for m in world.read(world.topics.embeddings)),
+        "the item after a large one has its vector",
+    )
+    assert_cut(world, world.topics.items, offset)
 
 
 @pytest.mark.parametrize("case", VECTORS)

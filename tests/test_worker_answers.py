@@ -87,7 +87,8 @@ def test_the_latest_ranking_is_in_redis(patient: World, redis_url: str) -> None:
         for request in (first, second):
             patient.publish(request)
             patient.decision(request.id)
-        key, wanted = f"rankloop:ranking:{user}", patient.decision(second.id)
+        prefix, wanted = patient.settings.topic_prefix, patient.decision(second.id)
+        key = f"{prefix}:ranking:{user}"
 
         def kept() -> bool:
             value = store.hget(key, "decision")
