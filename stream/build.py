@@ -61,6 +61,10 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
         rate=s.learning_rate,
         largest_reward=s.largest_reward,
     ),
+    # Vowpal Wabbit's own exploration: for rankings of one item.
+    "vw_explore": lambda s, explore: VowpalExplore(
+        "vw_explore", explore=s.exploration, amount=AMOUNTS[s.exploration](s), rate=s.learning_rate
+    ),
 }
 
 # One core is left to the event loop: threads that wait for each other crawl.

@@ -8,13 +8,13 @@ from time import perf_counter
 
 import numpy as np
 from msgspec import Struct, structs
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agents.metrics import Interval, clustered
 from models.base import Doubles
-from stream.compare import Played, Trial, World, run
+from stream.compare import Played, Trial, run
+from stream.progress import progress
 from stream.settings import Settings
+from stream.worlds import World
 
 POLICIES = ("uniform", "popular", "knn", "mf", "content", "blend", "bandit")
 
@@ -68,9 +68,8 @@ def played(trials: Sequence[Trial], total: int, jobs: int) -> list[Played]:
     """Play all trials, `jobs` at a time, each in a process of its own, with a progress bar."""
     spawn = multiprocessing.get_context("spawn")
     done: Synchronized[int] = spawn.Value("q", 0)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with (
-        Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar,
+        progress() as bar,
         ProcessPoolExecutor(jobs, spawn, _start, (done,)) as pool,
     ):
         task = bar.add_task(f"{len(trials)} trials", total=total)

@@ -50,19 +50,19 @@ def find_movielens(given: Path | None = None, here: Path = Path()) -> Path | Non
     return None
 
 
-def movielens(folder: Path, *, user_tags: int = 5) -> Iterator[Item | Click | Reward]:
+def movielens(folder: Path, *, user_tags: int = 0) -> Iterator[Item | Click | Reward]:
     """All films as items, then all ratings in the order of (time, user, film).
 
     Four stars or more are a `Click`, fewer a `Reward` of stars - 4; neither has a request. Ratings
     have whole seconds: those of one second follow each other by a millisecond, so that times are
-    distinct. A film's `at` is its year, genres are its tags, and its `user_tags` most given tags
-    its text; those are known in hindsight only, 0 leaves them out.
+    distinct. A film's `at` is its year, and genres are its tags. Its `user_tags` most given tags
+    are its text: none, unless asked for, as they are known in hindsight only.
     """
     yield from films(folder, user_tags=user_tags)
     yield from ratings(folder)
 
 
-def films(folder: Path, *, user_tags: int = 5) -> Iterator[Item]:
+def films(folder: Path, *, user_tags: int = 0) -> Iterator[Item]:
     """Every film as an item, in the file's order."""
     given: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()

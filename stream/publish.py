@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
-
-from rich.progress import track
 
 from models.events import Embedding, Item, Message, encode
 from stream.files import read_log
+from stream.progress import progress
 from stream.publisher import Outgoing, Publisher
 from stream.routing import owner
 from stream.settings import Settings
-from stream.topics import Topics
+from stream.topics import Topics, create
 
 CHUNK = 1_000
 
@@ -23,7 +23,8 @@ def outgoing(settings: Settings, message: Message) -> Outgoing:
     if isinstance(message, Item):
         return Outgoing(topics.items, data, message.id.encode())
     if isinstance(message, Embedding) or not hasattr(message, "user"):
-        raise ValueError(f"a {type(message).__name__.lower()} is written by workers, not producers")
+        kind = type(message).__name__
+        raise ValueError(f"{kind} messages are written by workers, not by producers")
     user: str = message.user  # pyright: ignore[reportAttributeAccessIssue]
     partition = owner(user, settings.partitions)
     return Outgoing(topics.events, data, user.encode(), partition)
@@ -47,6 +48,14 @@ async def publish_messages(settings: Settings, messages: Iterable[Message]) -> i
 
 
 def publish_file(settings: Settings, file: Path) -> int:
-    """Publish a log file with a progress bar; how many messages."""
-    messages = track(read_log(file), description=f"publishing {file.name}", total=None)
-    return asyncio.run(publish_messages(settings, messages))
+    """Publish a log file with a progress bar, topics first if missing; how many messages."""
+    log = read_log(file)
+    messages = chain(list(islice(log, 1)), log)  # what is no log creates nothing
+
+    async def publish() -> int:
+        await create(settings)
+        with progress() as bar:
+            told = bar.track(messages, description=f"publishing {file.name}", total=None)
+            return await publish_messages(settings, told)
+
+    return asyncio.run(publish())

@@ -7,14 +7,16 @@ import msgspec
 from msgspec import Struct, structs
 from rich.console import Console
 
+from models.events import Request
 from stream import build
-from stream.compare import LogWorld, Trial, World, run
+from stream.compare import Trial, run
 from stream.contest import POLICIES, contest
 from stream.replay import foresee
 from stream.settings import Settings
 from stream.simulate import news_world
 from stream.tables import contest_table, foresight_table
-from stream.timeline import read
+from stream.timeline import liked, read
+from stream.worlds import LogWorld, World
 
 WIDE = Console(width=130)
 
@@ -26,6 +28,7 @@ def replay(
     *,
     limit: int | None,
     requests: int,
+    k: int,
     seeds: int,
     horizon: float,
     window: int,
@@ -36,19 +39,24 @@ def replay(
     """`rankloop replay`."""
     if decisions is not None and (policies is None or policies.count(",") or policies == "all"):
         raise click.UsageError("--decisions writes those of one policy; name it with --policies")
+    if limit is not None and policies is not None:
+        raise click.UsageError("--limit goes without --policies; with them, say --requests")
+    soon = structs.replace(settings, horizon_seconds=horizon)
+    names = _names(policies) if policies is not None else ()
     log = read(file, settings)
-    if policies is None:
-        result = foresee(log, settings, limit=limit, window=window)
+    if not any(isinstance(event, Request) or liked(event) for event in log.events):
+        raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
+    if not names:
+        result = foresee(log, settings, k=k, limit=limit, window=window)
         WIDE.print(foresight_table(result))
         return _write(out, result)
-    settings = structs.replace(settings, horizon_seconds=horizon)
-    world = LogWorld(log, limit or requests)
+    world = LogWorld(log, requests, k)
     if decisions is not None:
-        settings = structs.replace(settings, policy=policies)
-        done = run(Trial(settings=settings, world=world, decisions=decisions))
+        soon = structs.replace(soon, policy=names[0])
+        done = run(Trial(settings=soon, world=world, decisions=decisions))
         click.echo(f"{len(done.users)} decisions in {decisions}, digest {done.digest}")
         return None
-    return _contest(out, world, settings, policies, seeds, limit or requests, jobs)
+    return _contest(out, world, soon, names, seeds, requests, jobs)
 
 
 def simulate(
@@ -64,24 +72,29 @@ def simulate(
     out: Path | None,
 ) -> None:
     """`rankloop simulate`."""
+    names = _names(policies)
     settings = structs.replace(settings, horizon_seconds=horizon)
     world = news_world(settings, requests=requests, articles=articles, readers=readers)
-    _contest(out, world, settings, policies, seeds, requests, jobs)
+    _contest(out, world, settings, names, seeds, requests, jobs)
+
+
+def _names(policies: str) -> tuple[str, ...]:
+    names = POLICIES if policies == "all" else tuple(dict.fromkeys(policies.split(",")))
+    if unknown := sorted(set(names) - set(build.POLICIES)):
+        known = ", ".join(build.POLICIES)
+        raise click.UsageError(f"--policies must be among {known}, got {', '.join(unknown)}")
+    return names
 
 
 def _contest(
     out: Path | None,
     world: World,
     settings: Settings,
-    policies: str,
+    names: tuple[str, ...],
     seeds: int,
     requests: int,
     jobs: int,
 ) -> None:
-    names = POLICIES if policies == "all" else tuple(dict.fromkeys(policies.split(",")))
-    if unknown := sorted(set(names) - set(build.POLICIES)):
-        known = ", ".join(build.POLICIES)
-        raise click.UsageError(f"--policies must be among {known}, got {', '.join(unknown)}")
     result = contest(
         world,
         settings,

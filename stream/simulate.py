@@ -1,17 +1,16 @@
 """The closed loop on simulated news, in English and Chinese, whose readers' tastes are known."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
 from agents.visitor import TasteVisitor
-from models.events import Embedding, Event, Item, Request
+from models.events import Embedding, Request
 from stream import build
-from stream.compare import Messages
 from stream.news import MINUTE, START, News, news
 from stream.settings import Settings
 from stream.vectors import Known, embedded
+from stream.worlds import Messages
 
 
 class NewsWorld(Struct, frozen=True):
@@ -25,9 +24,6 @@ class NewsWorld(Struct, frozen=True):
     k: int = 10
 
     def messages(self) -> Messages:
-        return self._messages()
-
-    def _messages(self) -> Iterator[Item | Embedding | Event]:
         readers = sorted(self.news.tastes)
         pairs = iter(zip(self.news.items, self.embeddings, strict=True))
         following = next(pairs, None)

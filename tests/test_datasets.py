@@ -62,7 +62,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_films_come_first_with_year_genres_and_tags(folder: Path) -> None:
-    toy, president, old, moonlight = list(movielens(folder))[:4]
+    toy, president, old, moonlight = list(movielens(folder, user_tags=5))[:4]
     assert isinstance(toy, Item) and isinstance(old, Item) and isinstance(moonlight, Item)
     assert (toy.id, toy.title, toy.at) == ("film:1", "Toy Story (1995)", 788_918_400_000)
     assert (toy.tags, toy.text) == (("adventure", "sci-fi"), "fun, pixar")
@@ -73,8 +73,8 @@ def test_films_come_first_with_year_genres_and_tags(folder: Path) -> None:
     assert (moonlight.at, moonlight.tags, moonlight.attributes) == (0, (), {})
 
 
-def test_tags_known_in_hindsight_can_be_left_out(folder: Path) -> None:
-    assert {item.text for item in movielens(folder, user_tags=0) if isinstance(item, Item)} == {""}
+def test_tags_known_in_hindsight_are_left_out_unless_asked_for(folder: Path) -> None:
+    assert {item.text for item in movielens(folder) if isinstance(item, Item)} == {""}
 
 
 def test_ratings_follow_in_time_order_as_clicks_and_rewards(folder: Path) -> None:
