@@ -8,6 +8,7 @@ import numpy as np
 
 from models.base import Floats
 from models.candidates import standardised
+from models.events import Item
 from models.index import best
 
 
@@ -31,6 +32,33 @@ class Blended:
         z = standardised(np.array(x, np.float64).T)
         total = (z * np.array([weight for _, weight in self._models])).sum(axis=1)
         return best(total, items, n)
+
+
+class Stock:
+    """Which items there are, in the order of entering, which were deleted, and all that ever were.
+
+    >>> stock = Stock()
+    >>> for deleted in (False, False, True):
+    ...     stock.take(Item(id="a", at=0, deleted=deleted))
+    >>> stock.there, stock.gone, stock.ever
+    ([], {'a'}, {'a'})
+    """
+
+    def __init__(self) -> None:
+        self.there: list[str] = []
+        self.gone: set[str] = set()
+        self.ever: set[str] = set()
+
+    def take(self, item: Item) -> None:
+        """Take in a version of an item, or its deletion."""
+        here = item.id in self.ever and item.id not in self.gone
+        if item.deleted and here:
+            self.there.remove(item.id)
+            self.gone.add(item.id)
+        elif not item.deleted and not here:
+            self.there.append(item.id)
+            self.ever.add(item.id)
+            self.gone.discard(item.id)
 
 
 class Chance:

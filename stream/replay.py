@@ -2,7 +2,8 @@
 
 Prequential: just before the agents learn a liked item, every model ranks all items the user has
 not met, and the place of the liked one is noted. Nothing is known before its time: an item enters
-the catalogue at its `at`, or never if that is after the log.
+the catalogue at its `at`, or never if that is after the log; a later version or a deletion not
+before its place in the file. What is deleted is not ranked.
 """
 
 from collections import defaultdict
@@ -16,7 +17,7 @@ from agents import metrics
 from agents.metrics import Interval, Window
 from models.events import Click, Embedding, Item, Reward
 from stream import build
-from stream.rankings import Blended, Chance, Ranking, unseen
+from stream.rankings import Blended, Chance, Ranking, Stock, unseen
 from stream.settings import Settings
 from stream.timeline import Log, liked
 
@@ -57,10 +58,10 @@ def foresee(
     started = perf_counter()
     settings = structs.replace(settings, refresh=False, policy="uniform")
     loop = build.loop(settings, log.encoder)
-    memory, known = loop.learner.memory, list[str]()
+    memory, stock = loop.learner.memory, Stock()
     assert memory.popularity is not None
     scorers = {"popularity": memory.popularity, **memory.scorers}
-    models: dict[str, Ranking] = {"random": Chance(known, settings.seed), **scorers}
+    models: dict[str, Ranking] = {"random": Chance(stock.there, settings.seed), **scorers}
     models["content"] = content = loop.recommender.retrieval.content
     models["blend"] = Blended({**scorers, "content": content}, build.BLEND)
     ranks: dict[str, list[int]] = {name: [] for name in models}
@@ -73,15 +74,16 @@ def foresee(
         task = progress.add_task("replay", total=total)
         for message in log.in_time():
             if isinstance(message, Item):
-                known.append(message.id)
+                stock.take(message)
             target = liked(message)
             if target is not None and isinstance(message, Click | Reward):
                 user = message.user
                 if target not in met[user]:
                     cold += target not in met_items or not met[user]
                     users.append(user)
+                    hidden = met[user] | stock.gone if stock.gone else met[user]
                     for name, model in models.items():
-                        first = unseen(model, user, met[user], DEPTH)
+                        first = unseen(model, user, hidden, DEPTH)
                         rank = first.index(target) + 1 if target in first else 0
                         ranks[name].append(rank)
                         shown[name].update(first[:k])
@@ -112,7 +114,7 @@ def foresee(
                 metrics.clustered(metrics.reciprocal(r), users, seed=settings.seed),
                 metrics.clustered(hits - base, users, seed=settings.seed),
                 recent[name].mean,
-                len(shown[name]) / max(1, len(known)),
+                len(shown[name]) / max(1, len(stock.ever)),
             )
         )
     seconds = perf_counter() - started
@@ -120,7 +122,7 @@ def foresee(
         k=k,
         questions=len(users),
         users=len(set(users)),
-        items=len(known),
+        items=len(stock.ever),
         window=window,
         cold=cold / len(users),
         encoder=log.encoder.version,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec import structs
 
-from models.events import Click, Item, Request, Reward
+from models.events import Click, Embedding, Item, Request, Reward, decode_decision
 from stream.__main__ import main
 from stream.compare import Trial, run
 from stream.files import write_log
@@ -73,6 +74,123 @@ def test_an_item_is_unknown_before_its_time(tmp_path: Path, settings: Settings):
         "new",
         "b",
     ]
+
+
+def seen(path: Path, settings: Settings, *log: Item | Click) -> list[tuple[str, str]]:
+    """What enters, in order: (id, title) of an item, `gone` if deleted; vectors are left out."""
+    write_log(path, log)
+    found: list[tuple[str, str]] = []
+    for message in read(path, settings).in_time():
+        if isinstance(message, Item):
+            found.append((message.id, "gone" if message.deleted else message.title))
+        elif isinstance(message, Click):
+            found.append((message.id, ""))
+    return found
+
+
+def click(id: str, at: int, item: str = "a") -> Click:
+    return Click(id=id, user="ann", item=item, at=at)
+
+
+def test_an_update_and_a_deletion_are_unknown_before_their_place_in_the_file(
+    tmp_path: Path, settings: Settings
+):
+    log = (
+        Item(id="a", at=0, title="draft"),
+        click("1", 10),
+        click("2", 10),
+        Item(id="a", at=0, title="final"),
+        click("3", 10),
+        Item(id="a", at=0, deleted=True),
+        click("4", 20),
+        Item(id="a", at=0, title="again"),
+        click("5", 30),
+    )
+    assert seen(tmp_path / "log.jsonl", settings, *log) == [
+        ("a", "draft"),
+        ("1", ""),
+        ("2", ""),
+        ("a", "final"),
+        ("3", ""),
+        ("a", "gone"),
+        ("4", ""),
+        ("a", "again"),
+        ("5", ""),
+    ]
+
+
+def test_an_update_is_unknown_before_its_time_wherever_it_stands(
+    tmp_path: Path, settings: Settings
+):
+    log = (
+        Item(id="a", at=0, title="draft"),
+        Item(id="a", at=20, title="final"),
+        Item(id="a", at=5, deleted=True),  # by the file after `final`: so it is in the replay
+        click("1", 10),
+        click("2", 20),
+    )
+    assert seen(tmp_path / "log.jsonl", settings, *log) == [
+        ("a", "draft"),
+        ("1", ""),
+        ("a", "final"),
+        ("a", "gone"),
+        ("2", ""),
+    ]
+
+
+def test_what_is_changed_after_all_events_is_never_known(tmp_path: Path, settings: Settings):
+    log = (click("1", 10), Item(id="a", at=0, title="draft"), Item(id="a", at=0, title="final"))
+    assert seen(tmp_path / "log.jsonl", settings, *log) == [("a", "draft"), ("1", "")]
+
+
+def test_each_version_comes_with_the_vector_of_its_own_text(tmp_path: Path, settings: Settings):
+    def vector(log: Sequence[Item | Click], version: int) -> bytes:
+        write_log(tmp_path / "log.jsonl", log)
+        found = list(read(tmp_path / "log.jsonl", settings).in_time())
+        return [one for one in found if isinstance(one, Embedding)][version].vector
+
+    def item(title: str, *, deleted: bool = False) -> Item:
+        return Item(id="a", at=0, title=title, deleted=deleted)
+
+    war, tea = item("a long war"), item("tea for two")
+    both = [war, click("1", 5), item("", deleted=True), click("2", 6), tea, click("3", 7)]
+    assert vector(both, 0) == vector([war, click("1", 5)], 0)
+    assert vector(both, 1) == vector([tea, click("1", 5)], 0)
+    assert vector(both, 0) != vector(both, 1)
+
+
+def test_a_deleted_item_is_ranked_while_it_is_there_and_not_after(
+    tmp_path: Path, settings: Settings
+):
+    def asked(*gone: Item) -> dict[str, float]:
+        films = [Item(id=f"film:{i}", at=0) for i in range(3)]
+        fans = [Click(id=str(i), user=f"fan:{i}", item="film:0", at=10 + i) for i in range(5)]
+        log = [*films, *fans[:4], *gone, fans[4]]
+        write_log(tmp_path / "log.jsonl", log)
+        result = foresee(read(tmp_path / "log.jsonl", settings), settings, k=1)
+        assert result.items == 3
+        return {row.model: row.recall.mean for row in result.rows}
+
+    assert asked()["popularity"] == pytest.approx(4 / 5)  # all but the first
+    assert asked(Item(id="film:0", at=0, deleted=True))["popularity"] == pytest.approx(3 / 5)
+
+
+def test_a_policy_shows_a_deleted_item_before_its_deletion_and_not_after(
+    tmp_path: Path, settings: Settings
+):
+    log = [
+        Item(id="a", at=0),
+        Request(id="before", user="ann", at=10, k=5),
+        Item(id="a", at=0, deleted=True),
+        Item(id="b", at=0),
+        Request(id="after", user="bob", at=20, k=5),
+    ]
+    write_log(tmp_path / "log.jsonl", log)
+    out = tmp_path / "decisions.jsonl"
+    world = LogWorld(read(tmp_path / "log.jsonl", settings), 10)
+    run(Trial(settings=settings, world=world, decisions=out))
+    decided = [decode_decision(line) for line in out.read_bytes().splitlines()]
+    assert [{slot.item for slot in one.slots} for one in decided] == [{"a", "b"}, {"b"}]
 
 
 def test_models_that_know_the_user_beat_chance_by_far(log: Log, settings: Settings):
