@@ -19,8 +19,9 @@ EXPLORERS = {
 class VowpalExplore:
     """Vowpal Wabbit's own exploration, where one item is asked for (k = 1).
 
-    Scores are its probabilities. Longer slates are valid but poor, being drawn from what is left
-    of a one-slot pmf: use `Vowpal` there.
+    Scores are its probabilities. A policy sees candidates, not how many are asked for, so it cannot
+    refuse more: longer slates are valid but poor, being drawn from what is left of a one-slot pmf,
+    most of them its tail. Use `Vowpal` there.
 
     >>> import numpy as np
     >>> bandit = VowpalExplore(explore="epsilon", amount=0.2, floor=0.01)

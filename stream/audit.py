@@ -9,7 +9,6 @@ from time import monotonic
 import msgspec
 from aiokafka.errors import KafkaError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agents.audit import Audit
 from agents.learner import Unknown
@@ -19,6 +18,7 @@ from agents.report import Report
 from models.base import Floats
 from models.events import Invalid, Source
 from stream import build
+from stream.progress import progress
 from stream.restore import Cut
 from stream.routing import owner
 from stream.saved import FileLogs, KafkaLogs, Logs, save
@@ -54,12 +54,10 @@ def audit(
     began = monotonic()
     partitions = logs.partitions("events")
     made = auditor(settings, partitions)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=quiet) as progress:
+    with progress(quiet=quiet) as bar:
         for name in ORDER:
             messages = logs.read(name) if folder is None else save(logs, folder, name)
-            messages = progress.track(messages, logs.total(name), description=f"{name:10}")
+            messages = bar.track(messages, logs.total(name), description=name)
             _take(made, name, messages)
     return made.report(), monotonic() - began
 

@@ -17,9 +17,7 @@ from agents.loop import Loop
 from models.events import Click, Decision, Embedding, Event, Item, encode
 from stream import build
 from stream.settings import Settings
-from stream.worlds import LogWorld, Messages, Visitor, World
-
-__all__ = ["LogWorld", "Messages", "Played", "Trial", "Visitor", "World", "play", "run"]
+from stream.worlds import Messages, Visitor, World
 
 NEVER = 1 << 62
 

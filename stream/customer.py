@@ -23,11 +23,11 @@ from models.events import (
     decode_embedding,
     encode,
 )
-from stream.compare import Messages, Visitor
 from stream.publish import outgoing
 from stream.publisher import Outgoing, Publisher
 from stream.settings import Settings
 from stream.topics import Topics
+from stream.worlds import Messages, Visitor
 
 PATIENCE = 60.0  # seconds without an answer after which the worker must have stopped
 Progress = Callable[[int], None]

@@ -15,24 +15,26 @@ from typing import Any
 import numpy as np
 from msgspec import Struct, structs
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from agents.metrics import clustered
 from models.events import Embedding, Event, Item
 from stream.audit import audit, lines
-from stream.compare import LogWorld, Messages, Trial, World
+from stream.compare import Trial
 from stream.contest import played
 from stream.customer import Served, Silent, embed_through, serve
 from stream.datasets import find_movielens, movielens
 from stream.local import Stack
 from stream.news import news
-from stream.replay import Log
+from stream.progress import progress
 from stream.saved import KafkaLogs
 from stream.server import free_port
 from stream.settings import Settings, others_environ
 from stream.simulate import NewsWorld
+from stream.timeline import Log
 from stream.vectors import Known
+from stream.worlds import LogWorld, Messages, World
 
 HORIZON = 10.0  # seconds of the log's time: the visitor clicks within 2.5 s
 # Settings of the user's own cluster, of no use on the stack that the demo starts.
@@ -103,7 +105,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
     played_with = story(settings, data, requests, events)
     console.print(played_with.says, style="bold", highlight=False)
     with ExitStack() as running:
-        bar = running.enter_context(_progress())
+        bar = running.enter_context(progress(console))
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="rankloop-")))
         stack = running.enter_context(Stack(kafka_home=settings.kafka_home))
         settings = structs.replace(
@@ -161,11 +163,6 @@ def table(rewards: dict[str, list[float]], served: Served, champion: str) -> Tab
     made.add_section()
     made.add_row(f"[bold]{champion}[/]", f"[bold]{clustered(best, served.users)}[/]", "")
     return made
-
-
-def _progress() -> Progress:
-    columns = TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn()
-    return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
 def _told(bar: Progress, what: str, total: int) -> Callable[[int], None]:

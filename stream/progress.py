@@ -11,7 +11,7 @@ def progress(console: Console | None = None, *, quiet: bool = False) -> Progress
     ...     list(bar.track(range(3), description="threes"))
     [0, 1, 2]
     """
-    columns = TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn()
+    columns = TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn()
     return Progress(
         *columns,
         TimeElapsedColumn(),
