@@ -77,7 +77,9 @@ def played(trials: Sequence[Trial], total: int, jobs: int) -> list[Played]:
         while not all(future.done() for future in futures):
             bar.update(task, completed=done.value)
             wait(futures, timeout=0.2)
-        return [future.result() for future in futures]
+        results = [future.result() for future in futures]
+        bar.update(task, completed=total)
+        return results
 
 
 def contest(

@@ -1,6 +1,9 @@
 """The command line says what a user can mend in one line, and shows our own errors in full."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,7 +39,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     write_log(tmp_path / "items.jsonl", [Item(id="a", at=0)])
     write_log(tmp_path / "ticks.jsonl", [Tick(at=0)])
-    Path("vectors.jsonl").write_bytes(b"")
     write_log(tmp_path / "vectors.jsonl", [VECTOR])
     Path("empty.jsonl").touch()
     Path("bad.jsonl").write_text('{"type":"click"}\n')
@@ -168,6 +170,25 @@ def test_publishing_creates_the_topics_first(kafka: Kafka, topic_prefix: str, he
     assert done.stderr.splitlines()[-1] == (
         "Error: Embedding messages are written by workers, not by producers"
     )
+
+
+@pytest.mark.kafka
+def test_a_worker_without_its_policy_says_so(kafka: Kafka, topic_prefix: str, tmp_path: Path):
+    """In a process of its own: a worker keeps the event loop and the log to itself."""
+    told = {"BROKERS": kafka.brokers, "TOPIC_PREFIX": topic_prefix, "POLICY": "magic"}
+    done = subprocess.run(
+        [sys.executable, "-m", "stream", "worker"],
+        cwd=Path(__file__).parents[1],
+        env=os.environ
+        | {f"RANKLOOP_{name}": value for name, value in told.items()}
+        | {"RANKLOOP_ENCODER": "hash", "RANKLOOP_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "Error: policy must be one of uniform, popular" in done.stderr.splitlines()[-1]
 
 
 def topics_of(brokers: str, prefix: str) -> dict[str, int]:
