@@ -101,10 +101,13 @@ class Follower:
                 continue
             except ConsumerStoppedError:
                 return
+            if self._changed:  # what came may be of the old positions: it is read again
+                continue
             for partition, messages in batches.items():
                 self._deliver(partition, messages)
-            if batches:
+            if await self._skip(self._consumer) or batches:
                 self._wake()
+            if batches:
                 await asyncio.sleep(0)
 
     def _assign(self, consumer: AIOKafkaConsumer) -> None:
@@ -129,6 +132,23 @@ class Follower:
                 continue
             take(message)
             self.positions[partition] = message.offset + 1
+
+    async def _skip(self, consumer: AIOKafkaConsumer) -> bool:
+        """Go past offsets without a message: marks of transactions, what compaction took."""
+        skipped = False
+        for partition in list(self._takes):
+            if self._changed:  # positions are those of the next assignment
+                break
+            if partition in self._held or partition in self._missed:
+                continue
+            try:
+                position = await consumer.position(partition)
+            except IllegalStateError:  # stopped meanwhile
+                break
+            if not self._changed and position > self.positions[partition]:
+                self.positions[partition] = position
+                skipped = True
+        return skipped
 
     def _wake(self) -> None:
         still: list[tuple[TopicPartition, int, asyncio.Future[None]]] = []

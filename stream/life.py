@@ -1,11 +1,15 @@
 """A partition while this worker owns it."""
 
+import logging
 import time
 
-from aiokafka import OffsetAndMetadata
+from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
+from aiokafka.errors import KafkaError
 
 from agents.bookmark import encode_bookmark
 from agents.partition import Commit, Partition
+
+log = logging.getLogger(__name__)
 
 
 class Lost(Exception):
@@ -34,3 +38,21 @@ class Life:
             return None
         self.commits = self.commits[len(ready) :]
         return OffsetAndMetadata(ready[-1].offset, encode_bookmark(ready[-1].bookmark))
+
+
+async def overtaken(consumer: AIOKafkaConsumer, tp: TopicPartition, life: Life, first: int) -> None:
+    """Say so if retention took events before they were read; `first` is what came instead.
+
+    A gap alone says nothing: transactions leave marks between events.
+    """
+    due = life.partition.attribution.next
+    if first <= due:
+        return
+    try:
+        begins = (await consumer.beginning_offsets([tp]))[tp]
+    except KafkaError as error:
+        log.warning("a gap not looked into", extra={"reason": str(error)})
+        return
+    if begins > due:
+        gone = {"partition": tp.partition, "lost": min(begins, first) - due, "from": due}
+        log.error("events lost to retention before they were read", extra=gone)

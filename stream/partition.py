@@ -34,7 +34,7 @@ from agents.partition import (
 )
 from models.events import Decision, encode
 from stream.follower import Follower
-from stream.life import Life, Lost
+from stream.life import Life, Lost, overtaken
 from stream.publisher import Outgoing, Publisher, Unpublished, deadletter
 from stream.restore import decision_of, drive, last_commit, received, restore
 from stream.settings import Settings
@@ -117,6 +117,8 @@ class Partitions(ConsumerRebalanceListener):
             async with self._busy:
                 if self._stopping:
                     break
+                for tp, life in ready.items():
+                    await overtaken(self._consumer, tp, life, batches[tp][0].offset)
                 # A partition being restored takes nothing: it will seek to where it must go on.
                 received = (self._receive(tp, life, batches[tp]) for tp, life in ready.items())
                 await asyncio.gather(*received)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, OffsetAndMetadata, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from agents.bookmark import Bookmark, decode_bookmark
@@ -17,9 +18,11 @@ from models.events import (
     Click,
     Event,
     Interaction,
+    Item,
     Request,
     decode_decision,
     decode_event,
+    encode,
 )
 from stream import build
 from stream.local import Stack
@@ -208,6 +211,51 @@ def test_a_worker_that_slept_through_its_replacement_does_no_harm(
     loop.publish(*traffic(3, 500, now() - 500))
     eventually(lambda: sleeper.owns(2) and other.owns(2), "they share again")
     assert_kept(loop)
+
+
+def test_what_retention_takes_from_a_sleeper_is_counted(apache_kafka: Kafka, world: Make) -> None:
+    loop = world(partitions=1, tick_seconds=60)
+    [sleeper] = loop.ready()
+    loop.stock()
+    loop.publish(first := Request(id="first", user="ann", at=now()))
+    loop.decision(first.id)
+    with asleep(sleeper):
+        loop.publish(Request(id="perhaps", user="ann", at=now()))  # ends a fetch under way
+        loop.publish(*(Request(id=f"gone:{n}", user="ann", at=now()) for n in range(9)))
+        delete_below(loop, {loop.topics.events: 11})
+    loop.publish(last := Request(id="last", user="ann", at=now()))
+    loop.decision(last.id)
+    line = re.compile(r"events lost to retention before they were read.* lost=(\d+) from=(\d+)")
+    said = eventually(lambda: line.search(sleeper.words()), "the loss is said")
+    lost, begin = map(int, said.groups())
+    assert lost >= 9
+    assert begin + lost == 11
+
+
+def in_transactions(world: World, topic: str, *values: bytes) -> None:
+    """Publish each value in a transaction of its own, whose mark takes the offset after it."""
+
+    async def sent() -> None:
+        options = world.settings.aiokafka_options()
+        async with AIOKafkaProducer(**options, transactional_id=f"{topic}-tests") as producer:
+            for value in values:
+                async with producer.transaction():
+                    await producer.send_and_wait(topic, value, key=b"ann", partition=0)
+
+    asyncio.run(sent())
+
+
+def test_a_worker_starts_behind_logs_that_end_with_a_mark(apache_kafka: Kafka, world: Make) -> None:
+    loop = world(partitions=1, tick_seconds=60)
+    in_transactions(loop, loop.topics.items, encode(Item(id="item:1", title="one", at=1)))
+    in_transactions(loop, loop.topics.feedback, b"rubbish")
+    requests = [Request(id=f"r{n}", user="ann", at=now()) for n in range(3)]
+    in_transactions(loop, loop.topics.events, *map(encode, requests))
+    [worker] = loop.ready()
+    for request in requests:
+        loop.decision(request.id)
+    assert worker.status()["model"] == 1
+    assert "lost" not in worker.words()
 
 
 class asleep:  # noqa: N801 - reads as a statement
