@@ -48,5 +48,14 @@ async def embed_items(
             except Exception as error:
                 log.exception("item not embedded", extra={"item": item.id})
                 refuse(event, f"not embedded: {type(error).__name__}: {error}")
-    vectors = [Outgoing(topics.embeddings, encode(e), e.id.encode()) for e in made]
+    vectors = [Outgoing(topics.embeddings, encode(e), key(e)) for e in made]
     await publish.until_done(letters + vectors)
+
+
+def key(embedding: Embedding) -> bytes:
+    """Compaction keeps the last vector of each encoder: one encoder's never removes another's.
+
+    >>> key(Embedding(id="film:1", encoder="hash1/8", text_hash="0" * 16, vector=b"00"))
+    b'hash1/8 film:1'
+    """
+    return f"{embedding.encoder} {embedding.id}".encode()
