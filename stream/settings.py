@@ -95,7 +95,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             "auto (minilm if installed, else hash), hash, minilm, or a Hugging Face name or path"
         ),
     ] = "auto"
-    encoder_batch: Annotated[int, says("titles embedded at a time", ge=1, le=10_000)] = 32
+    encoder_batch: Annotated[
+        int, says("items embedded at a time, sorted by length", ge=1, le=10_000)
+    ] = 256
     candidates: Annotated[int, folds("considered a request, 1 to 1000", ge=1, le=1000)] = 100
     text_dims: Annotated[int, folds("of the projected text, 1 to 64", ge=1, le=64)] = 16
     exclude_seen: Annotated[bool, folds("leave out what the user clicked")] = True
