@@ -198,11 +198,6 @@ def test_one_future_event_closes_nobodys_decision(world: World) -> None:
     assert world.outcomes(mine.id) == []
 
 
-def vector_key(world: World, item: Item) -> bytes:
-    """What the item's vector is keyed by."""
-    return f"{world.workers[0].status()['encoder']} {item.id}".encode()
-
-
 @pytest.mark.parametrize("case", ITEMS)
 def test_a_bad_item_is_a_dead_letter_and_the_next_is_embedded(world: World, case: str) -> None:
     value, reason = ITEMS[case]
