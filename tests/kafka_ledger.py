@@ -26,17 +26,36 @@ class Asked(Struct):
     opened: int
     joined: list[Event] = []
     ends: list[str] = []  # the statuses of its outcomes, in order
-    earned: float = 0.0  # as its last outcome must say
+
+    def rewards(self) -> list[Click | Reward]:
+        return [event for event in self.joined if isinstance(event, Click | Reward)]
+
+    def impressions(self) -> list[Impression]:
+        return [event for event in self.joined if isinstance(event, Impression)]
 
     def outcome(self, corrected: bool, implied: bool) -> None:
         """What closing, or correcting, now must give."""
-        rewards = [event for event in self.joined if isinstance(event, Click | Reward)]
-        seen = any(isinstance(event, Impression) for event in self.joined)
-        if not (seen or rewards or (implied and not self.refresh)):
-            return
-        self.earned = len({event.item for event in rewards if isinstance(event, Click)})
-        self.earned += sum(event.value for event in rewards if isinstance(event, Reward))
-        self.ends.append("corrected" if corrected else "complete" if rewards else "expired")
+        rewards = self.rewards()
+        if self.impressions() or rewards or (implied and not self.refresh):
+            self.ends.append("corrected" if corrected else "complete" if rewards else "expired")
+
+    def tells(self, event: Event) -> bool:
+        """Whether the event says anything new: only that is a correction."""
+        rewards, impressions = self.rewards(), self.impressions()
+        if isinstance(event, Impression):
+            return not impressions or impressions[-1].shown != event.shown
+        if isinstance(event, Reward):
+            return not rewards or event.value != 0
+        clicked = {one.item for one in rewards if isinstance(one, Click)}
+        return not rewards or (isinstance(event, Click) and event.item not in clicked)
+
+    def earned(self, proposed: Iterable[str]) -> float:
+        """What its last outcome must say, if the decision proposed these items."""
+        impressions, rewards = self.impressions(), self.rewards()
+        shown = set(impressions[-1].shown if impressions else proposed)
+        clicked = {event.item for event in rewards if isinstance(event, Click)}
+        values = [e for e in rewards if isinstance(e, Reward) and (not e.item or e.item in shown)]
+        return len(clicked & shown) + sum(event.value for event in values)
 
 
 class Ledger:
@@ -126,8 +145,10 @@ class Ledger:
     def _add(self, asked: Asked, event: Event) -> str:
         if isinstance(event, Tick) or event.user != asked.user:
             return "orphan"
+        tells = asked.tells(event)
         asked.joined.append(event)
         if asked.opened >= 0:
             return "attributed"
-        asked.outcome(corrected=True, implied=self.implied)
+        if tells:
+            asked.outcome(corrected=True, implied=self.implied)
         return "late"

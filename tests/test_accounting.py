@@ -234,7 +234,8 @@ def test_each_of_ten_thousand_events_is_accounted_for(
                 id: one.ends for id, one in closed.items()
             }
             for id, one in closed.items():
-                assert ends[id][-1].reward == pytest.approx(one.earned)
+                proposed = [slot.item for slot in decisions[p][id].slots]
+                assert ends[id][-1].reward == pytest.approx(one.earned(proposed))
 
         # Both workers hold what a fresh fold of the log holds.
         assert world.folded(len(records)).digest() == digest
