@@ -265,9 +265,5 @@ class Vowpal:
     def load(self, data: bytes) -> None:
         self._model.load(data)
 
-    def digest(self) -> str:
-        """64 bits over all that was learned; equal after equal learning, also after a reload."""
-        return blake2b(self.save(), digest_size=8).hexdigest()
-
     def close(self) -> None:
         self._model.close()

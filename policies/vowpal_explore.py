@@ -1,7 +1,5 @@
 """Vowpal Wabbit's own exploration (`--cb_explore_adf`), for rankings of one item."""
 
-from hashlib import blake2b
-
 from models.base import Doubles
 from models.candidates import Candidates
 from models.events import Outcome
@@ -67,10 +65,6 @@ class VowpalExplore:
 
     def load(self, data: bytes) -> None:
         self._model.load(data)
-
-    def digest(self) -> str:
-        """64 bits over all that was learned; equal after equal learning, also after a reload."""
-        return blake2b(self.save(), digest_size=8).hexdigest()
 
     def close(self) -> None:
         self._model.close()

@@ -135,7 +135,7 @@ def scorers(settings: Settings) -> dict[str, Scorer]:
 
 def parts(settings: Settings, text: Encoder) -> Parts:
     """A worker's agents with nothing learned yet."""
-    threadpool_limits(1, user_api="blas")  # small products: waiting threads cost up to 16 ms each
+    threadpool_limits(1, user_api="blas")  # small products: threads would wait for each other
     memory = Memory(
         Popularity(limit=settings.max_items),
         scorers(settings),
