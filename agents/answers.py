@@ -1,5 +1,6 @@
 """Which requests wait for their decision, and which decisions came before their request."""
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from agents.pending import Pending
@@ -16,10 +17,21 @@ class Answers:
     (False, True, True)
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, undecided: Iterable[Pending] = (), ahead: Iterable[tuple[int, Decision]] = ()
+    ) -> None:
         self._undecided: dict[int, Pending] = {}  # by the offset that asked
         self._due: list[tuple[int, int]] = []  # heap of deadlines, its first one not decided
         self._ahead: dict[int, dict[str, tuple[Decision, int]]] = {}  # by the offset to come
+        for offset, decision in ahead:
+            self.ahead(decision, offset)
+        for pending in undecided:
+            self.ask(pending)
+
+    def state(self) -> tuple[tuple[int, Decision], ...]:
+        """The decisions that came before their request, by rankings offset."""
+        ahead = [(at, one) for soon in self._ahead.values() for one, at in soon.values()]
+        return tuple(sorted(ahead, key=lambda each: (each[0], each[1].source, each[1].id)))
 
     def __contains__(self, source: int) -> bool:
         return source in self._undecided

@@ -11,22 +11,20 @@ long its closing had to wait. So no state depends on more of the log than the bo
 
 from collections import Counter
 
-from msgspec import structs
-
 from agents.answers import Answers
 from agents.bookmark import Bookmark
-from agents.caused import Ask, Lesson, Yield
+from agents.caused import Ask, Lesson, Yield, interaction, refresh
 from agents.closing import Closing
-from agents.early import Waiting
+from agents.early import Early, Waiting, revived
 from agents.pending import Joined, Pending
 from agents.reach import Reach
+from agents.remembered import Remembered
 from agents.rules import Rules
 from agents.seen import Seen
 from models.events import (
     Click,
     Decision,
     Event,
-    Impression,
     Interaction,
     Outcome,
     Request,
@@ -60,7 +58,7 @@ class Attribution:
         self.last: Source | None = None  # of the newest record made
         self.counts: Counter[str] = Counter()
         self._pending: dict[str, Pending] = {}  # those that take events, by decision id
-        self._closing = Closing()
+        self._closing = Closing(rules.lateness)
         self._seen = Seen()
         self._early = Waiting()
         self._answers = Answers()
@@ -85,11 +83,6 @@ class Attribution:
         """True if the event at that offset asked, and no decision was read back yet."""
         return source in self._answers
 
-    def decision(self, id: str) -> Decision | None:
-        """The decision for an open or correctable request as read back, if there is one."""
-        pending = self._pending.get(id)
-        return None if pending is None else pending.decision
-
     def decided(self, decision: Decision, offset: int = 0) -> bool:
         """Take a decision as read back from the rankings at `offset`; call it in their order.
 
@@ -107,8 +100,7 @@ class Attribution:
     def _decide(self, pending: Pending, decision: Decision, offset: int) -> None:
         pending.decision = decision
         if self._from is not None:  # a click asked as a request that is not there any more
-            asked = {"k": decision.k, "context": decision.context}
-            pending.request = structs.replace(pending.request, **asked)
+            pending.asked(decision)
         self._reach.decided(pending.source, offset)
 
     def bookmark(self) -> Bookmark:
@@ -128,6 +120,38 @@ class Attribution:
             rules=self.rules.digest,
         )
 
+    def state(self) -> Remembered:
+        """All that is remembered, as a copy; not while the state is made again."""
+        return Remembered(
+            partition=self.partition,
+            rules=self.rules.digest,
+            next=self.next,
+            watermark=self.watermark,
+            chain=self.chain,
+            last=self.last,
+            counts=dict(self.counts),
+            closed=self._closing.last,
+            reach=self._reach.state(),
+            ahead=self._answers.state(),
+            early=self._reach.early,
+            held=self._reach.pending,
+            seen=self._seen.state(),
+        )
+
+    def load(self, state: Remembered) -> None:
+        """Go on from a state; ValueError if it is of another partition, other rules, or none."""
+        if (state.partition, state.rules) != (self.partition, self.rules.digest):
+            raise ValueError(f"a state of partition {state.partition}, rules {state.rules}")
+        self.next, self.watermark = state.next, state.watermark
+        self.chain, self.last, self.counts = state.chain, state.last, Counter(state.counts)
+        held, early = revived(state)
+        self._pending = {one.request.id: one for one in held if not one.forgotten}
+        self._reach = Reach.of(self.rules.window, state.reach, [*held, *early])
+        self._early = Waiting(one for one in early if one.waiting)
+        self._answers = Answers((one for one in held if not one.decided), state.ahead)
+        self._closing = Closing(self.rules.lateness, state.closed, held)
+        self._seen = Seen(state.seen)
+
     @property
     def resuming(self) -> bool:
         """True from `resume` to `resumed`."""
@@ -139,8 +163,7 @@ class Attribution:
         self.next = bookmark.open_from
         self.watermark = bookmark.watermark
         self._closing.last = bookmark.closed
-        where = bookmark.ids_from, bookmark.watermark, bookmark.rankings_from
-        self._reach = Reach(self.rules.window, *where)
+        self._reach = Reach.at(self.rules.window, bookmark)
 
     def resumed(self, next: int) -> list[int]:
         """All below `next` and all rankings were read; the requests whose decision is missing.
@@ -151,8 +174,8 @@ class Attribution:
         self.next = max(self.next, next)
         if bookmark is not None:
             self.chain, self.last = bookmark.chain, bookmark.last
-            self.counts = Counter(waiting=len(self._early))
             self._answers.drop_dead()
+        self.counts = Counter(waiting=len(self._early))
         return self._answers.undecided
 
     def skip(self, offset: int) -> None:
@@ -182,10 +205,13 @@ class Attribution:
                 fate = "asked"
                 asks.append(self._open(event, at))
             else:
-                self._interact(event, at)
+                if record := interaction(event, at, self._source(), self.chain):
+                    self._learn(record)
                 fate = self._join(event, at)
                 if isinstance(event, Click) and refreshes:
-                    asks.append(self._refreshed(event, at))
+                    about = self._pending.get(event.request or "")
+                    request = refresh(event, about and about.request, self.rules.refresh_k)
+                    asks.append(self._open(request, at, refresh=True))
         self.skip(offset)
         self.counts[fate] += 1
         return Yield(self._lessons, asks, fate)
@@ -203,47 +229,21 @@ class Attribution:
         return first, refreshes and self._seen.first(f"Requestrefresh:{event.id}", at)
 
     def _open(self, request: Request, at: int, refresh: bool = False) -> Ask:
-        deadline = at + self.rules.horizon
-        pending = Pending(request, self._offset, deadline, refresh or not self.rules.implied)
+        explicit = refresh or not self.rules.implied
+        pending = Pending(request, self._offset, at + self.rules.horizon, explicit)
         ahead = self._answers.ask(pending)
         if ahead is not None:
             self._decide(pending, *ahead)
         self._pending[request.id] = pending
         self._reach.hold(pending)
-        self._closing.add(pending, until=deadline + self.rules.lateness)
+        self._closing.add(pending)
         for early in self._early.take(request.id):
             self._settle("attributed" if early.join(pending) else "orphan")
         return Ask(request, self._offset)
 
-    def _refreshed(self, click: Click, at: int) -> Ask:
-        """A click asks for the user's next ranking; it counts as shown once something says so."""
-        id = f"refresh:{click.id}"
-        request = Request(id=id, user=click.user, at=click.at, k=self.rules.refresh_k)
-        before = self._pending.get(click.request or "")
-        if before is not None and before.request.user == click.user:
-            k, context = before.request.k, before.request.context
-            request = Request(id=id, user=click.user, at=click.at, k=k, context=context)
-        return self._open(request, at, refresh=True)
-
-    def _settle(self, fate: str) -> None:
-        self.counts["waiting"] -= 1
-        self.counts[fate] += 1
-
-    def _interact(self, event: Joined, at: int) -> None:
-        if isinstance(event, Impression) or event.item is None:
-            return
-        value = 1.0 if isinstance(event, Click) else event.value
-        self._learn(
-            Interaction(
-                id=event.id,
-                user=event.user,
-                item=event.item,
-                at=at,
-                value=value,
-                source=self._source(),
-                prev=self.chain,
-            )
-        )
+    def _settle(self, fate: str, count: int = 1) -> None:
+        self.counts["waiting"] -= count
+        self.counts[fate] += count
 
     def _join(self, event: Joined, at: int) -> str:
         """Add the event to its decision; says in which counter it ends."""
@@ -252,7 +252,7 @@ class Attribution:
         pending = self._pending.get(event.request)
         if pending is None:
             until = at + self.rules.early
-            self._reach.hold(self._early.add(event.request, event, self._offset, until))
+            self._reach.hold(self._early.add(Early(event, self._offset, until)))
             return "waiting"
         if not pending.add(event):
             return "orphan"
@@ -272,8 +272,8 @@ class Attribution:
                 self._close(pending, corrected=False)
         for pending in self._closing.forget(now):
             del self._pending[pending.request.id]
-        for _ in range(self._early.expire(now)):
-            self._settle("orphan")
+        if gone := self._early.expire(now):
+            self._settle("orphan", gone)
         self._seen.forget(now - self.rules.window)
         self._reach.expire(self._offset)
 

@@ -5,6 +5,7 @@ time. Every place may be earlier than it need be, never later.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -76,6 +77,14 @@ class Trail:
         self.step = step
         self._offsets = [offset]
         self._watermarks = [watermark]
+
+    def state(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The offsets of the marks, and the watermark at each."""
+        return tuple(self._offsets), tuple(self._watermarks)
+
+    def restore(self, offsets: Sequence[int], watermarks: Sequence[int]) -> None:
+        """Go on from a state."""
+        self._offsets, self._watermarks = list(offsets), list(watermarks)
 
     def mark(self, offset: int, watermark: int) -> None:
         """Take note of the watermark before folding the event at `offset`, if it is news."""

@@ -2,7 +2,8 @@
 
 from msgspec import Struct
 
-from models.events import Request, Source
+from agents.pending import Joined
+from models.events import Click, Impression, Interaction, Request, Source
 
 
 class Ask(Struct, frozen=True):
@@ -28,3 +29,27 @@ class Yield(Struct, frozen=True):
     lessons: list[Lesson]
     asks: list[Ask]
     fate: str
+
+
+def interaction(event: Joined, at: int, source: Source, prev: str) -> Interaction | None:
+    """What an event says of a user and an item, if it does."""
+    if isinstance(event, Impression) or event.item is None:
+        return None
+    value = 1.0 if isinstance(event, Click) else event.value
+    return Interaction(
+        id=event.id, user=event.user, item=event.item, at=at, value=value, source=source, prev=prev
+    )
+
+
+def refresh(click: Click, before: Request | None, k: int) -> Request:
+    """A click asks for its user's next ranking, as the request before it did, else of length `k`.
+
+    It counts as shown once something says so.
+
+    >>> refresh(Click(id="c", user="u", item="i", at=5), None, k=3).id
+    'refresh:c'
+    """
+    id, context = f"refresh:{click.id}", {}
+    if before is not None and before.user == click.user:
+        k, context = before.k, before.context
+    return Request(id=id, user=click.user, at=click.at, k=k, context=context)

@@ -1,6 +1,6 @@
 """When decisions close, and when they are forgotten."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
 from agents.pending import Pending
@@ -14,24 +14,32 @@ class Closing:
     the ones up to `last` are closed after it: this pair tells a bookmark all (L3, L8).
 
     >>> from models.events import Request
-    >>> closing = Closing()
-    >>> closing.add(Pending(Request(id="r", user="u", at=0), 7, deadline=10, explicit=False), 20)
+    >>> closing = Closing(lateness=10)
+    >>> closing.add(Pending(Request(id="r", user="u", at=0), 7, deadline=10, explicit=False))
     >>> [pending.request.id for pending in closing.due(11, most=100)], closing.last
     (['r'], (10, 7))
     """
 
-    def __init__(self) -> None:
-        self.last = (-1, -1)
+    def __init__(
+        self, lateness: int, last: tuple[int, int] = (-1, -1), held: Iterable[Pending] = ()
+    ) -> None:
+        self.lateness = lateness
+        self.last = last
         self._open: list[tuple[int, int, Pending]] = []  # heap
         self._until: list[tuple[int, int, Pending]] = []  # heap of those that take events
+        for pending in held:
+            self.add(pending)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, pending: Pending, until: int) -> None:
-        """A decision that closes after its deadline, and takes events `until` then."""
-        heappush(self._open, (pending.deadline, pending.source, pending))
-        heappush(self._until, (until, pending.source, pending))
+    def add(self, pending: Pending) -> None:
+        """A decision that closes after its deadline, and takes events for its lateness then."""
+        until = pending.deadline + self.lateness
+        if not pending.closed:
+            heappush(self._open, (pending.deadline, pending.source, pending))
+        if not pending.forgotten:
+            heappush(self._until, (until, pending.source, pending))
 
     def due(self, now: int, most: int) -> Iterator[Pending]:
         """Those that close now, at most so many; the rest follow at the next event."""

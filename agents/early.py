@@ -1,18 +1,24 @@
 """Events that came before their request: they wait for it, for a while."""
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from agents.pending import Joined, Pending
+from agents.remembered import Awaiting, Remembered
 
 
 class Early:
     """One event that waits, or is part of the decision it waited for."""
 
-    def __init__(self, event: Joined, source: int) -> None:
-        self.event = event
+    def __init__(self, event: Joined | None, source: int, until: int) -> None:
+        self.event = event  # while it waits
         self.source = source
-        self.waiting = True
+        self.until = until
         self.joined: Pending | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self.event is not None
 
     @property
     def live(self) -> bool:
@@ -21,34 +27,55 @@ class Early:
 
     def join(self, pending: Pending) -> bool:
         """Its request has come; False if that is another user's."""
-        self.waiting = False
-        if not pending.add(self.event):
+        event, self.event = self.event, None
+        if event is None or not pending.add(event):
             return False
         self.joined = pending
         return True
+
+    def state(self) -> Awaiting:
+        """The event while it waits, then whose part it is."""
+        joined = None if self.joined is None else self.joined.source
+        return Awaiting(self.source, self.until, self.event, joined)
+
+
+def revived(state: Remembered) -> tuple[list[Pending], list[Early]]:
+    """The decisions and the early events of a state; ValueError where they do not fit together."""
+    held = {one.source: Pending.of(one) for one in state.held}
+    early: list[Early] = []
+    for one in state.early:
+        early.append(Early(one.event, one.source, one.until))
+        if one.event is None:
+            if one.joined not in held:
+                raise ValueError(f"the event at {one.source} is part of nothing")
+            early[-1].joined = held[one.joined]
+    return list(held.values()), early
 
 
 class Waiting:
     """Who waits for which request, and until when.
 
     >>> from models.events import Click
-    >>> waiting = Waiting()
-    >>> early = waiting.add("r", Click(id="c", user="u", item="i", at=1, request="r"), 7, until=5)
+    >>> early = Early(Click(id="c", user="u", item="i", at=1, request="r"), 7, until=5)
+    >>> waiting = Waiting([early])
     >>> waiting.expire(5), waiting.expire(6), early.live
     (0, 1, False)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: Iterable[Early] = ()) -> None:
         self._early: dict[str, dict[int, Early]] = {}  # request -> offset -> event
         self._until: list[tuple[int, int, str]] = []  # heap: until when, offset, request
+        for early in waiting:
+            self.add(early)
 
     def __len__(self) -> int:
         return sum(map(len, self._early.values()))
 
-    def add(self, request: str, event: Joined, source: int, until: int) -> Early:
-        """Let the event from that offset wait."""
-        early = self._early.setdefault(request, {})[source] = Early(event, source)
-        heappush(self._until, (until, source, request))
+    def add(self, early: Early) -> Early:
+        """Let an event wait, in the order of their offsets."""
+        request = (early.event and early.event.request) or ""
+        self._early.setdefault(request, {})[early.source] = early
+        heappush(self._until, (early.until, early.source, request))
         return early
 
     def take(self, request: str) -> list[Early]:
@@ -63,7 +90,7 @@ class Waiting:
             held = self._early.get(request, {})
             early = held.pop(source, None)
             if early is not None:
-                early.waiting = False
+                early.event = None
                 gone += 1
             if not held:
                 self._early.pop(request, None)

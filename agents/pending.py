@@ -1,5 +1,8 @@
 """A decision between its request and its outcome: what was shown, and what it has earned."""
 
+from msgspec import structs
+
+from agents.remembered import Held
 from models.events import (
     Click,
     Decision,
@@ -51,6 +54,42 @@ class Pending:
     @decision.setter
     def decision(self, decision: Decision) -> None:
         self._decision = encode(decision)
+
+    def state(self) -> Held:
+        """What was collected so far."""
+        return Held(
+            self.request,
+            self.source,
+            self.deadline,
+            self.explicit,
+            self.closed,
+            self.forgotten,
+            self._decision,
+            self.shown,
+            tuple(sorted(self.clicked)),
+            dict(self.rewards),
+            self.whole,
+            self.rewarded,
+        )
+
+    @classmethod
+    def of(cls, state: Held) -> "Pending":
+        """Go on from a state."""
+        self = cls(state.request, state.source, state.deadline, state.explicit)
+        self.closed, self.forgotten = state.closed, state.forgotten
+        self._decision, self.shown = state.decision, state.shown
+        self.clicked, self.rewards = set(state.clicked), dict(state.rewards)
+        self.whole, self.rewarded = state.whole, state.rewarded
+        return self
+
+    @property
+    def decided(self) -> bool:
+        """True once a decision was read back."""
+        return self._decision is not None
+
+    def asked(self, decision: Decision) -> None:
+        """It asked for what this says, as did a request that is not there any more."""
+        self.request = structs.replace(self.request, k=decision.k, context=decision.context)
 
     @property
     def live(self) -> bool:

@@ -1,10 +1,12 @@
 """How far back a partition's logs are needed, kept while folding, so that asking is cheap."""
 
 from collections import deque
+from collections.abc import Iterable
 
-from agents.bookmark import Trail
+from agents.bookmark import Bookmark, Trail
 from agents.early import Early
 from agents.pending import Pending
+from agents.remembered import Awaiting, Held, Reached
 
 
 class Reach:
@@ -24,6 +26,38 @@ class Reach:
         self.trail = Trail(max(1, window // 64), offset, watermark)
         self._held: deque[Pending | Early] = deque()  # in the log's order; its first one is live
         self._lows: deque[tuple[int, int]] = deque()  # source, lowest rankings offset from it on
+
+    @classmethod
+    def at(cls, window: int, bookmark: Bookmark) -> "Reach":
+        """Begin where a bookmark says."""
+        return cls(window, bookmark.ids_from, bookmark.watermark, bookmark.rankings_from)
+
+    @classmethod
+    def of(cls, window: int, state: Reached, held: Iterable[Pending | Early]) -> "Reach":
+        """Go on from a state, with what was live then."""
+        self = cls(window, read=state.read)
+        self.trail.restore(state.offsets, state.watermarks)
+        self._lows.extend(state.lows)
+        live = sorted(held, key=lambda one: (one.source, isinstance(one, Pending)))
+        if state.first is not None and (not live or state.first < live[0].source):
+            self._held.append(Early(None, state.first, until=0))  # over, and not let go of yet
+        self._held.extend(live)
+        return self
+
+    def state(self) -> Reached:
+        """How far back the logs matter."""
+        first = self._held[0].source if self._held else None
+        return Reached(first, self.read, *self.trail.state(), tuple(self._lows))
+
+    @property
+    def pending(self) -> tuple[Held, ...]:
+        """All decisions that are live, in the log's order."""
+        return tuple(one.state() for one in self._held if isinstance(one, Pending) and one.live)
+
+    @property
+    def early(self) -> tuple[Awaiting, ...]:
+        """All events that are live and came before their request, in the log's order."""
+        return tuple(one.state() for one in self._held if isinstance(one, Early) and one.live)
 
     @property
     def idle(self) -> bool:

@@ -1,5 +1,6 @@
 """Which ids were seen within the window: by these alone is an event known to be a duplicate."""
 
+from collections.abc import Mapping
 from heapq import heappop, heappush
 
 
@@ -17,9 +18,14 @@ class Seen:
     True
     """
 
-    def __init__(self) -> None:
-        self._at: dict[str, int] = {}
-        self._ages: list[tuple[int, str]] = []  # heap; an id has one entry, that may be too old
+    def __init__(self, at: Mapping[str, int] | None = None) -> None:
+        self._at = dict(at or {})
+        # A heap; an id has one entry, that may be too old.
+        self._ages = sorted((at, id) for id, at in self._at.items())
+
+    def state(self) -> dict[str, int]:
+        """All ids, and when each was seen last."""
+        return dict(self._at)
 
     def __len__(self) -> int:
         return len(self._at)

@@ -30,6 +30,7 @@ from models.events import (
     Source,
     Tick,
     decode_record,
+    encode,
 )
 
 ITEMS = ("a", "b", "c", "d")
@@ -347,9 +348,12 @@ class Log(RuleBasedStateMachine):
         assert +self.fold.counts == fates + model.closings
         assert sum(fates.values()) == len(self.log)
         assert self.fold.open == len(model.open)
+        held = {one.source: one for one in self.fold.state().held if not one.forgotten}
+        assert set(held) == {ranking.offset for ranking in model.rankings}
         for ranking in model.rankings:
-            found = self.fold.decision(ranking.request.id)
-            assert found == decided(ranking.request, ranking.offset)
+            one = held[ranking.offset]
+            assert one.request == ranking.request
+            assert one.decision == encode(decided(ranking.request, ranking.offset))
 
 
 def test_attribution_does_what_brute_force_does() -> None:
