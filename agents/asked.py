@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from agents.attribution import Ask, Attribution, Rules
-from agents.learner import Place
+from agents.ledger import Place
 from agents.partition import DAY, Received
 from models.events import (
     Click,

@@ -128,7 +128,7 @@ class Audit:
             self._missing = first, count + message.offset - self.learner.version
         if self.learner(message.offset, message.data) == "learned":
             partition = decode_record(message.data).source.partition
-            self.asked.learned(self.learner.places[partition])
+            self.asked.learned(self.learner.ledger.places[partition])
 
     def report(self) -> Report:
         """Decide the rest, and say what was found."""
@@ -140,7 +140,7 @@ class Audit:
             "events": asked.unreadable,
             "items": self.catalogues.items.unreadable,
             "embeddings": self.catalogues.embeddings.unreadable,
-            "feedback": self.learner.counts["invalid"],
+            "feedback": self.learner.ledger.counts["invalid"],
         }
         return Report(
             rankings=counts["rankings"],
@@ -159,7 +159,7 @@ class Audit:
             unasked=len(asked.unasked),
             unasked_ids=tuple(asked.unasked[:NOTED]),
             discarded=dict(asked.discarded),
-            feedback={str(verdict): n for verdict, n in self.learner.counts.items()},
+            feedback={str(verdict): n for verdict, n in self.learner.ledger.counts.items()},
             feedback_missing=self._missing,
             implied=asked.records["implied"],
             strange=asked.records["strange"],

@@ -1,53 +1,38 @@
-"""The second fold: feedback -> everything learned, in one fixed order; its offset is the version.
+"""The second fold: feedback -> everything learned, in one order; its offset is the version."""
 
-Rule L4: a record is taken iff its source is above its partition's last one and its `prev` equals
-that partition's chain. A lower source was learned before; anything else is a hole and refused.
-"""
-
-from collections import Counter
+from collections import deque
 from hashlib import blake2b
-from typing import Literal
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
+from agents.ledger import Ledger, Standing, Verdict
 from models.base import Arrays
-from models.codec import Invalid, chain, too_deep
-from models.events import Interaction, Outcome, Source, decode_record
+from models.events import Interaction, Mark, Outcome
 from models.memory import Memory
 from policies.base import Policy
 
-Verdict = Literal["learned", "duplicate", "refused", "invalid"]
+FOLD = 1  # of this release: raised when it learns something else from the same records (L12)
+MARKED = 10_000  # every so many versions a probe is kept, to compare with a Mark
+PROBED = 32  # users of the last interactions that a probe looks at
 
 
-class Place(Struct, frozen=True):
-    """How far one partition has been learned."""
-
-    source: Source
-    chain: str
-
-
-class Unknown(Exception):
-    """A record of a type this release does not know: to go on would be to learn otherwise."""
-
-
-class Tag(Struct):
-    type: str = ""
+class Disagrees(Exception):
+    """What was learned here is not what the log says was learned elsewhere (L7)."""
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """All that was learned up to a version. It shares nothing with the learner it came from.
+    """All that was learned up to a version. It shares nothing with the learner it came from."""
 
-    `last` is the chain value of the record before the version, to know the log again by (L6).
-    """
-
-    version: int
-    last: str
-    places: dict[int, Place]
-    counts: dict[Verdict, int]
+    ledger: Standing
     memory: Arrays
     policy: bytes
+
+    @property
+    def version(self) -> int:
+        """The feedback offset to read next."""
+        return self.ledger.version
 
     def digest(self) -> str:
         """64 bits over all that was learned: equal on every worker at one version."""
@@ -55,16 +40,15 @@ class State(Struct, frozen=True, kw_only=True):
         for name, array in sorted(self.memory.items()):
             digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
             digest.update(np.ascontiguousarray(array).data)
-        places = sorted((*msgspec.to_builtins(p.source), p.chain) for p in self.places.values())
-        digest.update(f"{places}\n".encode())
+        digest.update(_places(self.ledger))
         digest.update(self.policy)
         return digest.hexdigest()
 
 
 class Learner:
-    """Folds the feedback log into the memory and the policy.
+    """Folds the feedback log into the memory and the policy; `ledger` says which records count.
 
-    `version` is the feedback offset to read next; `places` how far each partition was learned.
+    `fold` names how it folds: see `Fold`. Its last few probes are kept by version.
 
     >>> from policies.uniform import Uniform
     >>> fold = Learner(Memory(None, {}), Uniform())
@@ -76,68 +60,66 @@ class Learner:
     (1, True)
     """
 
-    def __init__(self, memory: Memory, policy: Policy, learn_late: bool = False) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        policy: Policy,
+        learn_late: bool = False,
+        fold: str = "",
+        marked: int = MARKED,
+    ) -> None:
         self.memory = memory
         self.policy = policy
         self.learn_late = learn_late
-        self.version = 0
-        self.last = ""
+        self.fold = fold
+        self.marked = marked
+        self.ledger = Ledger()
         self.whole = True  # False while a record is being learned, and for good if that failed
-        self.places: dict[int, Place] = {}
-        self.counts: Counter[Verdict] = Counter()
+        self.probes: dict[int, str] = {}  # by version, the last few
+        self.differs: Mark | None = None  # the first mark that says otherwise
+        self._users: deque[str] = deque(maxlen=PROBED)
+
+    @property
+    def version(self) -> int:
+        """The feedback offset to read next."""
+        return self.ledger.version
 
     def __call__(self, offset: int, data: bytes) -> Verdict:
         """Take the record at `offset`. Raises Unknown for a type of another release."""
-        verdict = self._fold(offset, data)
-        self.version = offset + 1
-        self.last = chain(data)
-        self.counts[verdict] += 1
+        verdict, record = self.ledger(offset, data)
+        if verdict == "learned":
+            self.whole = False
+            if isinstance(record, Interaction):
+                self.memory.learn(record, offset)
+                self._users.append(record.user)
+            elif isinstance(record, Outcome):
+                self._judge(record, offset)
+            self.whole = True
+        elif isinstance(record, Mark) and record.fold == self.fold and self.differs is None:
+            if self.probes.get(record.version, record.digest) != record.digest:
+                self.differs = record
+        if self.version % self.marked == 0 and len(self._users) == PROBED:
+            self.probes[self.version] = self.probe()
+            if len(self.probes) > 4:
+                del self.probes[min(self.probes)]
         return verdict
-
-    def has(self, source: Source) -> bool:
-        """True if the record from this source was learned."""
-        place = self.places.get(source.partition)
-        return place is not None and source <= place.source
-
-    def _fold(self, offset: int, data: bytes) -> Verdict:
-        try:
-            record = decode_record(data)
-        except Invalid as invalid:
-            return self._unusable(data, invalid)
-        partition = record.source.partition
-        place = self.places.get(partition)
-        if place is not None and record.source <= place.source:
-            return "duplicate"
-        if record.prev != (place.chain if place else ""):
-            return "refused"
-        self.whole = False
-        self.places[partition] = Place(record.source, chain(data))
-        if isinstance(record, Interaction):
-            self.memory.learn(record, offset)
-        else:
-            self._judge(record, offset)
-        self.whole = True
-        return "learned"
 
     def _judge(self, outcome: Outcome, offset: int) -> None:
         self.memory.shown(outcome)
         if outcome.status != "corrected" or self.learn_late:
             self.policy.learn(outcome, offset)
 
-    def _unusable(self, data: bytes, invalid: Invalid) -> Verdict:
-        """Bytes that are no record are skipped, by all alike; a record of another kind is not."""
-        if too_deep(data):
-            return "invalid"
-        try:
-            kind = msgspec.json.decode(data, type=Tag).type
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return "invalid"
-        if kind in ("", "interaction", "outcome"):
-            return "invalid"
-        raise Unknown(
-            f"feedback holds a record of type {kind!r}, which this release cannot fold "
-            f"({invalid}); run the release that wrote it, or a newer one"
-        )
+    def probe(self) -> str:
+        """64 bits over the places, the policy and what is known of the users last heard of.
+
+        Cheap, unlike `digest`; equal on every worker at one version.
+        """
+        digest = blake2b(_places(self.ledger.standing()), digest_size=8)
+        digest.update(self.policy.save())
+        for user in self._users:
+            seen, repeats = self.memory.histories.seen(user), self.memory.histories.repeats(user)
+            digest.update(msgspec.json.encode((user, list(seen.items()), list(repeats.items()))))
+        return digest.hexdigest()
 
     def digest(self) -> str:
         """64 bits over all that was learned: equal on every worker at one version."""
@@ -147,16 +129,11 @@ class Learner:
         """A copy of all that was learned; `load` of it goes on bit for bit."""
         if not self.whole:
             raise ValueError(
-                f"the record at {self.version} was learned in part, so this is the state of no "
+                f"the record before {self.version} was learned in part, so this is the state of no "
                 "version; start again from the snapshot before"
             )
         return State(
-            version=self.version,
-            last=self.last,
-            places=dict(self.places),
-            counts=dict(self.counts),
-            memory=self.memory.state(),
-            policy=self.policy.save(),
+            ledger=self.ledger.standing(), memory=self.memory.state(), policy=self.policy.save()
         )
 
     def load(self, state: State) -> None:
@@ -180,8 +157,14 @@ class Learner:
     def _take(self, state: State) -> None:
         self.memory.load(state.memory)
         self.policy.load(state.policy)
-        self.places, self.counts = dict(state.places), Counter(state.counts)
-        self.version, self.last = state.version, state.last
+        self.ledger.load(state.ledger)
+        self.probes.clear()
+        self._users.clear()
+
+
+def _places(ledger: Standing) -> bytes:
+    places = sorted((*msgspec.to_builtins(p.source), p.chain) for p in ledger.places.values())
+    return f"{places}{ledger.fold}\n".encode()
 
 
 def _alike(ours: Arrays, theirs: Arrays) -> None:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from agents.attribution import Ask, Attribution, Lesson
 from agents.bookmark import Bookmark
-from agents.learner import Learner
+from agents.ledger import Ledger
 from models.events import (
     Decision,
     Event,
@@ -90,7 +90,7 @@ class Diverged(Exception):
 
 
 class Partition:
-    """Drives attribution, learner and recommender for one partition, batch by batch.
+    """Drives attribution and recommender for one partition, batch by batch.
 
     `owner(user)` is the partition a user's events belong on. `counts` has the dead letters by
     reason; together with `Attribution.counts` every message is accounted for once.
@@ -99,12 +99,12 @@ class Partition:
     def __init__(
         self,
         attribution: Attribution,
-        learner: Learner,
+        ledger: Ledger,
         decide: Callable[[Ask], Decision],
         owner: Callable[[str], int],
     ) -> None:
         self.attribution = attribution
-        self.learner = learner
+        self.ledger = ledger
         self.decide = decide
         self.owner = owner
         self.counts: Counter[str] = Counter()
@@ -133,7 +133,7 @@ class Partition:
     def restored(self, committed: int) -> None:
         """All events below the commit and all rankings were read: it may go on from there."""
         attribution = self.attribution
-        place = self.learner.places.get(attribution.partition)
+        place = self.ledger.places.get(attribution.partition)
         if missing := attribution.resumed(committed):
             raise Diverged(
                 f"the decision for the request at offset {missing[0]} is not in the rankings: that "
@@ -198,7 +198,7 @@ class Partition:
 
     def _agree(self, lessons: list[Lesson]) -> list[Lesson]:
         """The records that are not learned yet; what is learned must be what we derive (L8)."""
-        place = self.learner.places.get(self.attribution.partition)
+        place = self.ledger.places.get(self.attribution.partition)
         if place is None:
             return lessons
         for n, lesson in enumerate(lessons):

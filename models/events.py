@@ -224,16 +224,48 @@ class Outcome(Message, frozen=True, tag="outcome"):
     prev: str = ""
 
 
+class Begin(Message, frozen=True, tag="begin"):
+    """Which log this is; the first one of a feedback log counts, for as long as the log lasts.
+
+    `cluster` and `topics` (topic -> id) are Kafka's, empty from a broker that tells none; `rules`
+    are those of attribution; `fold` is the one that decides from here on.
+    """
+
+    fold: Label
+    rules: Label
+    partitions: Annotated[int, Meta(ge=1)]
+    cluster: str = ""
+    topics: dict[str, str] = {}
+
+
+class Fold(Message, frozen=True, tag="fold"):
+    """From here on, workers that fold as `fold` says decide, if those of `expects` did before."""
+
+    fold: Label
+    expects: Annotated[str, Meta(max_length=256)]
+
+
+class Mark(Message, frozen=True, tag="mark"):
+    """What a worker of `fold` had learned up to `version`, as a digest, to compare with."""
+
+    fold: Label
+    version: Annotated[int, Meta(ge=0)]
+    digest: Label
+    build: str = ""
+
+
 Event = Request | Impression | Click | Reward | Tick
-Record = Interaction | Outcome
+Record = Interaction | Outcome  # what is learned
+Control = Begin | Fold | Mark  # what governs the log
 
 decode_event: Decode[Event] = Decode(Event)
 decode_item: Decode[Item] = Decode(Item)
 decode_embedding: Decode[Embedding] = Decode(Embedding)
 decode_decision: Decode[Decision] = Decode(Decision)
 decode_record: Decode[Record] = Decode(Record)
-decode_any: Decode[Item | Embedding | Event | Decision | Record] = Decode(
-    Item | Embedding | Event | Decision | Record
+decode_feedback: Decode[Record | Control] = Decode(Record | Control)
+decode_any: Decode[Item | Embedding | Event | Decision | Record | Control] = Decode(
+    Item | Embedding | Event | Decision | Record | Control
 )
 
 
@@ -250,5 +282,5 @@ def text_hash(text: str) -> str:
 def schemas() -> dict[str, dict[str, Any]]:
     """A JSON Schema (2020-12) for each message type, for producers in other languages."""
     kinds = (Item, Request, Impression, Click, Reward, Tick)
-    kinds += (Embedding, Decision, Interaction, Outcome)
+    kinds += (Embedding, Decision, Interaction, Outcome, Begin, Fold, Mark)
     return {kind.__name__.lower(): msgspec.json.schema(kind) for kind in kinds}

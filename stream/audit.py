@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from agents.audit import Audit
-from agents.learner import Unknown
+from agents.ledger import Unknown
 from agents.partition import Received
 from agents.recommender import Recommender
 from agents.report import Report

@@ -142,7 +142,7 @@ def parts(settings: Settings, text: Encoder) -> Parts:
         Histories(limit=settings.max_users),
         Exposure(limit=settings.max_items),
     )
-    learner = Learner(memory, policy(settings), settings.learn_late)
+    learner = Learner(memory, policy(settings), settings.learn_late, settings.fold_hash())
     return Parts(learner, *deciding(settings, learner, catalogue(settings, text)))
 
 
@@ -161,7 +161,7 @@ def deciding(
     terms = Terms(
         seed=settings.seed,
         build=version("rankloop"),
-        settings=settings.fold_hash(),
+        settings=settings.settings_hash(),
         log_candidates=settings.log_candidates,
     )
     return items, Recommender(learner, items, retrieval, terms)

@@ -94,6 +94,8 @@ class Snapshots:
         if cover.version != version:
             raise Damaged(f"it is a snapshot of version {cover.version}")
         state = state_in(cover, arrays)
+        if state.version != version:
+            raise Damaged(f"its ledger is of version {state.version}")
         if state.digest() != cover.digest:
             raise Damaged("its digest is wrong")
         return cover, state

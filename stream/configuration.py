@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,14 +17,27 @@ class SettingError(ValueError):
     """A setting that cannot be used: the rule, the value, the remedy."""
 
 
-def says(text: str, *, folds: bool = False, secret: bool = False, **rule: Any) -> Meta:
-    """One line on a setting; `folds`: it steers folds or decisions; `secret`: never in a file."""
-    return Meta(description=text, extra={"folds": folds, "secret": secret}, **rule)
+Steers = Literal["", "joining", "learning", "deciding"]
+
+
+def says(text: str, *, steers: Steers = "", secret: bool = False, **rule: Any) -> Meta:
+    """One line on a setting; `steers`: what it changes, if anything; `secret`: never in a file."""
+    return Meta(description=text, extra={"steers": steers, "secret": secret}, **rule)
+
+
+def joins(text: str, **rule: Any) -> Meta:
+    """One line on a setting that steers how rewards find their decisions: fixed with the log."""
+    return says(text, steers="joining", **rule)
 
 
 def folds(text: str, **rule: Any) -> Meta:
-    """One line on a setting that steers folds or decisions."""
-    return says(text, folds=True, **rule)
+    """One line on a setting that steers what is learned: changed by a switch of the fold."""
+    return says(text, steers="learning", **rule)
+
+
+def decides(text: str, **rule: Any) -> Meta:
+    """One line on a setting that steers decisions alone: changed as one likes."""
+    return says(text, steers="deciding", **rule)
 
 
 def read(kind: type[Struct], environ: Mapping[str, str], path: str | Path | None) -> dict[str, Any]:
@@ -60,9 +73,10 @@ def public(settings: Struct) -> dict[str, Any]:
     return {name: _shown(types[name], getattr(settings, name)) for name in types}
 
 
-def steering(settings: Struct) -> dict[str, Any]:
-    """The settings that steer folds and decisions; 600 and 600.0 are one."""
-    chosen = (name for name, kind in _types(type(settings)).items() if _extra(kind, "folds"))
+def steering(settings: Struct, *what: Steers) -> dict[str, Any]:
+    """The settings that steer any of `what`; 600 and 600.0 are one."""
+    types = _types(type(settings)).items()
+    chosen = (name for name, kind in types if _extra(kind, "steers") in what)
     values = {name: getattr(settings, name) for name in chosen}
     whole = {n: int(v) for n, v in values.items() if isinstance(v, float) and v.is_integer()}
     return values | whole
@@ -90,8 +104,9 @@ def _text(declared: Any) -> str:
     return next((m.description for m in reversed(_metas(declared)) if m.description), "")
 
 
-def _extra(declared: Any, key: str) -> bool:
-    return any((meta.extra or {}).get(key, False) for meta in _metas(declared))
+def _extra(declared: Any, key: str) -> Any:
+    found = ((meta.extra or {}).get(key) for meta in _metas(declared))
+    return next((value for value in found if value), None)
 
 
 def _shown(declared: Any, value: Any) -> Any:

@@ -4,11 +4,12 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from agents.learner import Place, State, Verdict
+from agents.learner import State
+from agents.ledger import Standing
 from models.base import Arrays
 from stream.tensors import Damaged, Header
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Refused(Exception):
@@ -25,14 +26,6 @@ class Cover(Struct, frozen=True, kw_only=True):
     fold: str
     build: str
     written: int  # milliseconds since 1970
-
-
-class _Fold(Struct, frozen=True):
-    """What a learner keeps beside its arrays."""
-
-    last: str
-    places: dict[int, Place]
-    counts: dict[Verdict, int]
 
 
 def fits(version: int, begins: int, ends: int, topic: str) -> None:
@@ -87,10 +80,10 @@ def cover_in(head: Header) -> Cover:
 
 def arrays_of(state: State) -> Arrays:
     """A state as named arrays; they share its memory."""
-    fold = msgspec.json.encode(_Fold(state.last, state.places, state.counts))
+    ledger = msgspec.json.encode(state.ledger)
     memory = {f"memory.{name}": array for name, array in state.memory.items()}
     return memory | {
-        "fold": np.frombuffer(fold, np.uint8),
+        "ledger": np.frombuffer(ledger, np.uint8),
         "policy": np.frombuffer(state.policy, np.uint8),
     }
 
@@ -98,16 +91,13 @@ def arrays_of(state: State) -> Arrays:
 def state_in(cover: Cover, arrays: Arrays) -> State:
     """The state that `arrays_of` wrote. Raises Damaged if there is none."""
     try:
-        fold = msgspec.json.decode(arrays["fold"].tobytes(), type=_Fold)
+        ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=Standing)
         policy = arrays["policy"].tobytes()
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Damaged(f"its fold cannot be read: {error}") from None
+        raise Damaged(f"its ledger cannot be read: {error}") from None
     cut = len("memory.")
     return State(
-        version=cover.version,
-        last=fold.last,
-        places=fold.places,
-        counts=fold.counts,
+        ledger=ledger,
         memory={name[cut:]: a for name, a in arrays.items() if name.startswith("memory.")},
         policy=policy,
     )

@@ -10,7 +10,13 @@ from aiokafka import ConsumerRecord, TopicPartition
 from agents.attribution import Attribution
 from agents.partition import Partition
 from models.base import Encoder
-from models.events import Decision, Invalid, decode_embedding, decode_item, decode_record
+from models.events import (
+    Decision,
+    Invalid,
+    decode_embedding,
+    decode_item,
+    decode_record,
+)
 from stream import build
 from stream.follower import Follower
 from stream.keeping import Keeping
@@ -105,7 +111,7 @@ class Engine:
     def _partition(self, number: int) -> Partition:
         return Partition(
             Attribution(number, build.rules(self.settings)),
-            self.parts.learner,
+            self.parts.learner.ledger,
             self.parts.recommender,
             lambda user: owner(user, self.settings.partitions),
         )
@@ -138,7 +144,7 @@ class Engine:
             "items": parts.catalogue.items_version,
             "embeddings": parts.catalogue.embeddings_version,
             "digest": parts.learner.digest() if digest else None,
-            "learned": dict(parts.learner.counts),
+            "learned": dict(parts.learner.ledger.counts),
             "snapshot": self.keeping.status(),
             "partitions": {
                 life.number: {

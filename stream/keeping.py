@@ -93,4 +93,4 @@ class Keeping:
             self.take(message)
         else:
             last = chain(message.value or b"")
-            same(self.learner.last, last, version, self.feedback.topic)
+            same(self.learner.ledger.last, last, version, self.feedback.topic)

@@ -32,8 +32,8 @@ class Life:
 
         The bookmark goes with it (L3).
         """
-        learner = self.partition.learner
-        ready = [c for c in self.commits if c.needs is None or learner.has(c.needs)]
+        ledger = self.partition.ledger
+        ready = [c for c in self.commits if c.needs is None or ledger.has(c.needs)]
         if not ready:
             return None
         self.commits = self.commits[len(ready) :]

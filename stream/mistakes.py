@@ -31,7 +31,7 @@ def mistakes() -> tuple[type[Exception], ...]:
     from aiokafka.errors import KafkaError
     from redis.exceptions import RedisError
 
-    from agents.learner import Unknown
+    from agents.ledger import Unknown
     from agents.partition import Diverged
     from stream.audit import Unauditable
     from stream.cover import Refused

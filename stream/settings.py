@@ -13,11 +13,14 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from agents.learner import FOLD
 from stream.configuration import (
     PREFIX,
     SettingError,
     check,
+    decides,
     folds,
+    joins,
     public,
     read,
     says,
@@ -72,12 +75,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["epsilon", "softmax", "squarecb"], folds("how a policy explores, in each slot")
     ] = "squarecb"
     epsilon: Annotated[
-        float, folds("share of free draws, in (0, 1]; with 0 nothing is explored", gt=0, le=1)
+        float, decides("share of free draws, in (0, 1]; with 0 nothing is explored", gt=0, le=1)
     ] = 0.05
     temperature: Annotated[
-        float, folds("of softmax, above 0; higher explores more", gt=0, le=1e3)
+        float, decides("of softmax, above 0; higher explores more", gt=0, le=1e3)
     ] = 0.1
-    gamma: Annotated[float, folds("of squarecb, above 0; higher explores less", gt=0, le=1e6)] = (
+    gamma: Annotated[float, decides("of squarecb, above 0; higher explores less", gt=0, le=1e6)] = (
         100_000
     )
     learning_rate: Annotated[
@@ -91,33 +94,33 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 1
     encoder: Annotated[
         str,
-        folds(
+        decides(
             "auto (minilm if installed, else hash), hash, minilm, or a Hugging Face name or path"
         ),
     ] = "auto"
     encoder_batch: Annotated[
         int, says("items embedded at a time, sorted by length", ge=1, le=10_000)
     ] = 256
-    candidates: Annotated[int, folds("considered a request, 1 to 1000", ge=1, le=1000)] = 100
-    text_dims: Annotated[int, folds("of the projected text, 1 to 64", ge=1, le=64)] = 16
-    exclude_seen: Annotated[bool, folds("leave out what the user clicked")] = True
+    candidates: Annotated[int, decides("considered a request, 1 to 1000", ge=1, le=1000)] = 100
+    text_dims: Annotated[int, decides("of the projected text, 1 to 64", ge=1, le=64)] = 16
+    exclude_seen: Annotated[bool, decides("leave out what the user clicked")] = True
 
-    horizon_seconds: Annotated[Seconds, folds("how long a decision waits for its rewards")] = 600
-    early_seconds: Annotated[Seconds, folds("how long a reward waits for its decision")] = 120
+    horizon_seconds: Annotated[Seconds, joins("how long a decision waits for its rewards")] = 600
+    early_seconds: Annotated[Seconds, joins("how long a reward waits for its decision")] = 120
     lateness_seconds: Annotated[
-        Seconds, folds("how long after its horizon a decision is still corrected")
+        Seconds, joins("how long after its horizon a decision is still corrected")
     ] = 600
     future_seconds: Annotated[
-        Seconds, folds("how far an event's time may run ahead of Kafka's")
+        Seconds, joins("how far an event's time may run ahead of Kafka's")
     ] = 60
     impressions: Annotated[
         Literal["implied", "explicit"],
-        folds("implied: a decision counts as shown; explicit: when an Impression says so"),
+        joins("implied: a decision counts as shown; explicit: when an Impression says so"),
     ] = "implied"
-    refresh: Annotated[bool, folds("a click refreshes the user's ranking")] = True
-    refresh_k: Annotated[int, folds("length of a refreshed ranking, 1 to 100", ge=1, le=100)] = 10
+    refresh: Annotated[bool, joins("a click refreshes the user's ranking")] = True
+    refresh_k: Annotated[int, joins("length of a refreshed ranking, 1 to 100", ge=1, le=100)] = 10
     learn_late: Annotated[bool, folds("the policy learns corrected outcomes again")] = False
-    log_candidates: Annotated[bool, folds("a decision lists all its candidates")] = False
+    log_candidates: Annotated[bool, decides("a decision lists all its candidates")] = False
     max_users: Annotated[int, folds("users remembered, the latest", ge=1)] = 100_000
     max_items: Annotated[int, folds("items remembered, the latest", ge=1)] = 100_000
 
@@ -205,13 +208,23 @@ class Settings(Struct, frozen=True, kw_only=True):
         return "minilm" if find_spec(MINILM_PACKAGE) else "hash"
 
     def fold_hash(self) -> str:
-        """64 bits over what steers folds and decisions: equal hashes, equal rankings.
+        """64 bits over what steers learning: equal hashes, the same learned at a version (L12).
 
-        >>> Settings(batch=7).fold_hash() == Settings().fold_hash() != Settings(seed=7).fold_hash()
+        >>> Settings(epsilon=0.2).fold_hash() == Settings().fold_hash()
+        True
+        >>> Settings(learning_rate=0.2).fold_hash() == Settings().fold_hash()
+        False
+        """
+        return _hash({"fold": FOLD, **steering(self, "learning")})
+
+    def settings_hash(self) -> str:
+        """64 bits over all that steers joining, learning or deciding: equal hashes, equal rankings.
+
+        >>> Settings(batch=7).settings_hash() == Settings().settings_hash()
         True
         """
-        values = steering(self) | {"encoder": self.encoder_name}
-        return blake2b(msgspec.json.encode(values, order="sorted"), digest_size=8).hexdigest()
+        values = steering(self, "joining", "learning", "deciding")
+        return _hash(values | {"encoder": self.encoder_name})
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """TLS for Kafka, with the client certificate if there is one; None without TLS."""
@@ -259,6 +272,10 @@ class Settings(Struct, frozen=True, kw_only=True):
                 ssl_context=context,
             )
         return SSLCredentials(context) if context else None
+
+
+def _hash(values: dict[str, Any]) -> str:
+    return blake2b(msgspec.json.encode(values, order="sorted"), digest_size=8).hexdigest()
 
 
 def others_environ() -> dict[str, str]:

@@ -13,7 +13,7 @@ import faust.web
 import mode.loop
 import msgspec
 
-from agents.learner import Unknown
+from agents.ledger import Unknown
 from agents.partition import Diverged
 from models.base import Encoder
 from stream import build

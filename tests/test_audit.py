@@ -399,7 +399,7 @@ def test_other_settings_are_counted_apart_and_are_no_success(logs: Logs) -> None
     assert found.different == found.same == 0
     [(what, count)] = found.apart.items()
     assert count == found.rankings
-    assert what.startswith(f"settings {SETTINGS.fold_hash()}, not ")
+    assert what.startswith(f"settings {SETTINGS.settings_hash()}, not ")
 
 
 def test_another_build_is_counted_apart(logs: Logs) -> None:

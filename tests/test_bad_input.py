@@ -300,7 +300,7 @@ def test_a_record_that_does_not_follow_is_refused_and_its_partition_goes_on(worl
     version, digest = world.agreed()
     fresh = world.folded(version)
     assert fresh.digest() == digest
-    assert fresh.places[partition].source.offset < 10**9
+    assert fresh.ledger.places[partition].source.offset < 10**9
 
 
 def test_the_worker_that_has_seen_it_all_starts_again(world: World) -> None:

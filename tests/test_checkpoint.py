@@ -174,10 +174,10 @@ def test_a_snapshot_and_its_tail_are_the_whole_fold_wherever_it_was_taken() -> N
             fold = learner()
             fold.load(snapshots.read(cut)[1])
             assert (fold.version, fold.digest()) == (cut, digests()[cut])
-            assert fold.last == (chain(feedback()[cut - 1]) if cut else "")
+            assert fold.ledger.last == (chain(feedback()[cut - 1]) if cut else "")
         whole = folded(learner())
         assert folded(fold).digest() == digests()[COUNT]
-        assert (fold.counts, fold.places, fold.last) == (whole.counts, whole.places, whole.last)
+        assert fold.ledger.standing() == whole.ledger.standing()
 
     cut_anywhere()
 
@@ -560,9 +560,9 @@ def test_a_log_that_does_not_reach_the_snapshot_is_refused() -> None:
 
 def test_a_log_with_another_record_before_the_snapshot_is_refused() -> None:
     state = states()[1]
-    same(state.last, chain(feedback()[79]), 80, "feedback")
+    same(state.ledger.last, chain(feedback()[79]), 80, "feedback")
     with pytest.raises(Refused, match="holds another record at 79"):
-        same(state.last, chain(b"other"), 80, "feedback")
+        same(state.ledger.last, chain(b"other"), 80, "feedback")
 
 
 # Rollback

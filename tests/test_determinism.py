@@ -228,7 +228,7 @@ def test_batches_cut_anywhere_come_to_the_same_feedback(size: int) -> None:
     fold = learner(Noting)
     attribution = Attribution(0, build.rules(SETTINGS))
     partition = Partition(
-        attribution, fold, lambda ask: decisions[ask.source, ask.request.id], lambda user: 0
+        attribution, fold.ledger, lambda ask: decisions[ask.source, ask.request.id], lambda user: 0
     )
     while waiting := messages[attribution.next : attribution.next + size]:
         commands, answer = partition.batch(waiting), None

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from agents.learner import Learner, Unknown
+from agents.learner import Learner
+from agents.ledger import Unknown
 from models.base import Doubles
 from models.candidates import Candidates
 from models.events import (
@@ -119,7 +120,7 @@ def test_a_hole_is_refused_and_accepted_later_in_its_order() -> None:
 def test_a_hole_at_the_very_start_is_refused() -> None:
     fold = learner()
     assert fold(0, records(2)[1]) == "refused"
-    assert not fold.places
+    assert not fold.ledger.places
     assert seen(fold) == []
 
 
@@ -134,17 +135,17 @@ def test_each_partition_has_a_chain_of_its_own() -> None:
     mixed = zip(records(3, partition=0), records(3, partition=1), strict=True)
     verdicts = [fold(0, data) for pair in mixed for data in pair]
     assert verdicts == ["learned"] * 6
-    assert {p: place.source.offset for p, place in fold.places.items()} == {0: 2, 1: 2}
+    assert {p: place.source.offset for p, place in fold.ledger.places.items()} == {0: 2, 1: 2}
 
 
 def test_it_has_what_it_learned_and_nothing_beyond() -> None:
     fold = learner()
-    assert not fold.has(Source(0, 0, 0))
+    assert not fold.ledger.has(Source(0, 0, 0))
     for n, data in enumerate(records(2)):
         fold(n, data)
-    assert fold.has(Source(0, 1, 0))
-    assert not fold.has(Source(0, 1, 1))
-    assert not fold.has(Source(1, 0, 0))
+    assert fold.ledger.has(Source(0, 1, 0))
+    assert not fold.ledger.has(Source(0, 1, 1))
+    assert not fold.ledger.has(Source(1, 0, 0))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_every_verdict_is_counted() -> None:
     first, second, third = records(3)
     for n, data in enumerate([first, third, b"", first, second]):
         fold(n, data)
-    assert fold.counts == {"learned": 2, "refused": 1, "invalid": 1, "duplicate": 1}
+    assert fold.ledger.counts == {"learned": 2, "refused": 1, "invalid": 1, "duplicate": 1}
 
 
 def test_the_policy_learns_from_outcomes_with_chance_seeded_by_the_offset() -> None:
@@ -249,7 +250,7 @@ def test_where_partitions_are_noted_first_does_not_show_in_the_digest() -> None:
     for partition in (0, 1, 2):
         fold(0, interaction(0, partition=partition))
     before = fold.digest()
-    fold.places = dict(reversed(fold.places.items()))
+    fold.ledger.places = dict(reversed(fold.ledger.places.items()))
     assert fold.digest() == before
 
 

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from agents.attribution import Ask, Attribution, Rules
 from agents.bookmark import Bookmark, decode_bookmark, encode_bookmark
-from agents.learner import Learner, Place, Verdict
+from agents.ledger import Ledger, Place, Verdict
 from agents.partition import (
     DAY,
     Answer,
@@ -31,9 +31,13 @@ from agents.partition import (
 from agents.pending import Pending
 from models.events import (
     Click,
+    Control,
     Decision,
     Event,
     Impression,
+    Interaction,
+    Outcome,
+    Record,
     Request,
     Reward,
     Slot,
@@ -42,11 +46,8 @@ from models.events import (
     chain,
     decode_decision,
     decode_event,
-    decode_record,
     encode,
 )
-from models.memory import Memory
-from policies.uniform import Uniform
 
 SCHEDULES = int(os.environ.get("RANKLOOP_SCHEDULES", "500"))
 FIRST = int(os.environ.get("RANKLOOP_FIRST_SCHEDULE", "0"))
@@ -70,11 +71,11 @@ class World:
         self,
         seed: int,
         attribution: type[Attribution],
-        learner: type[Learner],
+        ledger: type[Ledger],
         bookmarks: Bookmarks = "used",
     ) -> None:
         self.rng = Random(seed)
-        self.make_attribution, self.make_learner = attribution, learner
+        self.make_attribution, self.make_ledger = attribution, ledger
         self.bookmarks: Bookmarks = bookmarks
         rng = self.rng
         self.rules = Rules(
@@ -139,16 +140,16 @@ class Worker:
 
     def __init__(self, world: World, name: int) -> None:
         self.world, self.name = world, name
-        self.learner = world.make_learner(Memory(None, {}), Uniform())
+        self.ledger = world.make_ledger()
         self.follow(len(world.feedback))
 
     def follow(self, upto: int) -> None:
-        while self.learner.version < min(upto, len(self.world.feedback)):
-            self.learner(self.learner.version, self.world.feedback[self.learner.version])
+        while self.ledger.version < min(upto, len(self.world.feedback)):
+            self.ledger(self.ledger.version, self.world.feedback[self.ledger.version])
 
     def decide(self, ask: Ask) -> Decision:
         """A function of the request and the model that differs between workers."""
-        request, version = ask.request, self.learner.version
+        request, version = ask.request, self.ledger.version
         rng = Random(f"{request.id} {version} {self.name}")
         items = rng.sample("abcdef", request.k) if rng.random() < 0.9 else []
         return Decision(
@@ -183,7 +184,7 @@ class Life:
         self.worker, self.world, self.generation = worker, worker.world, generation
         self.rng = self.world.rng
         self.attribution = self.world.make_attribution(0, self.world.rules)
-        self.partition = Partition(self.attribution, worker.learner, worker.decide, owner)
+        self.partition = Partition(self.attribution, worker.ledger, worker.decide, owner)
         self.read = 0
         self.commits: list[Commit] = []
 
@@ -278,7 +279,7 @@ class Life:
 
     def commit(self) -> None:
         """As the worker does: never more than its learner has, and only as the present owner."""
-        ready = [c for c in self.commits if c.needs is None or self.worker.learner.has(c.needs)]
+        ready = [c for c in self.commits if c.needs is None or self.worker.ledger.has(c.needs)]
         self.commits = self.commits[len(ready) :]
         if ready and self.generation == self.world.generation:
             self.world.committed = ready[-1].offset
@@ -297,11 +298,11 @@ class Life:
 def play(
     seed: int,
     attribution: type[Attribution] = Attribution,
-    learner: type[Learner] = Learner,
+    ledger: type[Ledger] = Ledger,
     bookmarks: Bookmarks = "used",
 ) -> World:
     """One schedule, and then peace until all is done."""
-    world = World(seed, attribution, learner, bookmarks)
+    world = World(seed, attribution, ledger, bookmarks)
     rng, faults = Random(-1 - seed), Random(seed).choice([0.0, 0.02, 0.1])
     lives: list[tuple[Worker, Iterator[None]]] = []
 
@@ -363,20 +364,20 @@ def uninterrupted(world: World) -> list[bytes]:
 
 
 def learned(world: World) -> list[bytes]:
-    """What a fresh learner takes from the feedback, in its order."""
-    learner = world.make_learner(Memory(None, {}), Uniform())
-    return [data for n, data in enumerate(world.feedback) if learner(n, data) == "learned"]
+    """What a fresh ledger takes from the feedback, in its order."""
+    ledger = world.make_ledger()
+    return [data for n, data in enumerate(world.feedback) if ledger(n, data)[0] == "learned"]
 
 
 def check(
     seed: int,
     attribution: type[Attribution] = Attribution,
-    learner: type[Learner] = Learner,
+    ledger: type[Ledger] = Ledger,
     bookmarks: Bookmarks = "used",
 ) -> None:
     """Raises AssertionError, naming the schedule, if the logs are not what they must be."""
     try:
-        world = play(seed, attribution, learner, bookmarks)
+        world = play(seed, attribution, ledger, bookmarks)
         got, wanted = learned(world), uninterrupted(world)
         assert got == wanted, f"learned {len(got)} records, not these {len(wanted)}"
     except (AssertionError, Diverged, RuntimeError) as error:
@@ -418,54 +419,54 @@ class Hasty(Attribution):
         return super().decided(decision, offset)
 
 
-class Trusting(Learner):
-    """Without L4: learns whatever it is given."""
+class Trusting(Ledger):
+    """Without L4: takes whatever it is given."""
 
-    def _fold(self, offset: int, data: bytes) -> Verdict:
-        source = decode_record(data).source
-        place = self.places.get(source.partition)
-        if place is None or place.source < source:
-            self.places[source.partition] = Place(source, chain(data))
+    def _judge(self, record: Record | Control, data: bytes) -> Verdict:
+        assert isinstance(record, (Interaction, Outcome))
+        place = self.places.get(record.source.partition)
+        if place is None or place.source < record.source:
+            self.places[record.source.partition] = Place(record.source, chain(data))
         return "learned"
 
 
 class Gapped(Trusting):
-    """Without half of L4: learns from every source above the last one, whatever came between."""
+    """Without half of L4: takes every source above the last one, whatever came between."""
 
-    def _fold(self, offset: int, data: bytes) -> Verdict:
-        known = self.has(decode_record(data).source)
-        return "duplicate" if known else super()._fold(offset, data)
+    def _judge(self, record: Record | Control, data: bytes) -> Verdict:
+        assert isinstance(record, (Interaction, Outcome))
+        return "duplicate" if self.has(record.source) else super()._judge(record, data)
 
 
 def first_failure(
-    attribution: type[Attribution], learner: type[Learner], bookmarks: Bookmarks
+    attribution: type[Attribution], ledger: type[Ledger], bookmarks: Bookmarks
 ) -> int | None:
     for seed in range(500):
         try:
-            check(seed, attribution, learner, bookmarks)
+            check(seed, attribution, ledger, bookmarks)
         except AssertionError:
             return seed
     return None
 
 
 @pytest.mark.parametrize(
-    ("attribution", "learner", "bookmarks"),
+    ("attribution", "ledger", "bookmarks"),
     [
-        (Unblocked, Learner, "used"),
-        (Unblocked, Learner, "lost"),
-        (Hasty, Learner, "used"),
-        (Attribution, Learner, "spoiled"),
+        (Unblocked, Ledger, "used"),
+        (Unblocked, Ledger, "lost"),
+        (Hasty, Ledger, "used"),
+        (Attribution, Ledger, "spoiled"),
         (Attribution, Trusting, "used"),
         (Attribution, Gapped, "used"),
     ],
 )
 def test_without_any_one_rule_a_schedule_goes_wrong(
-    attribution: type[Attribution], learner: type[Learner], bookmarks: Bookmarks
+    attribution: type[Attribution], ledger: type[Ledger], bookmarks: Bookmarks
 ) -> None:
-    assert first_failure(attribution, learner, bookmarks) is not None
+    assert first_failure(attribution, ledger, bookmarks) is not None
 
 
-def partition(*, learner: Learner | None = None, **rules: int) -> Partition:
+def partition(*, ledger: Ledger | None = None, **rules: int) -> Partition:
     """A partition of a worker that proposes item a to everybody."""
 
     def decide(ask: Ask) -> Decision:
@@ -484,9 +485,7 @@ def partition(*, learner: Learner | None = None, **rules: int) -> Partition:
         )
 
     rules_ = Rules(**{"horizon": 100, "early": 10, "lateness": 100, "refresh": False, **rules})
-    return Partition(
-        Attribution(0, rules_), learner or Learner(Memory(None, {}), Uniform()), decide, owner
-    )
+    return Partition(Attribution(0, rules_), ledger or Ledger(), decide, owner)
 
 
 def received(*events: Event | bytes, start: int = 0) -> list[Received]:
@@ -509,8 +508,8 @@ def commands(whose: Partition, messages: list[Received]) -> tuple[list[Command],
         answer = None
         if isinstance(command, Teach):
             for lesson in command.lessons:
-                whose.learner(whose.learner.version, lesson.data)
-            answer = whose.learner.version
+                whose.ledger(whose.ledger.version, lesson.data)
+            answer = whose.ledger.version
         elif isinstance(command, Answer):
             for decision in command.decisions:
                 whose.attribution.decided(decision)
@@ -568,10 +567,10 @@ def test_a_batch_ends_before_an_event_that_would_close_what_it_has_not_answered(
 def test_what_was_learned_before_is_not_sent_again() -> None:
     first = partition()
     commands(first, received(CLICK))
-    second = partition(learner=first.learner)
+    second = partition(ledger=first.ledger)
     made, _ = commands(second, received(CLICK, REQUEST))
     assert [type(command) for command in made] == [Answer, Commit]
-    third = partition(learner=first.learner)
+    third = partition(ledger=first.ledger)
     other = Click(id="other", user="ann", item="b", at=1001)
     made, _ = commands(third, received(CLICK, other))
     assert isinstance(made[0], Teach)
@@ -589,7 +588,7 @@ def test_a_request_that_was_answered_before_is_not_answered_again() -> None:
 def test_a_worker_that_derives_another_record_than_the_one_learned_stops() -> None:
     first = partition()
     commands(first, received(CLICK))
-    second = partition(learner=first.learner)
+    second = partition(ledger=first.ledger)
     with pytest.raises(Diverged, match="another release or other settings wrote this log"):
         commands(second, received(Click(id="c", user="ann", item="z", at=1001)))
 
@@ -599,7 +598,7 @@ def test_restoring_a_log_that_says_otherwise_than_what_was_learned_stops() -> No
     commands(first, received(CLICK))
     changed = Click(id="c", user="ann", item="z", at=1001)
     with pytest.raises(Diverged, match="differs from the one learned"):
-        list(partition(learner=first.learner).restore(received(changed)))
+        list(partition(ledger=first.ledger).restore(received(changed)))
 
 
 def test_restoring_answers_and_publishes_nothing() -> None:
@@ -639,7 +638,7 @@ def test_a_quiet_partition_is_told_the_time_until_it_has_nothing_to_remember() -
 
 def resumed(one: Partition, bookmark: Bookmark, *messages: Received) -> Partition:
     """Another owner, who begins at the bookmark."""
-    two = partition(learner=one.learner)
+    two = partition(ledger=one.ledger)
     two.attribution.resume(bookmark)
     assert list(two.restore(messages)) == []
     return two

@@ -50,7 +50,7 @@ def items(decision: Decision) -> list[str]:
 
 def test_a_decision_names_all_that_is_needed_to_make_it_again() -> None:
     recommend = recommender()
-    recommend.learner.version = 7
+    recommend.learner.ledger.version = 7
     decision = recommend(ask(context={"page": "home"}))
     assert (decision.id, decision.user, decision.at, decision.k) == ("r", "ann", 5, 3)
     assert (decision.model, decision.items, decision.embeddings) == (7, 6, 0)

@@ -121,22 +121,32 @@ def test_secrets_are_never_shown() -> None:
         assert "rediss://***@redis:6379/0" in shown
 
 
-def test_the_hash_knows_what_steers_the_fold_and_nothing_else() -> None:
+def test_the_hashes_know_what_steers_what() -> None:
     base = Settings()
-    steering = {"policy": "uniform", "epsilon": 0.5, "horizon_seconds": 1.0, "encoder": "other"}
-    for name, value in steering.items():
-        assert msgspec.structs.replace(base, **{name: value}).fold_hash() != base.fold_hash(), name
-    rest = {"brokers": "kafka:1", "batch": 1, "log_level": "DEBUG", "wait_seconds": 0.0}
-    assert msgspec.structs.replace(base, **rest).fold_hash() == base.fold_hash()
-    assert Settings(horizon_seconds=600.0).fold_hash() == base.fold_hash()
+    steers = {
+        "policy": ("uniform", True, True),
+        "learning_rate": (0.5, True, True),
+        "epsilon": (0.5, False, True),
+        "horizon_seconds": (1.0, False, True),
+        "encoder": ("other", False, True),
+        "brokers": ("kafka:1", False, False),
+        "batch": (1, False, False),
+        "log_level": ("DEBUG", False, False),
+        "wait_seconds": (0.0, False, False),
+    }
+    for name, (value, fold, decisions) in steers.items():
+        other = msgspec.structs.replace(base, **{name: value})
+        assert (other.fold_hash() != base.fold_hash()) is fold, name
+        assert (other.settings_hash() != base.settings_hash()) is decisions, name
+    assert Settings(horizon_seconds=600.0).settings_hash() == base.settings_hash()
 
 
 def test_auto_hashes_as_the_encoder_it_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     assert Settings().encoder_name == "hash"
-    assert Settings().fold_hash() == Settings(encoder="hash").fold_hash()
+    assert Settings().settings_hash() == Settings(encoder="hash").settings_hash()
     monkeypatch.setattr(module, "find_spec", lambda name: name)
-    assert Settings().fold_hash() == Settings(encoder="minilm").fold_hash()
+    assert Settings().settings_hash() == Settings(encoder="minilm").settings_hash()
 
 
 def test_the_table_has_a_row_for_every_setting() -> None:

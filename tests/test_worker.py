@@ -97,8 +97,8 @@ def assert_kept(world: World) -> None:
             if not isinstance(record, Interaction):
                 ends.setdefault(record.id, []).append(record.status)
         assert ends == {id: one.ends for id, one in account.asked.items() if one.ends}
-    assert fresh.counts["learned"] == len(learned)
-    assert fresh.counts["refused"] == 0
+    assert fresh.ledger.counts["learned"] == len(learned)
+    assert fresh.ledger.counts["refused"] == 0
 
 
 def answers(world: World) -> list[str]:

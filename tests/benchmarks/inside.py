@@ -10,7 +10,6 @@ import world
 from measure import Row, Rows, amount, watch
 
 from agents.attribution import Ask, Attribution
-from agents.learner import Learner
 from agents.loop import Loop
 from agents.partition import Partition, Received
 from agents.recommender import Recommender
@@ -33,9 +32,7 @@ def folds(seconds: float) -> Rows:
     parts = build.parts(world.SETTINGS, build.encoder(world.SETTINGS))
     attribution = Attribution(0, build.rules(world.SETTINGS))
     received = [Received(n, one.at, encode(one)) for n, one in enumerate(clicks)]
-    partition = Partition(
-        attribution, Learner(parts.learner.memory, parts.learner.policy), refuse, own
-    )
+    partition = Partition(attribution, parts.learner.ledger, refuse, own)
     with watch() as spent:
         for start in range(0, len(received), 500):
             for _ in partition.restore(received[start : start + 500]):

@@ -1,0 +1,139 @@
+"""What of the feedback log counts: each record once, without a hole, and what governs the log.
+
+Rule L4: a record is taken iff its source is above its partition's last one and its `prev` equals
+that partition's chain. A lower source was taken before; anything else is a hole and refused. Who
+writes the log is told by its first `Begin` (L6), who folds it by that and each `Fold` after (L12).
+"""
+
+from collections import Counter
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from models.codec import Invalid, chain, too_deep
+from models.events import Begin, Control, Fold, Mark, Record, Source, decode_feedback
+
+Verdict = Literal["learned", "duplicate", "refused", "invalid", "noted"]
+
+
+class Place(Struct, frozen=True):
+    """How far one partition has been learned."""
+
+    source: Source
+    chain: str
+
+
+class Unknown(Exception):
+    """A record of a type this release does not know: to go on would be to learn otherwise."""
+
+
+class Tag(Struct):
+    type: str = ""
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """A ledger at a version.
+
+    `last` is the chain value of the record before the version, to know the log again by (L6);
+    `fold` the one in force.
+    """
+
+    version: int = 0
+    last: str = ""
+    places: dict[int, Place] = {}
+    counts: dict[Verdict, int] = {}
+    begin: Begin | None = None
+    fold: str = ""
+
+
+class Ledger:
+    """Tells which records of feedback count. `version` is the offset to read next.
+
+    >>> ledger = Ledger()
+    >>> ledger(0, b"no record"), ledger.version
+    (('invalid', None), 1)
+    >>> ledger(1, msgspec.json.encode(Fold(fold="new", expects=""))), ledger.fold
+    (('noted', Fold(v=1, fold='new', expects='')), 'new')
+    """
+
+    def __init__(self, standing: Standing | None = None) -> None:
+        self.load(standing or Standing())
+
+    def load(self, standing: Standing) -> None:
+        """Go on from there."""
+        self.version, self.last = standing.version, standing.last
+        self.places: dict[int, Place] = dict(standing.places)
+        self.counts: Counter[Verdict] = Counter(standing.counts)
+        self.begin, self.fold = standing.begin, standing.fold
+
+    def standing(self) -> Standing:
+        """A copy of where it stands."""
+        return Standing(
+            version=self.version,
+            last=self.last,
+            places=dict(self.places),
+            counts=dict(self.counts),
+            begin=self.begin,
+            fold=self.fold,
+        )
+
+    def has(self, source: Source) -> bool:
+        """True if the record from this source was taken."""
+        place = self.places.get(source.partition)
+        return place is not None and source <= place.source
+
+    def __call__(self, offset: int, data: bytes) -> tuple[Verdict, Record | Control | None]:
+        """Take the record at `offset`: the verdict, and the record unless it is unusable.
+
+        Raises Unknown for a type of another release.
+        """
+        try:
+            record = decode_feedback(data)
+        except Invalid as invalid:
+            verdict, record = _unusable(data, invalid), None
+        else:
+            verdict = self._judge(record, data)
+        self.version = offset + 1
+        self.last = chain(data)
+        self.counts[verdict] += 1
+        return verdict, record
+
+    def _judge(self, record: Record | Control, data: bytes) -> Verdict:
+        match record:
+            case Begin():  # every worker that finds none writes one: the first counts
+                if self.begin is not None:
+                    return "duplicate"
+                self.begin, self.fold = record, record.fold
+                return "noted"
+            case Fold():
+                if record.expects != self.fold or record.fold == self.fold:
+                    return "duplicate"
+                self.fold = record.fold
+                return "noted"
+            case Mark():
+                return "noted"
+            case _:
+                place = self.places.get(record.source.partition)
+                if place is not None and record.source <= place.source:
+                    return "duplicate"
+                if record.prev != (place.chain if place else ""):
+                    return "refused"
+                self.places[record.source.partition] = Place(record.source, chain(data))
+                return "learned"
+
+
+def _unusable(data: bytes, invalid: Invalid) -> Verdict:
+    """Bytes that are no record are skipped, by all alike; a record of another kind is not."""
+    if too_deep(data):
+        return "invalid"
+    try:
+        kind = msgspec.json.decode(data, type=Tag).type
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return "invalid"
+    if kind in ("", "interaction", "outcome"):
+        return "invalid"
+    raise Unknown(
+        f"feedback holds a record of type {kind!r}, which this release cannot fold "
+        f"({invalid}); run the release that wrote it, or a newer one"
+    )
