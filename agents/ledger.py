@@ -54,7 +54,7 @@ class Ledger:
     >>> ledger(0, b"no record"), ledger.version
     (('invalid', None), 1)
     >>> ledger(1, msgspec.json.encode(Fold(fold="new", expects=""))), ledger.fold
-    (('noted', Fold(v=1, fold='new', expects='')), 'new')
+    (('noted', Fold(fold='new', expects='', v=1)), 'new')
     """
 
     def __init__(self, standing: Standing | None = None) -> None:

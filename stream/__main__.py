@@ -11,6 +11,7 @@ from typing import Any
 import click
 import msgspec
 
+from stream.folds import fold
 from stream.mistakes import Plain
 from stream.settings import Settings, settings_table
 from stream.snapshots import snapshots
@@ -89,19 +90,27 @@ def up(context: click.Context, folder: Path | None) -> None:
 
 @main.command()
 @click.option("--web-port", type=int, help="Port of the status page; default: any free one.")
+@click.option(
+    "--role",
+    type=click.Choice(["all", "rank", "learn", "embed"]),
+    help="What it does; default: RANKLOOP_ROLE, else all.",
+)
 @click.pass_context
-def worker(context: click.Context, web_port: int | None) -> None:
+def worker(context: click.Context, web_port: int | None, role: str | None) -> None:
     """Run a worker: learn from events, answer requests, embed items.
 
     Start as many as you like under one RANKLOOP_APP: they share the partitions. Stops cleanly on
     SIGTERM: what is under way is finished and committed.
+
+    Roles: rank answers by the snapshots that learn writes to a common RANKLOOP_SNAPSHOT_URL instead
+    of learning itself; embed has the text model to itself, and a GPU; all does everything.
     """
     from stream.worker import run
 
     settings = _settings(context)
-    if web_port is not None:
-        settings = msgspec.structs.replace(settings, web_port=web_port)
-    run(settings)
+    chosen = {"web_port": web_port, "role": role}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    run(msgspec.structs.replace(settings, **given))
 
 
 @main.command()
@@ -233,6 +242,7 @@ def schema(out: Path | None) -> None:
 
 
 main.add_command(snapshots)
+main.add_command(fold)
 
 if __name__ == "__main__":
     main(prog_name="rankloop")

@@ -135,6 +135,12 @@ def scorers(settings: Settings) -> dict[str, Scorer]:
 
 def parts(settings: Settings, text: Encoder) -> Parts:
     """A worker's agents with nothing learned yet."""
+    learned = learner(settings)
+    return Parts(learned, *deciding(settings, learned, catalogue(settings, text)))
+
+
+def learner(settings: Settings) -> Learner:
+    """What learns, with nothing learned yet."""
     threadpool_limits(1, user_api="blas")  # small products: threads would wait for each other
     memory = Memory(
         Popularity(limit=settings.max_items),
@@ -142,8 +148,7 @@ def parts(settings: Settings, text: Encoder) -> Parts:
         Histories(limit=settings.max_users),
         Exposure(limit=settings.max_items),
     )
-    learner = Learner(memory, policy(settings), settings.learn_late, settings.fold_hash())
-    return Parts(learner, *deciding(settings, learner, catalogue(settings, text)))
+    return Learner(memory, policy(settings), settings.learn_late, settings.fold_hash())
 
 
 def deciding(

@@ -86,6 +86,10 @@ class Snapshots:
         found = (NAME.fullmatch(name) for name in self.shelf.names())
         return [int(match[1]) for match in found if match]
 
+    def newer(self, version: int) -> bool:
+        """Whether there is one of a later version."""
+        return any(found > version for found in self.versions())
+
     def read(self, version: int) -> tuple[Cover, State]:
         """A snapshot, checked in full. Raises Damaged, Refused or OSError."""
         with self.shelf.open(named(version)) as (file, size):
@@ -168,10 +172,13 @@ class Snapshots:
 
 
 def opened(settings: Settings) -> Snapshots:
-    """The snapshots that settings name. Raises ValueError for a URL that nothing here opens."""
+    """The snapshots that settings name, those of their fold: each fold has a folder of its own.
+
+    Raises ValueError for a URL that nothing here opens.
+    """
     where = settings.snapshot_url or str(Path(settings.data_dir, "snapshots"))
     mine = Log(settings.topic_prefix, settings.fold_hash(), release("rankloop"))
-    return Snapshots(shelf(where), mine, settings.snapshot_keep)
+    return Snapshots(shelf(f"{where.rstrip('/')}/{mine.fold}"), mine, settings.snapshot_keep)
 
 
 def named(version: int) -> str:

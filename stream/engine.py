@@ -1,4 +1,8 @@
-"""A worker without Faust: what it knows, which logs it follows, which partitions it lives."""
+"""A worker without Faust: what it knows, which logs it follows, which partitions it lives.
+
+It decides only while its fold is the one in force (L12): else it stands by, folding, and takes over
+at the record that says so.
+"""
 
 import asyncio
 import gc
@@ -8,69 +12,87 @@ from typing import Any
 from aiokafka import ConsumerRecord, TopicPartition
 
 from agents.attribution import Attribution
+from agents.learner import Disagrees, Learner
+from agents.ledger import Ledger
 from agents.partition import Partition
 from models.base import Encoder
 from models.events import (
+    Begin,
     Decision,
     Invalid,
     decode_embedding,
     decode_item,
     decode_record,
+    encode,
 )
 from stream import build
 from stream.follower import Follower
+from stream.identity import agree, begin
 from stream.keeping import Keeping
 from stream.partition import Partitions
-from stream.publisher import Publisher
+from stream.publisher import Outgoing, Publisher
 from stream.routing import owner
 from stream.settings import Settings
 from stream.state import Latest, Rankings
 from stream.topics import Topics
+from stream.watch import Watch
 
 log = logging.getLogger(__name__)
 WAITING_RANKINGS = 10_000  # decisions on their way to Redis; beyond, new ones are not kept there
 
 
 class Engine:
-    """Run it until it fails or is stopped; stop it."""
+    """Run it until it fails or is stopped; stop it. What it does is its role's: see README."""
 
     def __init__(self, settings: Settings, encoder: Encoder, rankings: Rankings) -> None:
         options = settings.aiokafka_options()
         self.settings = settings
         self.topics = Topics(settings.topic_prefix)
         self.parts = build.parts(settings, encoder)
+        self.ledger = Ledger() if settings.role == "rank" else self.parts.learner.ledger
         self.encoder = encoder
         self.rankings = rankings
         self.follower = Follower(options)
-        self.keeping = Keeping(settings, self.parts.learner, self.follower, self._feedback)
-        self.publish = Publisher(options)
-        self.partitions = Partitions(
-            settings, self.follower, self.publish, self._partition, self._published
+        self.keeping = Keeping(
+            settings,
+            self.parts.learner,
+            self.ledger,
+            self.follower,
+            self._feedback,
+            lambda: build.learner(settings),
+            self._renewed,
         )
+        self.publish = Publisher(options)
+        self.partitions = self._partitions()
+        self.feedback = TopicPartition(self.topics.feedback, 0)
+        self._caught_up = False
+        self._turned = asyncio.Event()  # another fold is in force
         self._latest: list[Latest] = []
         self._published_some = asyncio.Event()
         self.unreadable = 0
 
-    async def _start(self) -> None:
-        await self.publish.start()
-        await self.follower.start()
-        takes = {self.topics.items: self._item, self.topics.embeddings: self._embedding}
-        for topic, take in takes.items():
-            self.follower.watch(TopicPartition(topic, 0), 0, take)
-        await self.keeping.start()
-
     async def run(self) -> None:
         """Read everything known so far, then join the group; ends when something fails."""
-        await self._start()
+        await self.publish.start()
+        if self.settings.role == "embed":
+            return
+        await self.follower.start()
+        if self.settings.role != "learn":
+            takes = {self.topics.items: self._item, self.topics.embeddings: self._embedding}
+            for topic, take in takes.items():
+                self.follower.watch(TopicPartition(topic, 0), 0, take)
+        await self.keeping.start()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
             group.create_task(self._keep_rankings())
             group.create_task(self.keeping.run())
             await self._catch_up()
+            found = await self._agreed()
             gc.collect()
             gc.freeze()  # what stays for good need not be looked through again: it shows in the p99
-            await self.partitions.start()
-            group.create_task(self.partitions.run())
+            group.create_task(Watch(self, found).run())
+            if self.settings.role != "learn":
+                group.create_task(self._serve())
 
     async def stop(self) -> None:
         """Finish and commit what is under way, keep what was learned, let go of everything."""
@@ -82,11 +104,57 @@ class Engine:
         await self.rankings.close()
 
     async def _catch_up(self) -> None:
-        for tp in (TopicPartition(t, 0) for t in (self.topics.items, self.topics.embeddings)):
+        for tp in list(self.follower.positions):
             await self.follower.reached(tp, await self.follower.end(tp))
-        feedback = TopicPartition(self.topics.feedback, 0)
-        await self.follower.reached(feedback, await self.follower.end(feedback))
+        self._caught_up = True
         log.info("caught up", extra={"version": self.parts.learner.version})
+
+    async def _agreed(self) -> Begin:
+        """What the log began as, which is what is found now; a new log begins here (L6)."""
+        found = await begin(self.settings)
+        if self.ledger.begin is None:
+            await self.publish.until_done([Outgoing(self.topics.feedback, encode(found))])
+            await self.follower.reached(self.feedback, await self.follower.end(self.feedback))
+        assert self.ledger.begin is not None
+        agree(self.ledger.begin, found)
+        return self.ledger.begin
+
+    @property
+    def stands_by(self) -> bool:
+        """True while workers of another fold decide."""
+        return self.ledger.fold != self.settings.fold_hash()
+
+    async def _serve(self) -> None:
+        """Own partitions while this worker's fold is in force."""
+        while True:
+            self._turned.clear()
+            if self.stands_by:
+                folds = {"fold": self.settings.fold_hash(), "in_force": self.ledger.fold}
+                log.warning("standing by: another fold decides; `rankloop fold`", extra=folds)
+                await self._turned.wait()
+                continue
+            await self.partitions.start()
+            serving = asyncio.create_task(self.partitions.run())
+            turned = asyncio.create_task(self._turned.wait())
+            try:
+                await asyncio.wait({serving, turned}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done():
+                    return serving.result()
+                await self.partitions.stop()
+                await serving
+            finally:
+                turned.cancel()
+                serving.cancel()
+            self.partitions = self._partitions()
+
+    def _partitions(self) -> Partitions:
+        return Partitions(
+            self.settings, self.follower, self.publish, self._partition, self._published
+        )
+
+    def _renewed(self, learner: Learner) -> None:
+        catalogue = self.parts.catalogue
+        self.parts = build.Parts(learner, *build.deciding(self.settings, learner, catalogue))
 
     def _item(self, message: ConsumerRecord) -> None:
         try:
@@ -103,16 +171,41 @@ class Engine:
             self.parts.catalogue.fold_embedding(message.offset, embedding)
 
     def _feedback(self, message: ConsumerRecord) -> None:
-        verdict = self.parts.learner(message.offset, message.value or b"")
+        offset, data, before = message.offset, message.value or b"", self.ledger.fold
+        if self.ledger is self.parts.learner.ledger:
+            verdict = self.parts.learner(offset, data)
+        else:
+            verdict, _ = self.ledger(offset, data)
         if verdict == "refused":
-            log.warning("a hole in feedback", extra={"offset": message.offset})
-            self.partitions.refused(decode_record(message.value or b"").source.partition)
+            log.warning("a hole in feedback", extra={"offset": offset})
+            self.partitions.refused(decode_record(data).source.partition)
+        elif verdict == "noted":
+            if self.ledger.fold != before:
+                self._turned.set()
+            self._marked()
+
+    def _marked(self) -> None:
+        """Stop if the log says that something else was learned than here (L7)."""
+        learner, mark = self.parts.learner, self.parts.learner.differs
+        if mark is None:
+            return
+        what = (
+            f"up to version {mark.version} this worker learned something else than the one "
+            f"(rankloop {mark.build}) that says so in {self.topics.feedback}"
+        )
+        if self.keeping.snapshots.newest is None and not self._caught_up:
+            learner.differs = None
+            log.critical("%s, although it folded all of the log itself: look at that one", what)
+            return
+        for name in self.keeping.snapshots.rollback(0):
+            log.error("snapshot set aside", extra={"snapshot": name})
+        raise Disagrees(f"{what}; its snapshots are set aside: start it again, to fold anew")
 
     def _partition(self, number: int) -> Partition:
         return Partition(
             Attribution(number, build.rules(self.settings)),
-            self.parts.learner.ledger,
-            self.parts.recommender,
+            self.ledger,
+            lambda ask: self.parts.recommender(ask),
             lambda user: owner(user, self.settings.partitions),
         )
 
@@ -138,13 +231,17 @@ class Engine:
         parts, lives = self.parts, self.partitions.lives
         return {
             "app": self.settings.app,
+            "role": self.settings.role,
+            "fold": self.settings.fold_hash(),
+            "in_force": self.ledger.fold,
             "policy": parts.learner.policy.name,
             "encoder": self.encoder.version,
             "model": parts.learner.version,
+            "behind": self.ledger.version - parts.learner.version,
             "items": parts.catalogue.items_version,
             "embeddings": parts.catalogue.embeddings_version,
             "digest": parts.learner.digest() if digest else None,
-            "learned": dict(parts.learner.ledger.counts),
+            "learned": dict(self.ledger.counts),
             "snapshot": self.keeping.status(),
             "partitions": {
                 life.number: {

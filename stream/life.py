@@ -8,6 +8,7 @@ from aiokafka.errors import KafkaError
 
 from agents.bookmark import encode_bookmark
 from agents.partition import Commit, Partition
+from stream.identity import Foreign
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Life:
         self.ready = False
         self.lost = False
         self.commits: list[Commit] = []
+        self.needed = 0  # who takes over reads the events from here on
         self.heard = time.monotonic()
 
     def done(self) -> OffsetAndMetadata | None:
@@ -37,22 +39,31 @@ class Life:
         if not ready:
             return None
         self.commits = self.commits[len(ready) :]
+        self.needed = ready[-1].bookmark.ids_from
         return OffsetAndMetadata(ready[-1].offset, encode_bookmark(ready[-1].bookmark))
 
 
 async def overtaken(consumer: AIOKafkaConsumer, tp: TopicPartition, life: Life, first: int) -> None:
     """Say so if retention took events before they were read; `first` is what came instead.
 
-    A gap alone says nothing: transactions leave marks between events.
+    A gap alone says nothing: transactions leave marks between events. Raises Foreign if offsets run
+    back: the log is another one (L6).
     """
     due = life.partition.attribution.next
-    if first <= due:
+    if first == due:
         return
     try:
         begins = (await consumer.beginning_offsets([tp]))[tp]
+        ends = (await consumer.end_offsets([tp]))[tp]
     except KafkaError as error:
         log.warning("a gap not looked into", extra={"reason": str(error)})
         return
+    if first < due and ends < due:
+        raise Foreign(
+            f"{tp.topic}-{tp.partition} ends at {ends}, and was read up to {due}: it was deleted "
+            "and made again, or cut at its end. Start a new log under another "
+            "RANKLOOP_TOPIC_PREFIX and RANKLOOP_APP"
+        )
     if begins > due:
         gone = {"partition": tp.partition, "lost": min(begins, first) - due, "from": due}
         log.error("events lost to retention before they were read", extra=gone)

@@ -155,6 +155,10 @@ class Partitions(ConsumerRebalanceListener):
         self._restoring.add(task)
         task.add_done_callback(self._restored)
 
+    def needed(self) -> dict[int, int]:
+        """By partition, the offset of events that who takes it over begins to read at (L3)."""
+        return {life.number: life.needed for life in self.lives.values() if life.ready}
+
     def refused(self, number: int) -> None:
         """A record of the partition does not follow the one before (L4): go back to the commit."""
         life = self.lives.get(number)

@@ -46,6 +46,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """
 
     app: Annotated[str, says("name of the group of workers", pattern=NAME)] = "rankloop"
+    role: Annotated[
+        Literal["all", "rank", "learn", "embed"],
+        says("of a worker: rank answers by the snapshots that learn writes; embed has the GPU"),
+    ] = "all"
     brokers: Annotated[str, says("Kafka servers, host:port, comma-separated", min_length=3)] = (
         "127.0.0.1:9092"
     )
@@ -141,6 +145,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     snapshot_seconds: Annotated[
         Seconds, says("how often one is written; 0: only at a clean stop")
     ] = 300
+    renew_seconds: Annotated[
+        float, says("how often a worker that ranks only looks for a newer snapshot", gt=0, le=3600)
+    ] = 1
     snapshot_keep: Annotated[int, says("how many of them are kept, the newest", ge=2, le=1000)] = 5
     kafka_home: Annotated[str, says("an unpacked Apache Kafka to run locally; or KAFKA_HOME")] = ""
     log_level: Annotated[

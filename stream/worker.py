@@ -13,6 +13,7 @@ import faust.web
 import mode.loop
 import msgspec
 
+from agents.learner import Disagrees
 from agents.ledger import Unknown
 from agents.partition import Diverged
 from models.base import Encoder
@@ -20,6 +21,7 @@ from stream import build
 from stream.cover import Refused
 from stream.embedder import embed_items
 from stream.engine import Engine
+from stream.identity import Foreign
 from stream.logs import configure
 from stream.pacing import pace
 from stream.restore import Cut
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 # The log is not what it must be, and no retry mends that: said in one line, then a clean stop.
-REFUSALS = (Refused, Cut, Diverged, Unknown)
+REFUSALS = (Refused, Cut, Diverged, Disagrees, Foreign, Unknown)
 
 
 def name(settings: Settings, encoder: Encoder) -> str:
@@ -82,12 +84,15 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]
                 why.extend(map(str, refusals.exceptions))
                 signal.raise_signal(signal.SIGTERM)
 
-    items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
-
-    @made.agent(items, name="embedder")
-    async def embedder(stream: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+    async def embedder(stream: Any) -> None:
         async for batch in stream.take_events(settings.encoder_batch, within=0.05):
             await embed_items(batch, encoder, engine.topics, engine.publish)
+
+    if settings.role in ("all", "embed"):
+        items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
+        made.agent(items, name="embedder")(embedder)
+    else:
+        made.producer_only = True  # Faust's consumer must not be there without a topic
 
     @made.page("/status")
     async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]

@@ -321,7 +321,7 @@ LIES: dict[str, Callable[[dict], None]] = {
     "many dimensions": lambda h: entry(h, shape=[1] * 99),
     "backwards": lambda h: entry(h, data_offsets=[99, 0]),
     "elsewhere": lambda h: entry(h, data_offsets=[2**62, 2**62 + 8]),
-    "another's bytes": lambda h: entry(h, data_offsets=h["fold"]["data_offsets"]),
+    "another's bytes": lambda h: entry(h, data_offsets=h["ledger"]["data_offsets"]),
     "unknown type": lambda h: entry(h, dtype="PICKLE"),
     "unknown field": lambda h: entry(h, code="x"),
     "no checksum": lambda h: h.pop(CHECKSUM),
@@ -538,12 +538,12 @@ def test_a_good_snapshot_of_another_fold_is_refused_never_mixed(
     assert fold.version == 0
 
 
-@pytest.mark.parametrize("format", ["0", "2", "", "x" * 1000])
+@pytest.mark.parametrize("format", ["0", "1", "", "x" * 1000])
 def test_another_format_is_refused_with_the_remedy(folder: Path, format: str) -> None:
     two(Folder(folder))
     spoilt = claims(good(), lambda head: head["__metadata__"].update(format=format))
     (folder / named(80)).write_bytes(spoilt)
-    with pytest.raises(Refused, match="reads 1; run the release that wrote it, or fold"):
+    with pytest.raises(Refused, match="reads 2; run the release that wrote it, or fold"):
         reloaded(Folder(folder))
 
 

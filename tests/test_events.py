@@ -17,15 +17,18 @@ from models.events import (
     MAX_CANDIDATES,
     MAX_MESSAGE_BYTES,
     MAX_SLOTS,
+    Begin,
     Click,
     Decision,
     Embedding,
     Features,
+    Fold,
     Impression,
     Interaction,
     Invalid,
     Item,
     Judged,
+    Mark,
     Message,
     Outcome,
     Request,
@@ -97,6 +100,9 @@ EXAMPLES: dict[type[Message], Message] = {
         source=Source(0, 1, 2),
         foreign=("z",),
     ),
+    Begin: Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"rankloop.events": "1"}),
+    Fold: Fold(fold="new", expects="f"),
+    Mark: Mark(fold="f", version=10_000, digest="0f", build="1.2"),
 }
 each_type = pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
 
@@ -370,6 +376,7 @@ def test_the_vocabulary_has_one_door() -> None:
         "decode_decision",
         "decode_embedding",
         "decode_event",
+        "decode_feedback",
         "decode_item",
         "decode_record",
     }
