@@ -583,10 +583,13 @@ def test_rolled_back_snapshots_are_set_aside_not_deleted(place: Shelf) -> None:
 
 
 @pytest.fixture
-def rankloop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs `rankloop snapshots ...` on a shelf with 60 and 80."""
-    monkeypatch.setenv("RANKLOOP_SNAPSHOT_URL", str(folder))
+def rankloop(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """Runs `rankloop snapshots ...` on a shelf with 60 and 80; `folder` is that of the fold."""
+    monkeypatch.setenv("RANKLOOP_SNAPSHOT_URL", str(tmp_path))
     monkeypatch.setenv("RANKLOOP_ENCODER", "hash")
+    folder.symlink_to(tmp_path / Settings.load().fold_hash())
     for state in states():
         opened(Settings.load()).write(state)
     return lambda *arguments: CliRunner().invoke(main, ["snapshots", *arguments])
@@ -622,13 +625,14 @@ def test_verify_finds_what_is_not_good(rankloop: Callable[..., Result], folder: 
     assert rankloop("verify", "60").exit_code == 0
 
 
-def test_verify_finds_snapshots_of_other_settings(
+def test_each_fold_has_a_folder_of_its_own(
     rankloop: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert rankloop("list").output.startswith("2 snapshots in ")
+    monkeypatch.setenv("RANKLOOP_EPSILON", "0.7")
+    assert rankloop("list").output.startswith("2 snapshots in ")
     monkeypatch.setenv("RANKLOOP_SEED", "7")
-    found = rankloop("verify")
-    assert found.exit_code == 1
-    assert "run with those settings, or fold the log again" in found.output
+    assert rankloop("list").output.startswith("0 snapshots in ")
 
 
 def test_rollback_says_where_workers_start(rankloop: Callable[..., Result], folder: Path) -> None:
@@ -760,7 +764,7 @@ def test_learning_misses_nothing_while_snapshots_are_made_all_the_time(world: Ma
     loop.settled()
     version, digest = loop.agreed()
     assert loop.folded(version).digest() == digest
-    assert worker.status()["learned"] == {"learned": version}
+    assert worker.status()["learned"] == {"learned": version - 1, "noted": 1}
     assert worker.words().count("snapshot written") > 5
 
 

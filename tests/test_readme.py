@@ -64,6 +64,9 @@ def test_every_example_message_is_valid_and_every_type_has_one() -> None:
         "Interaction",
         "Outcome",
         "Embedding",
+        "Begin",
+        "Mark",
+        "Fold",
     }
 
 
