@@ -833,3 +833,14 @@ def test_a_log_that_lost_its_beginning_is_refused_without_a_snapshot(
     worker = loop.worker()
     assert worker.ended() != 0
     assert "begins at 3, but was learned up to 0 only: what lies between" in worker.words()
+
+
+@pytest.mark.kafka
+def test_retention_that_outruns_snapshots_is_an_alarm(apache_kafka: Kafka, world: Make) -> None:
+    loop = world()
+    [worker] = loop.ready()
+    loop.stock()
+    clicked(loop, 0)
+    forget(loop, 50)
+    eventually(lambda: "retention outruns what is kept" in worker.words(), "an alarm")
+    assert "begins at 50, behind this worker's newest snapshot (none)" in worker.words()
