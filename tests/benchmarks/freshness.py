@@ -1,7 +1,8 @@
 """How fresh rankings are where one worker learns and another ranks.
 
-`python tests/benchmarks/freshness.py` publishes a click now and then and measures the seconds until the worker that ranks decides by a
-version that holds it, for some times between snapshots. Needs Apache Kafka (KAFKA_HOME).
+`python tests/benchmarks/freshness.py` publishes a click now and then and measures the seconds until
+the worker that ranks decides by a version that holds it, for some times between snapshots. Needs
+Apache Kafka (KAFKA_HOME).
 """
 
 import os
