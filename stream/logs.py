@@ -1,9 +1,12 @@
 """Logs as events with fields: `decision k=10 user=ann`, or one JSON object a line."""
 
+import asyncio
 import json
 import logging
 import sys
 from typing import Any
+
+from aiokafka.errors import KafkaError
 
 _OWN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "data"}
 
@@ -36,10 +39,25 @@ class Json(logging.Formatter):
         return json.dumps(line | fields(record), default=str)
 
 
+class Brief(logging.Filter):
+    """One line for what a broker or a stop does to a library; our mistakes keep their traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == "faust.worker" and record.levelno == logging.CRITICAL:
+            return False  # "Reraising": who catches it says it
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, (KafkaError, asyncio.CancelledError)):
+            record.exc_info = record.exc_text = None
+            said = record.getMessage().split("\n", 1)[0]
+            record.msg, record.args = said if repr(error) in said else f"{said} ({error!r})", ()
+        return True
+
+
 def configure(level: str, as_json: bool) -> None:
     """Log to stderr; the libraries' own news from WARNING up."""
     handler = logging.StreamHandler(sys.stderr)
     text = Text("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.addFilter(Brief())
     handler.setFormatter(Json() if as_json else text)
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)
     for name in ("stream", "agents", "policies", "models"):

@@ -33,6 +33,7 @@ def mistakes() -> tuple[type[Exception], ...]:
 
     from agents.ledger import Unknown
     from agents.partition import Diverged
+    from stream.access import Denied, Unreachable
     from stream.audit import Unauditable
     from stream.cover import Refused
     from stream.customer import Silent
@@ -41,8 +42,9 @@ def mistakes() -> tuple[type[Exception], ...]:
     from stream.server import StackError
     from stream.topics import WrongShape
 
-    refused = (Cut, Diverged, Refused, Silent, StackError, Unauditable, Unknown, WrongShape)
-    return KafkaError, OSError, RedisError, Unpublished, ValueError, *refused
+    refused = (Cut, Denied, Diverged, Refused, Unauditable, Unknown, WrongShape)
+    away = (Silent, StackError, Unreachable)
+    return KafkaError, OSError, RedisError, Unpublished, ValueError, *refused, *away
 
 
 def _plain(error: Exception) -> click.ClickException:

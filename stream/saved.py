@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import OffsetOutOfRangeError
 
 from agents.partition import Received
 from models.events import Invalid
+from stream import access
 from stream.files import read_lines
 from stream.restore import Cut, received
 from stream.settings import Settings
@@ -88,14 +88,9 @@ class KafkaLogs:
 
     async def _bounds(self) -> dict[str, dict[TopicPartition, tuple[int, int]]]:
         options = self._settings.aiokafka_options()
-        admin = AIOKafkaAdminClient(**options)
-        await admin.start()
-        try:
-            found: list[Any] = await admin.describe_topics(list(self._names.values()))
-        finally:
-            await admin.close()
-        counts = {topic["topic"]: len(topic["partitions"]) for topic in found}
-        if missing := [name for name in self._names.values() if not counts.get(name)]:
+        found = await access.partitions(self._settings, self._names.values())
+        counts = {name: count for name, count in found.items() if count}
+        if missing := [name for name in self._names.values() if name not in counts]:
             raise FileNotFoundError(
                 f"no topic {', '.join(missing)}; set RANKLOOP_BROKERS and RANKLOOP_TOPIC_PREFIX"
             )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0  # a loaded machine takes its time
 STOP_SECONDS = 15.0
 # A client that retries a closed port of the ephemeral range can connect to itself and hold it:
 # a server on such a port may be unable to come back. Linux starts that range at 32768.
@@ -108,7 +108,8 @@ def free_port() -> int:
 
 def kafka_answers(port: int, *, tls: bool = False) -> bool:
     """A broker says which API versions it speaks, even before anyone logs in."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as link:
+    patience = 15 if tls else 2  # the first handshakes of a new Java are slow
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), patience) as link:
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

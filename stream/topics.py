@@ -1,17 +1,26 @@
 """The six topics: their names, their shapes, and making them before anything else can."""
 
+import asyncio
 import logging
 from typing import Any, cast
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from msgspec import Struct
 
 from models.events import MAX_MESSAGE_BYTES
+from stream import access
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
+APPEARS_SECONDS = 30
 WEEK = 7 * 86_400_000
 APPENDED = {"message.timestamp.type": "LogAppendTime"}
 COMPACTED = {"cleanup.policy": "compact"}
@@ -94,36 +103,52 @@ async def create(settings: Settings) -> dict[str, str]:
 
     Raises WrongShape if an existing topic has another number of partitions: partition = murmur2
     (user) mod P is fixed for a log's life. So it does if a setting breaks a promise, where the
-    broker tells its settings.
+    broker tells its settings. Who finds all six there needs no right to create any.
     """
     topics = Topics(settings.topic_prefix)
     shapes = topics.shapes(settings.partitions)
+    there = await access.partitions(settings, shapes)
     admin = AIOKafkaAdminClient(**settings.aiokafka_options())
     await admin.start()
     try:
         answers: dict[str, str] = {}
         for name, (count, config) in shapes.items():
-            made = await _made(admin, NewTopic(name, count, settings.replication, None, config))
+            has = there[name]
+            new = NewTopic(name, count, settings.replication, None, config)
+            made = has is None and await _made(admin, new, settings)
             if not made:
-                await _check(admin, topics, name, count)
+                await _check(admin, topics, name, count, has or await _appeared(settings, name))
             answers[name] = "created" if made else "exists"
         return answers
     finally:
         await admin.close()
 
 
-async def _made(admin: AIOKafkaAdminClient, topic: NewTopic) -> bool:
+async def _made(admin: AIOKafkaAdminClient, topic: NewTopic, settings: Settings) -> bool:
     answer: Any = await admin.create_topics([topic])
     _, code, reason, *_ = answer.topic_errors[0]
     error = for_code(code)
+    if error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+        lacks = access.lacking(settings, [access.Right("topic", topic.name, "CREATE")])
+        raise access.Denied(f"there is no topic {topic.name}. {lacks}; or: rankloop topics")
     if code and error is not TopicAlreadyExistsError:
         raise error(f"{topic.name}: {reason}")
     return not code
 
 
-async def _check(admin: AIOKafkaAdminClient, topics: Topics, name: str, count: int) -> None:
-    [found] = await admin.describe_topics([name])
-    if (has := len(found["partitions"])) != count:
+async def _appeared(settings: Settings, name: str) -> int:
+    """The partitions of a topic that exists, and may be too new for every broker to know it."""
+    for _ in range(APPEARS_SECONDS):
+        if has := (await access.partitions(settings, [name]))[name]:
+            return has
+        await asyncio.sleep(1)
+    return 0
+
+
+async def _check(
+    admin: AIOKafkaAdminClient, topics: Topics, name: str, count: int, has: int
+) -> None:
+    if has != count:
         by_user = name in (topics.events, topics.rankings)
         mend = "set RANKLOOP_PARTITIONS to what it has, or " if by_user else ""
         raise WrongShape(

@@ -12,12 +12,14 @@ import faust
 import faust.web
 import mode.loop
 import msgspec
+from aiokafka.errors import KafkaError
 
 from agents.learner import Disagrees
 from agents.ledger import Unknown
 from agents.partition import Diverged
 from models.base import Encoder
 from stream import build
+from stream.access import Denied, check
 from stream.cover import Refused
 from stream.embedder import embed_items
 from stream.engine import Engine
@@ -29,12 +31,13 @@ from stream.server import free_port
 from stream.settings import Settings
 from stream.state import MemoryRankings, Rankings, RedisRankings, RedisVectors
 from stream.topics import create
+from stream.door import Door, arrive, causes, needed
 
 log = logging.getLogger(__name__)
 
 
 # The log is not what it must be, and no retry mends that: said in one line, then a clean stop.
-REFUSALS = (Refused, Cut, Diverged, Disagrees, Foreign, Unknown)
+REFUSALS = (Refused, Cut, Denied, Diverged, Disagrees, Foreign, Unknown)
 
 
 def name(settings: Settings, encoder: Encoder) -> str:
@@ -68,6 +71,7 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]
         consumer_auto_offset_reset="earliest",
     )
     engine = Engine(settings, encoder, rankings)
+    door = Door(settings, needed(settings, name(settings, encoder)))
 
     @made.service
     class Living(faust.Service):  # pyright: ignore[reportUnusedClass]
@@ -79,9 +83,11 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]
         @faust.Service.task
         async def _live(self) -> None:
             try:
-                await engine.run()
-            except* REFUSALS as refusals:
-                why.extend(map(str, refusals.exceptions))
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(engine.run())
+                    group.create_task(door.run())
+            except* (*REFUSALS, KafkaError) as stopped:
+                why.extend([await door.says(error) for error in causes(stopped)])
                 signal.raise_signal(signal.SIGTERM)
 
     async def embedder(stream: Any) -> None:
@@ -96,9 +102,16 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]
 
     @made.page("/status")
     async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
-        return web.json(engine.status(digest="digest" in request.query))
+        found = engine.status(digest="digest" in request.query)
+        return web.json(found | {"kafka": door.status()})
 
     return made
+
+
+async def _opened(settings: Settings) -> None:
+    await arrive(settings)
+    await check(settings, needed(settings))
+    await create(settings)
 
 
 def run(settings: Settings) -> None:
@@ -109,18 +122,23 @@ def run(settings: Settings) -> None:
     pace()
     port = settings.web_port or free_port()
     settings = msgspec.structs.replace(settings, web_port=port)
-    asyncio.run(create(settings))
+    asyncio.run(_opened(settings))
     url, options = settings.redis_url, settings.redis_options()
     options |= {"prefix": settings.topic_prefix}  # one Redis may serve several rankloops
     encoder = build.encoder(settings, RedisVectors(url, **options) if url else None)
+    rights = needed(settings, name(settings, encoder))
+    asyncio.run(check(settings, rights))
     ttl = settings.ranking_ttl_seconds
     rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)
     log.info("starting", extra={"status": f"http://{settings.web_host}:{port}/status"})
     why: list[str] = []
     made = app(settings, encoder, rankings, why)
+    process = faust.Worker(made, override_logging=False, quiet=True)
     try:
-        faust.Worker(made, override_logging=False, quiet=True).execute_from_commandline()
+        process.execute_from_commandline()
     finally:
+        if not why and isinstance(process.crash_reason, KafkaError):  # Faust's consumer was refused
+            why.append(asyncio.run(Door(settings, rights).says(process.crash_reason)))
         if why:
             log.critical("stopped: %s", "; ".join(why))
             sys.exit(1)

@@ -94,6 +94,6 @@ class Worker:
         self._process.kill()
         self._process.wait()
 
-    def ended(self) -> int:
+    def ended(self, seconds: float = PATIENCE) -> int:
         """Its exit code, once it has ended by itself."""
-        return self._process.wait(PATIENCE)
+        return self._process.wait(seconds)

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import subprocess
 import warnings
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -15,67 +14,16 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
 
-from stream.local import Stack
 from stream.settings import Settings
+from tests import kafka_secured
 
 pytestmark = pytest.mark.kafka
-
-MECHANISM = "SCRAM-SHA-256"
-LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required"
-
-
-def openssl(folder: Path, command: str) -> None:
-    subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-
-
-def certificates(folder: Path) -> None:
-    """ca.pem, and keystore.pem of a server at 127.0.0.1 that it signed."""
-    names = "subjectAltName=IP:127.0.0.1"
-    openssl(folder, "req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout ca.key -out ca.pem")
-    openssl(
-        folder,
-        f"req -newkey rsa:2048 -nodes -subj /CN=kafka -addext {names} "
-        "-keyout key.pem -out request.pem",
-    )
-    openssl(
-        folder,
-        "x509 -req -in request.pem -copy_extensions copy -CA ca.pem -CAkey ca.key "
-        "-CAcreateserial -out certificate.pem",
-    )
-    parts = [(folder / f"{name}.pem").read_text() for name in ("key", "certificate", "ca")]
-    (folder / "keystore.pem").write_text("".join(parts))
 
 
 @pytest.fixture(scope="module")
 def secured(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    folder = tmp_path_factory.mktemp("tls")
-    certificates(folder)
-    properties = {
-        "sasl.enabled.mechanisms": MECHANISM,
-        "sasl.mechanism.inter.broker.protocol": MECHANISM,
-        "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config": (
-            f'{LOGIN} username="admin" password="admins-own";'
-        ),
-        "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(folder / "keystore.pem"),
-        "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": str(folder / "ca.pem"),
-    }
-    with Stack(
-        kafka_home=kafka_home,
-        redis=False,
-        protocol="SASL_SSL",
-        properties=properties,
-        scram={"admin": "admins-own", "ann": "hush"},
-    ) as stack:
-        yield Settings(
-            brokers=stack.brokers,
-            security_protocol="SASL_SSL",
-            sasl_mechanism=MECHANISM,
-            sasl_username="ann",
-            sasl_password="hush",
-            ssl_cafile=str(folder / "ca.pem"),
-        )
+    with kafka_secured.secured(kafka_home, tmp_path_factory.mktemp("tls"), rules=False) as kafka:
+        yield kafka.user
 
 
 def finished(work: Coroutine[Any, Any, None]) -> None:
