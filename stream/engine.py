@@ -243,6 +243,7 @@ class Engine:
             "digest": parts.learner.digest() if digest else None,
             "learned": dict(self.ledger.counts),
             "snapshot": self.keeping.status(),
+            "redis": self.rankings.where,
             "partitions": {
                 life.number: {
                     "ready": life.ready,

@@ -51,6 +51,7 @@ class Keeping:
         self.feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
         self.snapshots = opened(settings)
         self.failed = 0
+        self.error: str | None = None  # why the last one was not written
 
     async def start(self) -> None:
         """Load the newest good snapshot and follow feedback from there.
@@ -114,8 +115,10 @@ class Keeping:
             await asyncio.to_thread(self.snapshots.write, state)
         except Exception as error:  # whatever a store may raise: the snapshots before are enough
             self.failed += 1
+            self.error = str(error)
             log.error("snapshot not written", extra={"reason": str(error)})
             return
+        self.error = None
         times = {"copied": round(copied - began, 3), "seconds": round(time.monotonic() - began, 3)}
         log.info("snapshot written", extra={"version": state.version} | times)
 
@@ -126,6 +129,7 @@ class Keeping:
             "version": newest.version if newest else None,
             "age_seconds": round(time.time() - newest.written / 1000, 1) if newest else None,
             "failed": self.failed,
+            "error": self.error,
         }
 
     def _take(self, message: ConsumerRecord) -> None:

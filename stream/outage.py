@@ -24,6 +24,11 @@ class Line:
         self._pause = 0.0  # 0 while it answers
         self._until = 0.0
 
+    @property
+    def answers(self) -> bool:
+        """Whether it answered when it was last asked."""
+        return not self._pause
+
     def open(self) -> bool:
         """Whether it is worth asking now."""
         return not self._pause or self._clock() >= self._until

@@ -62,6 +62,11 @@ class Rankings(Protocol):
         """The user's latest decision, encoded; None if there is none or it has expired."""
         ...
 
+    @property
+    def where(self) -> str:
+        """For the status page: memory, or whether Redis answers."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections."""
         ...
@@ -77,6 +82,8 @@ class MemoryRankings:
     >>> asyncio.run(rankings.put(Latest("ann", b"old", "rankings-0", 6)))
     False
     """
+
+    where = "memory"
 
     def __init__(
         self, *, ttl: float = 86_400, limit: int = 100_000, clock: Clock = time.monotonic
@@ -196,6 +203,11 @@ class RedisRankings:
                 except _LOST as error:
                     self._line.failed(error)
             return await self._unsent.get(user)
+
+    @property
+    def where(self) -> str:
+        """For the status page: whether Redis answers."""
+        return "answers" if self._line.answers else "away"
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -119,6 +119,8 @@ async def create(settings: Settings) -> dict[str, str]:
             if not made:
                 await _check(admin, topics, name, count, has or await _appeared(settings, name))
             answers[name] = "created" if made else "exists"
+        for name in (name for name, what in answers.items() if what == "created"):
+            await _appeared(settings, name)  # who comes next finds it
         return answers
     finally:
         await admin.close()

@@ -20,7 +20,7 @@ from stream.door import needed
 from tests import kafka_secured
 from tests.kafka_helpers import World, now
 from tests.kafka_secured import PASSWORD, Secured
-from tests.kafka_worker import ROOT, Worker, eventually
+from tests.kafka_worker import PATIENCE, ROOT, Worker, eventually
 
 pytestmark = pytest.mark.kafka
 
@@ -61,7 +61,7 @@ def rights(settings: Settings) -> list[Right]:
 
 def ended(worker: Worker, *says: str) -> str:
     """The one line a worker ended with; nothing else was as loud, and no secret was said."""
-    assert worker.ended(60) > 0
+    assert worker.ended(PATIENCE * 2) > 0
     words = worker.log.read_text()
     assert "Traceback" not in words, words
     assert PASSWORD not in words
