@@ -65,9 +65,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ssl_certfile: Annotated[str, says("client certificate for Kafka (PEM)")] = ""
     ssl_keyfile: Annotated[str, says("key of the client certificate (PEM)")] = ""
     ssl_key_password: Annotated[str, says("password of that key", secret=True)] = ""
-    connect_seconds: Annotated[
-        Seconds, says("how long a starting worker waits for a Kafka that does not answer")
-    ] = 30
+    connect_seconds: Annotated[Seconds, says("how long a start waits for Kafka to answer")] = 30
     redis_url: Annotated[str, says("Redis, rediss:// for TLS; empty: kept in memory")] = ""
     redis_cafile: Annotated[str, says("CA certificates for Redis (PEM); empty: the system's")] = ""
     ranking_ttl_seconds: Annotated[int, says("how long Redis keeps a ranking", ge=1)] = 86_400

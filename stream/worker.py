@@ -21,6 +21,7 @@ from models.base import Encoder
 from stream import build
 from stream.access import Denied, check
 from stream.cover import Refused
+from stream.door import Door, arrive, causes, needed
 from stream.embedder import embed_items
 from stream.engine import Engine
 from stream.identity import Foreign
@@ -31,7 +32,6 @@ from stream.server import free_port
 from stream.settings import Settings
 from stream.state import MemoryRankings, Rankings, RedisRankings, RedisVectors
 from stream.topics import create
-from stream.door import Door, arrive, causes, needed
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from models.embedding import HashEncoder
 from models.events import Click, Request
 from stream import worker as workers
 from stream.access import Denied, Right, check
+from stream.door import needed
 from stream.server import free_port
 from stream.settings import Settings, others_environ
 from stream.topics import create
-from stream.door import needed
 from tests import kafka_secured
 from tests.kafka_helpers import World, now
 from tests.kafka_secured import PASSWORD, Secured

@@ -70,7 +70,7 @@ anything = st.recursive(
     max_leaves=12,
 )
 anything_clean = st.none() | st.integers(-(2**63), 2**63) | st.text(max_size=5)
-FIELDS = sorted({name for one in msgspec.inspect.type_info(Outcome).fields for name in [one.name]})
+FIELDS = sorted(field.encode_name for field in msgspec.structs.fields(Outcome))
 KINDS = ["item", "embedding", "request", "impression", "click", "reward", "tick", "decision"]
 KINDS += ["interaction", "outcome"]
 
@@ -296,7 +296,7 @@ def test_what_feedback_may_hold_is_learned_or_invalid_and_learning_goes_on(name:
     @hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
     def learned(outcome: Outcome) -> None:
         for record in (outcome, good):
-            place = learner.places.get(0)
+            place = learner.ledger.places.get(0)
             source = Source(0, learner.version + 1, 0)
             prev = place.chain if place else ""
             data = encode(msgspec.structs.replace(record, source=source, prev=prev))
@@ -373,7 +373,8 @@ messages = st.one_of(
 def test_any_messages_in_any_order_leave_a_loop_that_answers(log: list[Any]) -> None:
     loop = worlds()
     for message in log:
-        for decision in loop(decode_any(encode(message))):
+        read_back: Any = decode_any(encode(message))
+        for decision in loop(read_back):
             assert decode_decision(encode(decision)) == decision
     loop(Item(id="sure", at=0))
     [vector] = embed([Item(id="sure", at=0)], HashEncoder())
@@ -381,7 +382,7 @@ def test_any_messages_in_any_order_leave_a_loop_that_answers(log: list[Any]) -> 
     end = loop.attribution.watermark
     [decision] = loop(Request(id="last", user="z", at=end, k=1, candidates=("sure",)))
     assert [slot.item for slot in decision.slots] == ["sure"]
-    assert loop.learner.counts["refused"] == loop.learner.counts["invalid"] == 0
+    assert loop.learner.ledger.counts["refused"] == loop.learner.ledger.counts["invalid"] == 0
 
 
 # Snapshots: a header that claims anything, under a right checksum
