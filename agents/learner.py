@@ -1,6 +1,7 @@
 """The second fold: feedback -> everything learned, in one order; its offset is the version."""
 
 from collections import deque
+from contextlib import suppress
 from hashlib import blake2b
 
 import msgspec
@@ -9,7 +10,7 @@ from msgspec import Struct
 
 from agents.ledger import Ledger, Standing, Verdict
 from models.base import Arrays
-from models.events import Interaction, Mark, Outcome
+from models.events import Interaction, Invalid, Mark, Outcome
 from models.memory import Memory
 from policies.base import Policy
 
@@ -107,7 +108,8 @@ class Learner:
     def _judge(self, outcome: Outcome, offset: int) -> None:
         self.memory.shown(outcome)
         if outcome.status != "corrected" or self.learn_late:
-            self.policy.learn(outcome, offset)
+            with suppress(Invalid):  # features no policy can take; all workers refuse them alike
+                self.policy.learn(outcome, offset)
 
     def probe(self) -> str:
         """64 bits over the places, the policy and what is known of the users last heard of.

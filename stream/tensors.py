@@ -23,6 +23,7 @@ HASH_BYTES = 32
 MAX_HEADER = 1 << 20
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 CHUNK = 1 << 22
+LARGEST_SHAPE = 1 << 48
 
 
 class Damaged(ValueError):
@@ -105,6 +106,8 @@ def header(file: BinaryIO, size: int) -> Header:
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES or not (NAME.fullmatch(name) or name == CHECKSUM):
             raise Damaged(f"a tensor {name[:50]!r} of type {tensor.dtype[:20]!r} was never written")
+        if prod(max(1, n) for n in tensor.shape) > LARGEST_SHAPE:  # also where another side is 0
+            raise Damaged(f"{name} of shape {tensor.shape} is larger than any array")
         bytes_needed = prod(tensor.shape) * np.dtype(DTYPES[tensor.dtype]).itemsize
         if tensor.data_offsets != (at, at + bytes_needed):
             raise Damaged(f"{name} of shape {tensor.shape} lies at {tensor.data_offsets}, not {at}")

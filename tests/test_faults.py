@@ -140,7 +140,7 @@ def test_a_full_disk_costs_snapshots_and_nothing_else(
         loop.publish(Click(id="c1", user="ann", item=shown, at=now(), request="r1"))
         failed = eventually(lambda: worker.status()["snapshot"]["failed"], "a snapshot failed")
         assert "No space left on device" in worker.status()["snapshot"]["error"]
-        assert not list(disk.iterdir())
+        assert not [path for path in disk.rglob("*") if path.is_file()]
         assert loop.decision(asked(loop, "r2").id).slots
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         eventually(lambda: worker.status()["snapshot"]["version"], "with room, it is written")
