@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -25,32 +25,13 @@ def needed(settings: Settings, *embedder: str) -> list[Right]:
     topics = Topics(settings.topic_prefix)
     reads = [topics.items, topics.events, topics.rankings, topics.feedback, topics.embeddings]
     writes = [*reads[1:], topics.deadletters]
-    groups = [partitions_group(settings)] if settings.role in ("all", "rank") else []
+    groups = [f"{settings.app}-partitions"] if settings.role in ("all", "rank") else []
     groups += embedder if settings.role in ("all", "embed") else ()
     return [
         *(Right("topic", name, "READ") for name in reads),
         *(Right("topic", name, "WRITE") for name in writes),
         *(Right("group", name, "READ") for name in groups),
     ]
-
-
-def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
-    """The errors in a group, and in the groups in it.
-
-    >>> list(causes(ExceptionGroup("", [ExceptionGroup("", [KeyError(1)]), KeyError(2)])))
-    [KeyError(1), KeyError(2)]
-    """
-    for error in errors.exceptions:
-        yield from causes(error) if isinstance(error, BaseExceptionGroup) else [error]
-
-
-def partitions_group(settings: Settings) -> str:
-    """The group in which workers share the partitions of events.
-
-    >>> partitions_group(Settings())
-    'rankloop-partitions'
-    """
-    return f"{settings.app}-partitions"
 
 
 async def arrive(settings: Settings) -> None:

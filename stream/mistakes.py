@@ -1,5 +1,6 @@
 """What a user can mend is said in one line; what only we can mend keeps its traceback."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -24,6 +25,16 @@ class Plain(click.Group):
             if isinstance(error, BrokenPipeError) or not isinstance(error, mistakes()):
                 raise  # who read our output has left: click ends quietly; else: it is ours to mend
             raise _plain(error) from None
+
+
+def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
+    """The errors in a group, and in the groups in it.
+
+    >>> list(causes(ExceptionGroup("", [ExceptionGroup("", [KeyError(1)]), KeyError(2)])))
+    [KeyError(1), KeyError(2)]
+    """
+    for error in errors.exceptions:
+        yield from causes(error) if isinstance(error, BaseExceptionGroup) else [error]
 
 
 def mistakes() -> tuple[type[Exception], ...]:

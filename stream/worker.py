@@ -21,11 +21,12 @@ from models.base import Encoder
 from stream import build
 from stream.access import Denied, check
 from stream.cover import Refused
-from stream.door import Door, arrive, causes, needed
+from stream.door import Door, arrive, needed
 from stream.embedder import embed_items
 from stream.engine import Engine
 from stream.identity import Foreign
 from stream.logs import configure
+from stream.mistakes import causes
 from stream.pacing import pace
 from stream.restore import Cut
 from stream.server import free_port
