@@ -16,6 +16,7 @@ from agents.attribution import Ask, Attribution, Rules
 from agents.bookmark import Bookmark, decode_bookmark, encode_bookmark
 from agents.ledger import Ledger, Place, Verdict
 from agents.partition import (
+    ANSWERED,
     DAY,
     Answer,
     Await,
@@ -583,6 +584,20 @@ def test_a_request_that_was_answered_before_is_not_answered_again() -> None:
     one.attribution.decided(answer)
     made, _ = commands(one, received(REQUEST))
     assert made == [Commit(1, None, bookmark(made))]
+
+
+def test_a_batch_too_long_for_its_lease_is_answered_piece_by_piece() -> None:
+    """All at once, a worker that is too slow for the batch would start again with it for ever."""
+    messages = received(*[Request(id=f"r{n}", user="ann", at=1000, k=1) for n in range(60)])
+    first = partition().batch(messages).send(None)
+    assert isinstance(first, Answer)
+    assert len(first.decisions) == ANSWERED == 25
+    second = partition()  # the lease of the first one ran out
+    for decision in first.decisions:
+        second.attribution.decided(decision)
+    made, used = commands(second, messages)
+    answered = [len(one.decisions) for one in made if isinstance(one, Answer)]
+    assert (answered, used) == ([25, 10], 60)
 
 
 def test_a_worker_that_derives_another_record_than_the_one_learned_stops() -> None:
