@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check cover bench clean
+.PHONY: demo test check cover bench torture torture-check clean
 
 demo: $(READY)
 	$(BIN)/rankloop demo $(ARGS)
@@ -24,6 +24,12 @@ cover: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks $(ARGS)
+
+torture: $(READY)
+	$(BIN)/rankloop torture --events 1000000 --faults 200 --interval 10 $(ARGS)
+
+torture-check: $(READY)
+	RANKLOOP_TEST_SLOW=1 $(BIN)/python -m pytest tests/test_torture.py $(ARGS)
 
 clean:
 	rm -rf .venv .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -226,6 +226,34 @@ def audit(context: click.Context, source: Path | None, folder: Path | None, as_j
 
 
 @main.command()
+@click.option("--events", type=click.IntRange(100), default=20_000, show_default=True)
+@click.option("--faults", type=click.IntRange(0), default=16, show_default=True)
+@click.option("--workers", type=click.IntRange(1, 4), default=3, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--kinds", default="all", show_default=True, help="Of fault, comma-separated.")
+@click.option("--interval", type=float, default=5, show_default=True, help="Seconds, at least.")
+@click.option("--minutes", type=float, default=60, show_default=True, help="Load at most so long.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep everything here.")
+@click.option("--json", "out", type=OUT, help="Write the result here as well.")
+@click.pass_context
+def torture(
+    context: click.Context, folder: Path | None, out: Path | None, kinds: str, **options: Any
+) -> None:
+    """Kill, stop and starve workers under load, then count: was anything lost or learned twice?
+
+    Starts Apache Kafka (KAFKA_HOME), Redis and workers, publishes EVENTS while a seeded script of
+    FAULTS runs, and checks every event, ranking and record against what the logs imply, by code
+    that is not the workers'. The exit code is 0 only if every promise was kept.
+    """
+    from stream.torture import torture as run
+    from stream.torture_faults import kinds_of
+    from stream.torture_run import Plan
+
+    plan = Plan(kinds=kinds_of(kinds), **options)
+    context.exit(0 if run(_settings(context), plan, folder, out) else 1)
+
+
+@main.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Write one file a type here.")
 def schema(out: Path | None) -> None:
     """Print the JSON Schemas of all messages, for producers in other languages."""

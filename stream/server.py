@@ -60,7 +60,7 @@ class Server:
         with log_path.open("ab") as log:
             # A session of its own: Ctrl-C reaches the parent alone, which stops us in order.
             self._process = process = subprocess.Popen(
-                [*_dies_with_parent(), *self.command],
+                [*dies_with_parent(), *self.command],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -129,7 +129,7 @@ def redis_answers(port: int) -> bool:
     return False
 
 
-def _dies_with_parent() -> list[str]:
+def dies_with_parent() -> list[str]:
     """A prefix, on Linux, that has the kernel stop a child whose parent was killed.
 
     The signal comes when the *thread* that forked ends, so only for the main one.

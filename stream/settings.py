@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -288,7 +289,7 @@ def _hash(values: dict[str, Any]) -> str:
 
 def others_environ() -> dict[str, str]:
     """The environment without our variables: for a process that is told all by a file."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {k: v for k, v in os.environ.items() if not re.match(PREFIX + "(?!TEST_)", k)}
 
 
 def settings_table() -> str:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from stream import build
 from stream.publish import outgoing
 from stream.settings import Settings
 from stream.topics import Topics, create
-from tests.kafka_worker import PATIENCE, Worker, eventually
+from tests.kafka_worker import PATIENCE, ROOT, Worker, eventually
 
 PUBLISHING: dict[str, Any] = {
     "max_request_size": 4 << 20,
@@ -90,9 +90,9 @@ class World:
         await self._producer.stop()
         await self._consumer.stop()
 
-    def worker(self) -> Worker:
+    def worker(self, command: Sequence[str] = ()) -> Worker:
         """Start one more worker; it is not awaited."""
-        worker = Worker(self.environ, self.folder)
+        worker = Worker(self.environ | {"PYTHONPATH": str(ROOT)}, self.folder, command)
         self.workers.append(worker)
         return worker
 

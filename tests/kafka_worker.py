@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,9 +29,9 @@ def eventually(condition: Callable[[], T | None], what: str, seconds: float = PA
 
 
 class Worker:
-    """`python -m stream worker` in a process of its own."""
+    """`python -m stream worker`, or another command for `... worker`, in a process of its own."""
 
-    def __init__(self, environ: dict[str, str], folder: Path) -> None:
+    def __init__(self, environ: dict[str, str], folder: Path, command: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.log = folder / f"worker-{self.port}.log"
         environ = environ | {
@@ -40,7 +40,7 @@ class Worker:
         }
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "stream", "worker"],
+                [*(command or (sys.executable, "-m", "stream")), "worker"],
                 cwd=ROOT,
                 env=environ,
                 stdin=subprocess.DEVNULL,
@@ -55,6 +55,15 @@ class Worker:
     @property
     def runs(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def asleep(self) -> bool:
+        """Whether a SIGSTOP holds it (Linux says so)."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    def wake(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
 
     def status(self, digest: bool = False) -> dict[str, Any]:
         """Its status page; {} while nothing answers there."""

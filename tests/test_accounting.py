@@ -16,8 +16,6 @@ from models.events import (
     Decision,
     Event,
     Impression,
-    Interaction,
-    Outcome,
     Request,
     Reward,
     Tick,
@@ -25,10 +23,10 @@ from models.events import (
     decode_event,
     encode,
 )
+from stream.checker_account import Account, Fact, fact
 from stream.routing import owner
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, body, now
-from tests.kafka_ledger import Entry, Ledger
 from tests.kafka_worker import ROOT, eventually
 
 pytestmark = pytest.mark.kafka
@@ -145,18 +143,29 @@ def mixed(begin: int) -> list[Sent]:
     return sent + [Sent(encode(Tick(at=end)), "", p) for p in range(PARTITIONS)]
 
 
-def ledgers(world: World, sent: list[Sent], places: list[tuple[int, int]]) -> dict[int, Ledger]:
+def accounts_of(
+    world: World,
+    sent: list[Sent],
+    places: list[tuple[int, int]],
+    decisions: dict[int, dict[str, Decision]],
+) -> dict[int, tuple[Account, list[Fact]]]:
     """The account of each partition, from what was sent and when the broker appended it."""
     known = dict(zip(places, sent, strict=True))
-    entries: dict[int, list[Entry]] = {p: [] for p in range(PARTITIONS)}
+    made: dict[int, tuple[Account, list[Fact]]] = {}
+    for p in range(PARTITIONS):
+        proposed = {id: [slot.item for slot in one.slots] for id, one in decisions[p].items()}
+        account = Account(horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed)
+        made[p] = account, []
     for message in world.read(world.topics.events):
         one = known.pop((message.partition, message.offset))
-        lost = one.reason and not one.reason.startswith("too_late")
-        event = None if lost else decode_event(one.value or b"")
-        entry = Entry(message.offset, message.timestamp, event, one.reason)
-        entries[message.partition].append(entry)
+        account, facts = made[message.partition]
+        if one.reason and not one.reason.startswith("too_late"):
+            account.bad(message.offset, one.reason)
+        else:
+            event = decode_event(one.value or b"")
+            facts += account(message.offset, message.timestamp, event)
     assert not known
-    return {p: Ledger(HORIZON, EARLY, LATENESS)(entries[p]) for p in entries}
+    return made
 
 
 def first_decisions(world: World) -> dict[int, dict[str, Decision]]:
@@ -186,7 +195,9 @@ def test_each_of_ten_thousand_events_is_accounted_for(
         sent = mixed(now() - 2 * EVENTS * STEP)
         places = world.send_all((s.value, s.user, "", s.partition) for s in sent)
         world.settled()
-        accounts = ledgers(world, sent, places)
+        decisions = first_decisions(world)
+        found = accounts_of(world, sent, places, decisions)
+        accounts = {p: account for p, (account, _) in found.items()}
 
         # Every event has one fate, and the workers' counters say the same.
         assert sum(len(account.fates) for account in accounts.values()) == EVENTS + PARTITIONS
@@ -202,7 +213,7 @@ def test_each_of_ten_thousand_events_is_accounted_for(
         # Every dead letter, and no other message, lies there with its reason and its bytes.
         wanted = {(p, o): why for p, one in accounts.items() for o, why in one.letters.items()}
         letters = eventually(
-            lambda: found if len(found := world.letters()) >= len(wanted) else None, "letters"
+            lambda: there if len(there := world.letters()) >= len(wanted) else None, "letters"
         )
         assert {(letter.partition, letter.offset) for letter in letters} == set(wanted)
         assert len(letters) == len(wanted)
@@ -213,29 +224,17 @@ def test_each_of_ten_thousand_events_is_accounted_for(
             assert letter.value == bytes_sent[where]
 
         # Every request, and every click's refresh, has exactly one decision.
-        decisions = first_decisions(world)
         for p, account in accounts.items():
             assert set(decisions[p]) == set(account.asked)
             assert all(decision.slots for decision in decisions[p].values())
 
-        # Feedback holds what users liked, in order, and one outcome for each that closed.
+        # Feedback holds what users liked and one outcome for each that closed, in order.
         _, digest = world.agreed()
         records = world.records()
-        for p, account in accounts.items():
-            own = [record for record in records if record.source.partition == p]
-            liked = [r for r in own if isinstance(r, Interaction)]
-            assert [(r.id, r.user, r.item, r.value) for r in liked] == account.liked
-            ends: dict[str, list[Outcome]] = {}
-            for record in own:
-                if isinstance(record, Outcome):
-                    ends.setdefault(record.id, []).append(record)
-            closed = {id: one for id, one in account.asked.items() if one.ends}
-            assert {i: [o.status for o in ends[i]] for i in ends} == {
-                id: one.ends for id, one in closed.items()
-            }
-            for id, one in closed.items():
-                proposed = [slot.item for slot in decisions[p][id].slots]
-                assert ends[id][-1].reward == pytest.approx(one.earned(proposed))
+        for p, (_, facts) in found.items():
+            learned = [fact(record) for record in records if record.source.partition == p]
+            assert len(learned) == len(facts)
+            assert [(a, b) for a, b in zip(facts, learned, strict=True) if not a.like(b)] == []
 
         # Both workers hold what a fresh fold of the log holds.
         assert world.folded(len(records)).digest() == digest

@@ -17,7 +17,6 @@ from agents.bookmark import Bookmark, decode_bookmark
 from models.events import (
     Click,
     Event,
-    Interaction,
     Item,
     Request,
     decode_decision,
@@ -25,11 +24,11 @@ from models.events import (
     encode,
 )
 from stream import build
+from stream.checker_account import Account, Fact, fact
 from stream.local import Stack
 from stream.restore import last_commit
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
-from tests.kafka_ledger import Entry, Ledger
 from tests.kafka_worker import Worker, eventually
 
 pytestmark = pytest.mark.kafka
@@ -62,16 +61,20 @@ def traffic(seed: int, count: int, begin: int) -> list[Event]:
     return events
 
 
-def ledgers(world: World) -> dict[int, Ledger]:
-    """The account of each partition: all of its events are good ones."""
+def accounts_of(world: World) -> dict[int, tuple[Account, list[Fact]]]:
+    """The account of each partition, and what must be learned: all of its events are good ones."""
     settings = world.settings
     seconds = (settings.horizon_seconds, settings.early_seconds, settings.lateness_seconds)
     horizon, early, lateness = (round(1000 * each) for each in seconds)
-    entries: dict[int, list[Entry]] = {p: [] for p in range(settings.partitions)}
+    proposed = {id: [s.item for s in one.slots] for id, one in world.decisions().items()}
+    made: dict[int, tuple[Account, list[Fact]]] = {}
+    for p in range(settings.partitions):
+        made[p] = Account(horizon=horizon, early=early, lateness=lateness, proposed=proposed), []
     for message in world.read(world.topics.events):
+        account, facts = made[message.partition]
         event = decode_event(message.value or b"")
-        entries[message.partition].append(Entry(message.offset, message.timestamp, event))
-    return {p: Ledger(horizon, early, lateness)(entries[p]) for p in entries}
+        facts += account(message.offset, message.timestamp, event)
+    return made
 
 
 def assert_kept(world: World) -> None:
@@ -80,24 +83,17 @@ def assert_kept(world: World) -> None:
     version, digest = world.agreed()
     fresh = world.folded(version)
     assert fresh.digest() == digest
-    accounts = ledgers(world)
-    decisions = world.decisions()
-    assert set(decisions) == {id for account in accounts.values() for id in account.asked}
-    learned: set[tuple[int, int, int]] = set()
-    for partition, account in accounts.items():
-        records = sorted(
-            {r.source: r for r in world.records() if r.source.partition == partition}.values(),
-            key=lambda record: record.source,
-        )
-        liked = [r for r in records if isinstance(r, Interaction)]
-        assert [(r.id, r.user, r.item, r.value) for r in liked] == account.liked
-        ends: dict[str, list[str]] = {}
-        for record in records:
-            learned.add((partition, record.source.offset, record.source.index))
-            if not isinstance(record, Interaction):
-                ends.setdefault(record.id, []).append(record.status)
-        assert ends == {id: one.ends for id, one in account.asked.items() if one.ends}
-    assert fresh.ledger.counts["learned"] == len(learned)
+    accounts = accounts_of(world)
+    asked = {id for account, _ in accounts.values() for id in account.asked}
+    assert set(world.decisions()) == asked
+    count = 0
+    for partition, (_, facts) in accounts.items():
+        learned = {r.source: fact(r) for r in world.records() if r.source.partition == partition}
+        ordered = [learned[source] for source in sorted(learned)]
+        assert [fact.id for fact in facts] == [fact.id for fact in ordered]
+        assert all(a.like(b) for a, b in zip(facts, ordered, strict=True))
+        count += len(facts)
+    assert fresh.ledger.counts["learned"] == count
     assert fresh.ledger.counts["refused"] == 0
 
 

@@ -1,0 +1,158 @@
+"""A worker with one safeguard taken away: `python tests/broken_worker.py SAFEGUARD ... worker`.
+
+`rankloop torture` starts it where RANKLOOP_TEST_WORKER says so. What the checker then sees is said
+in tests/test_torture.py.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import ConsumerRecord, OffsetAndMetadata, TopicPartition
+from msgspec.structs import replace
+
+from agents.attribution import Ask, Attribution
+from agents.bookmark import decode_bookmark
+from agents.ledger import Ledger, Place, Verdict
+from agents.partition import Await, Command, Partition
+from agents.recommender import Recommender
+from models.events import Control, Decision, Record, Source
+from stream import partition as driven
+from stream.__main__ import main
+from stream.life import Life, Lost
+from stream.publisher import Unpublished
+from stream.restore import drive, received
+from stream.settings import Settings
+
+ASLEEP = "sleeper"  # whoever decides for a request of this id falls asleep, until SIGCONT
+
+
+def source() -> None:
+    """A record that was learned before is not known by its source."""
+    judge = Ledger._judge
+
+    def broken(self: Ledger, record: Record | Control, data: bytes) -> Verdict:
+        place = _place(self, record)
+        if place is None or not isinstance(record, Record) or record.source > place.source:
+            return judge(self, record, data)
+        number = record.source.partition
+        self.places[number] = replace(place, source=Source(number, -1, 0))
+        verdict = judge(self, record, data)
+        if verdict != "learned":
+            self.places[number] = place
+        return verdict
+
+    Ledger._judge = broken
+
+
+def chain() -> None:
+    """A record need not follow the one before."""
+    judge = Ledger._judge
+
+    def broken(self: Ledger, record: Record | Control, data: bytes) -> Verdict:
+        place = _place(self, record)
+        if place is not None and isinstance(record, Record) and record.source > place.source:
+            self.places[record.source.partition] = replace(place, chain=record.prev)
+        return judge(self, record, data)
+
+    Ledger._judge = broken
+
+
+def _place(ledger: Ledger, record: Record | Control) -> Place | None:
+    return ledger.places.get(record.source.partition) if isinstance(record, Record) else None
+
+
+def first() -> None:
+    """Of two decisions for a request the last one counts."""
+    decided = Attribution.decided
+
+    def broken(self: Attribution, decision: Decision, offset: int = 0) -> bool:
+        if decided(self, decision, offset):
+            return True
+        pending = self._pending.get(decision.id)
+        if pending is None or pending.source != decision.source:
+            return False
+        pending.decision = decision
+        return True
+
+    Attribution.decided = broken
+
+
+def restore() -> None:
+    """Who takes a partition over goes on at the commit, and knows of nothing before it."""
+
+    async def broken(
+        settings: Settings,
+        partition: Partition,
+        commit: OffsetAndMetadata,
+        lost: Callable[[], bool],
+    ) -> int:
+        attribution = partition.attribution
+        bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
+        if bookmark is not None:
+            attribution.resume(bookmark)
+        partition.restored(commit.offset)
+        return 0
+
+    driven.restore = broken
+
+
+def lease() -> None:
+    """A batch is published however long it took, and whoever has the partition by then."""
+
+    async def broken(
+        self: driven.Partitions, tp: TopicPartition, life: Life, messages: list[ConsumerRecord]
+    ) -> None:
+        life.heard = time.monotonic()
+        waiting = received(messages)
+        try:
+            while used := await drive(
+                life.partition.batch(waiting), lambda command: self._perform(life, command)
+            ):
+                waiting = waiting[used:]
+        except (Lost, Unpublished):
+            if self.lives.get(tp.partition) is life:
+                self._begin(tp)
+
+    driven.Partitions._receive = broken
+
+
+def awaiting() -> None:
+    """A ranking is decided at once, whether or not its user's events were learned."""
+    perform = driven.Partitions._perform
+
+    async def broken(self: driven.Partitions, life: Any, command: Command) -> Any:
+        if isinstance(command, Await):
+            return None
+        return await perform(self, life, command)
+
+    driven.Partitions._perform = broken
+
+
+def nothing() -> None:
+    """All safeguards are there."""
+
+
+def sleeps() -> None:
+    """Whoever decides for the request ASLEEP falls asleep before the answer is published."""
+    decide = Recommender.__call__
+
+    def slow(self: Recommender, ask: Ask) -> Decision:
+        decision = decide(self, ask)
+        if ask.request.id == ASLEEP:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return decision
+
+    Recommender.__call__ = slow
+
+
+SAFEGUARDS = (source, chain, first, restore, lease, awaiting, nothing)
+
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:]
+    sleeps()
+    {one.__name__: one for one in SAFEGUARDS}[name]()
+    main(arguments, prog_name="rankloop")
