@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check cover bench torture torture-check clean
+.PHONY: demo test check cover bench torture torture-check fuzz clean
 
 demo: $(READY)
 	$(BIN)/rankloop demo $(ARGS)
@@ -30,6 +30,10 @@ torture: $(READY)
 
 torture-check: $(READY)
 	RANKLOOP_TEST_SLOW=1 $(BIN)/python -m pytest tests/test_torture.py $(ARGS)
+
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet atheris
+	PYTHONPATH=. $(BIN)/python tests/fuzz/codec.py -max_total_time=300 $(ARGS)
 
 clean:
 	rm -rf .venv .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,6 +20,7 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+collect_ignore = ["fuzz"]  # it needs atheris, and runs by `make fuzz`
 NEXT_TO_US = Path(__file__).parents[1] / ".." / "shared" / "kafka"
 IMAGE = "apache/kafka:4.1.1"
 
