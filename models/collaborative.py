@@ -11,6 +11,9 @@ from river import reco
 
 from models.base import Arrays, Floats
 from models.index import Index, best, grown, nested, part
+from models.names import Names
+
+BOUND = np.float32(8)
 
 
 class Ranker(reco.base.Ranker):
@@ -53,7 +56,8 @@ def sigmoid(x: float) -> float:
     y = 0.25 * x * x
     above = 0.5 * x * (135135.0 + y * (17325.0 + y * (378.0 + y)))
     below = 135135.0 + y * (62370.0 + y * (3150.0 + 28.0 * y))
-    return min(1.0, max(0.0, 0.5 + 0.5 * above / below))
+    y = 0.5 + 0.5 * above / below
+    return 0.0 if y < 0.0 else 1.0 if y > 1.0 else y
 
 
 def logistic(scores: list[float]) -> list[float]:
@@ -102,9 +106,9 @@ class Factorisation(Ranker):
     """Users and items as vectors whose product says who likes what; `loss` is mf, bpr or isgd.
 
     Each like draws the user towards the item and away from `negatives` known items, drawn from the
-    call's seed. A dislike teaches mf alone. At most `limit` users and `limit` items.
-    `rate`, `decay`, `negatives` and `scale` (the width of first vectors) are the loss's own
-    unless given.
+    call's seed. A dislike teaches mf alone. At most `limit` users and `limit` items, of
+    20 + 4 `factors` bytes each and their names. `rate`, `decay`, `negatives` and `scale` (the width
+    of first vectors) are the loss's own unless given.
 
     >>> model = Factorisation(loss="bpr")
     >>> for seed in range(50):
@@ -125,6 +129,8 @@ class Factorisation(Ranker):
         scale: float | None = None,
         limit: int = 100_000,
         seed: int = 0,
+        user_names: Names | None = None,
+        item_names: Names | None = None,
     ) -> None:
         super().__init__(seed=seed)
         if loss not in LOSSES:
@@ -141,7 +147,8 @@ class Factorisation(Ranker):
         self._decay = np.float32(own.decay if decay is None else decay)
         self._scale = own.scale if scale is None else scale
         self._negatives = own.negatives if negatives is None else negatives
-        self._users, self._items = Index(limit), Index(limit)
+        self.user_names, self.item_names = user_names, item_names
+        self._users, self._items = Index(limit, user_names), Index(limit, item_names)
         # The last column is the item's bias, met by a constant 1 in every user. Items lie column
         # by column: `top` reads them all, nine times faster so.
         self._p: Floats = np.zeros((0, factors + 1), np.float32)
@@ -159,7 +166,7 @@ class Factorisation(Ranker):
 
     def top(self, user: str, n: int) -> list[str]:
         vectors = self._q[: len(self._items)]
-        return best((vectors * self._taste(user)).sum(axis=1), self._items.ids, n)
+        return best((vectors * self._taste(user)).sum(axis=1), self._items, n)
 
     def learn(self, user: str, item: str, value: float, seed: int) -> None:
         liked = value > 0
@@ -170,14 +177,22 @@ class Factorisation(Ranker):
         self._q = np.asfortranarray(q)
         # A dislike does not decay: shrinking vectors would raise a score below 0.
         negatives, decay = (self._negatives, self._decay) if liked else (0, np.float32(0))
-        rows = [i, *others(i, len(self._items), negatives, seed)]
-        p, q = self._p[u], np.ascontiguousarray(self._q[rows])
-        scores = (q * p).sum(axis=1).tolist()
+        rows = np.array([i, *others(i, len(self._items), negatives, seed)])
+        vectors = np.empty((len(rows) + 1, self.factors + 1), np.float32)  # the items', the user's
+        q, p = vectors[:-1], vectors[-1]
+        q[:], p[:] = self._q[rows], self._p[u]
+        scores = np.add.reduce(q * p, axis=1).tolist()
         slopes = self._loss.slopes(scores) if liked else [-sigmoid(scores[0])]
         pull = np.array(slopes, np.float32)[:, None]
-        towards = (pull * q).sum(axis=0) - decay * p
-        self._q[rows] = bounded(q + self._rate * (pull * p - decay * q))
-        p[:-1] = bounded(p + self._rate * towards)[:-1]
+        steps = np.empty_like(vectors)
+        np.multiply(pull, p, out=steps[:-1])
+        np.add.reduce(pull * q, axis=0, out=steps[-1])
+        steps -= decay * vectors
+        steps *= self._rate
+        steps += vectors
+        steps = bounded(steps)
+        self._q[rows] = steps[:-1]
+        self._p[u, :-1] = steps[-1, :-1]
 
     def state(self) -> Arrays:
         return {
@@ -189,7 +204,12 @@ class Factorisation(Ranker):
     def load(self, state: Arrays) -> None:
         self._users.load(part(state, "users"))
         self._items.load(part(state, "items"))
-        self._p, self._q = state["p"].copy(), state["q"].copy(order="F")
+        p, q = state["p"], state["q"]
+        if (len(p), len(q)) != (len(self._users), len(self._items)):
+            raise ValueError(f"{len(p)} and {len(q)} vectors are not those of all users and items")
+        if not all(-BOUND <= v.min(initial=0) <= v.max(initial=0) <= BOUND for v in (p, q)):
+            raise ValueError(f"vectors lie within -{BOUND} and {BOUND}")
+        self._p, self._q = p.copy(), q.copy(order="F")
 
     def _taste(self, user: str) -> Floats:
         row = self._users.row(user)
@@ -211,7 +231,7 @@ class Factorisation(Ranker):
 
 def bounded(vectors: Floats) -> Floats:
     """Entries within -8 and 8: whatever the log and the settings, no score overflows."""
-    return np.maximum(np.minimum(vectors, np.float32(8)), np.float32(-8))
+    return np.maximum(np.minimum(vectors, BOUND), -BOUND)
 
 
 def others(row: int, rows: int, n: int, seed: int) -> list[int]:

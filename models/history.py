@@ -1,109 +1,168 @@
 """What users did with items, and what showing an item earned."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 from math import log2
 
 import numpy as np
 
 from models.base import Arrays, Doubles
 from models.events import MAX_CANDIDATES, Interaction, Outcome
-from models.index import Index, grown, nested, part
+from models.index import Index, finite, grown, nested, part
+from models.names import Names
+from models.rows import cell, joined, numbers, position, split
 
+MOST_TIMES = 2**31 - 1  # is counted of one item shown to one user
 # How much a position is looked at, as in nDCG; rounded, so that it is the same on every machine.
 EXAMINED = tuple(round(1 / log2(2 + position), 4) for position in range(MAX_CANDIDATES + 1))
-
-
-def packed(ids: Sequence[str]) -> np.ndarray:
-    """Ids as bytes, one a line: ids have no control characters, so this is exact.
-
-    >>> unpacked(packed(["a", "ü b"])), unpacked(packed([]))
-    (['a', 'ü b'], [])
-    """
-    return np.frombuffer("\n".join(ids).encode(), np.uint8)
-
-
-def unpacked(lines: np.ndarray) -> list[str]:
-    """The ids that `packed` put away."""
-    return lines.tobytes().decode().split("\n") if len(lines) else []
 
 
 class Histories:
     """A user's last `length` items, and the last `shown_length` shown and not clicked.
 
     Holds the `limit` users last heard of. An item's latest value says whether it was liked.
+    Bounds, in bytes a user: 16 and about 40 + 4 an item seen; 16 and about 40 + 8 an item shown;
+    and the names of users and items.
 
     >>> from models.events import Source
     >>> histories = Histories()
     >>> histories.learn(Interaction("i", "ann", "film", 7, 1.0, Source(0, 0, 0)))
     >>> histories.seen("ann"), histories.positives("ann", 5), histories.seen("bob")
-    ({'film': 15}, ['film'], {})
+    ({'film': True}, ['film'], {})
     """
 
-    def __init__(self, limit: int = 100_000, length: int = 500, shown_length: int = 200) -> None:
-        self.limit = limit
+    def __init__(
+        self,
+        limit: int = 100_000,
+        length: int = 500,
+        shown_length: int = 200,
+        *,
+        user_names: Names | None = None,
+        item_names: Names | None = None,
+    ) -> None:
         self.length = length
         self.shown_length = shown_length
-        self._seen: OrderedDict[str, dict[str, int]] = OrderedDict()  # item -> 2 * at + liked
-        self._shown: OrderedDict[str, dict[str, int]] = OrderedDict()  # item -> times
+        self._items = Names() if item_names is None else item_names
+        self._own = item_names is None
+        self._seers, self._shown_to = Index(limit, user_names), Index(limit, user_names)
+        self._seen: list[bytes] = []  # by row of the user: 2 * item + liked
+        self._shown: list[bytes] = []  # by row of the user: item, times
 
     def learn(self, interaction: Interaction) -> None:
         """Take in one interaction; a value of 0 or less marks the item as seen and not liked."""
-        seen = _last(self._seen, interaction.user, self.limit)
-        mark = 2 * interaction.at + (interaction.value > 0)
-        _put_last(seen, interaction.item, mark, self.length)
-        shown = self._shown.get(interaction.user)
-        if shown:
-            shown.pop(interaction.item, None)
+        user = self._row(self._seers, self._seen, interaction.user, 4)
+        row, liked = self._seen[user], interaction.value > 0
+        item = self._items.number(interaction.item)
+        at = max(position(row, cell(2 * item)), position(row, cell(2 * item + 1))) if item else -1
+        if at >= 0:
+            row = row[:at] + row[at + 4 :]
+        else:
+            item = self._items.keep(interaction.item)
+        row += cell(2 * item + liked)
+        if len(row) > 4 * self.length:
+            self._items.drop(numbers(row[:4])[0] // 2)
+            row = row[4:]
+        self._seen[user] = row
+        shown_to = self._shown_to.row(interaction.user)
+        if shown_to >= 0:
+            self._shown[shown_to] = self._without(self._shown[shown_to], item)[0]
 
     def shown(self, outcome: Outcome) -> None:
         """Take in what a closed decision showed; a correction only tells of later clicks."""
-        shown = _last(self._shown, outcome.user, self.limit)
+        user = self._row(self._shown_to, self._shown, outcome.user, 8)
+        row = self._shown[user]
         for slot in outcome.slots:
             if slot.reward > 0:
-                shown.pop(slot.item, None)
+                row, _ = self._without(row, self._items.number(slot.item))
             elif outcome.status != "corrected":
-                _put_last(shown, slot.item, shown.get(slot.item, 0) + 1, self.shown_length)
+                item = self._items.keep(slot.item)
+                row, times = self._without(row, item)
+                row += cell(item) + cell(min(times + 1, MOST_TIMES))
+                if len(row) > 8 * self.shown_length:
+                    self._items.drop(numbers(row[:4])[0])
+                    row = row[8:]
+        self._shown[user] = row
 
-    def seen(self, user: str) -> dict[str, int]:
-        """The user's items, the latest last, each with 2 * at + liked. Not to be written to."""
-        return self._seen.get(user, {})
+    def seen(self, user: str) -> dict[str, bool]:
+        """The user's items, the latest last, and whether each was liked."""
+        row, ids = self._seers.row(user), self._items.ids
+        return {ids[n // 2]: n % 2 > 0 for n in numbers(self._seen[row])} if row >= 0 else {}
 
     def positives(self, user: str, n: int) -> list[str]:
         """The last `n` items the user liked, the latest first."""
-        found: list[str] = []
-        for item, mark in reversed(self.seen(user).items()):
-            if len(found) >= n:
-                break
-            if mark & 1:
-                found.append(item)
-        return found
+        row, ids = self._seers.row(user), self._items.ids
+        items = reversed(numbers(self._seen[row])) if row >= 0 else ()
+        return [ids[item // 2] for item in islice((i for i in items if i % 2), n)]
 
     def repeats(self, user: str) -> dict[str, int]:
-        """How often items were shown to the user without a click. Not to be written to."""
-        return self._shown.get(user, {})
+        """How often items were shown to the user without a click."""
+        row, ids = self._shown_to.row(user), self._items.ids
+        cells = iter(numbers(self._shown[row]) if row >= 0 else ())
+        return {ids[item]: times for item, times in zip(cells, cells, strict=True)}
 
     def state(self) -> Arrays:
-        """Everything kept, as arrays, the oldest first."""
-        return _nested_state(self._seen, "seen") | _nested_state(self._shown, "shown")
+        """Everything kept, as arrays."""
+        own = {"items": self._items.state()} if self._own else {}
+        return nested(
+            **own,
+            seen=nested(users=self._seers.state()) | joined(self._seen),
+            shown=nested(users=self._shown_to.state()) | joined(self._shown, 2),
+        )
 
     def load(self, state: Arrays) -> None:
         """Replace what is kept by what `state` returned."""
-        self._seen = _nested_load(state, "seen")
-        self._shown = _nested_load(state, "shown")
+        if self._own:
+            self._items.load(part(state, "items"))
+        seen, shown = part(state, "seen"), part(state, "shown")
+        self._seers.load(part(seen, "users"))
+        self._shown_to.load(part(shown, "users"))
+        self._seen = split(seen, len(self._seers), self.length)
+        self._shown = split(shown, len(self._shown_to), self.shown_length)
+        self._items.keep_all(seen["cells"] >> 1)
+        self._items.keep_all(shown["cells"][:, 0])
+        if len(shown["cells"]) and shown["cells"][:, 1].min() < 1:
+            raise ValueError("what is kept as shown was shown at least once")
+        if self._own:
+            self._items.check()
+
+    def _row(self, users: Index, rows: list[bytes], user: str, width: int) -> int:
+        """The row of a user, made if need be; whose row it was is forgotten with all its items."""
+        row, fresh = users.touch(user)
+        if row == len(rows):
+            rows.append(b"")
+        elif fresh:
+            for item in numbers(rows[row])[:: width // 4]:
+                self._items.drop(item if width == 8 else item // 2)
+            rows[row] = b""
+        return row
+
+    def _without(self, row: bytes, item: int) -> tuple[bytes, int]:
+        """A row of what was shown without `item`, and how often that was shown."""
+        at = position(row, cell(item), 8) if item else -1
+        if at < 0:
+            return row, 0
+        self._items.drop(item)
+        return row[:at] + row[at + 8 :], numbers(row[at + 4 : at + 8])[0]
 
 
 class Exposure:
     """How often an item was shown, and how often that was rewarded.
 
     A showing weighs by how much its position is looked at. All counts are halved every `halving`
-    outcomes, which is exact in floating point. Holds the `limit` items shown last.
+    outcomes, which is exact in floating point. Holds the `limit` items shown last, 40 bytes each.
     """
 
-    def __init__(self, limit: int = 100_000, halving: int = 50_000, prior: float = 10.0) -> None:
+    def __init__(
+        self,
+        limit: int = 100_000,
+        halving: int = 50_000,
+        prior: float = 10.0,
+        *,
+        item_names: Names | None = None,
+    ) -> None:
         self.halving = halving
         self.prior = prior
-        self.items = Index(limit)
+        self.items = Index(limit, item_names)
         self._counts = np.zeros((1, 3))  # by item row: times shown, looks, rewards
         self._total = np.zeros(3)
         self._outcomes = 0
@@ -145,44 +204,12 @@ class Exposure:
 
     def load(self, state: Arrays) -> None:
         """Replace what is kept by what `state` returned."""
+        counts, total = state["counts"], state["total"]
         self.items.load(part(state, "items"))
-        self._counts = grown(state["counts"].copy(), 1)
-        self._total = state["total"][:3].copy()
-        self._outcomes = int(state["total"][3])
-
-
-def _last(users: OrderedDict[str, dict[str, int]], user: str, limit: int) -> dict[str, int]:
-    """The user's row, made if need be, as the last one heard of."""
-    if user not in users:
-        if len(users) == limit:
-            users.popitem(last=False)
-        users[user] = {}
-    users.move_to_end(user)
-    return users[user]
-
-
-def _put_last(row: dict[str, int], item: str, value: int, limit: int) -> None:
-    row.pop(item, None)
-    row[item] = value
-    if len(row) > limit:
-        del row[next(iter(row))]
-
-
-def _nested_state(users: OrderedDict[str, dict[str, int]], name: str) -> Arrays:
-    rows = users.values()
-    return {
-        f"{name}.users": packed(list(users)),
-        f"{name}.lengths": np.array([len(row) for row in rows], np.int64),
-        f"{name}.items": packed([item for row in rows for item in row]),
-        f"{name}.values": np.array([v for row in rows for v in row.values()], np.int64),
-    }
-
-
-def _nested_load(state: Arrays, name: str) -> OrderedDict[str, dict[str, int]]:
-    cells = zip(unpacked(state[f"{name}.items"]), state[f"{name}.values"].tolist(), strict=True)
-    users = unpacked(state[f"{name}.users"])
-    lengths = state[f"{name}.lengths"].tolist()
-    return OrderedDict(
-        (user, dict(next(cells) for _ in range(length)))
-        for user, length in zip(users, lengths, strict=True)
-    )
+        if len(counts) != len(self.items) or total.shape != (4,):
+            raise ValueError(f"{len(counts)} counts are not those of {len(self.items)} items")
+        if not (finite(counts) and finite(total) and 0 <= total[3] < 2**53):
+            raise ValueError("counts are finite, and none is below 0")
+        self._counts = grown(counts.copy(), 1)
+        self._total = total[:3].copy()
+        self._outcomes = int(total[3])

@@ -9,10 +9,14 @@ from models.base import Arrays, Scorer
 from models.events import Interaction, Outcome
 from models.history import Exposure, Histories
 from models.index import nested, part
+from models.names import Names
 
 
 class Memory:
     """What is known of items and users; every part learns from the same records, in one order.
+
+    Parts that were made with the same names of users and items keep each id once; the memory is
+    given the names too, and saves them.
 
     >>> from models.events import Source
     >>> memory = Memory(popularity=None, scorers={})
@@ -29,6 +33,8 @@ class Memory:
         scorers: Mapping[str, Scorer],
         histories: Histories | None = None,
         exposure: Exposure | None = None,
+        user_names: Names | None = None,
+        item_names: Names | None = None,
     ) -> None:
         self.popularity = popularity
         self.scorers = dict(scorers)
@@ -37,11 +43,14 @@ class Memory:
         first = {} if popularity is None else {"popularity": popularity}
         self._learners: dict[str, Scorer] = first | self.scorers
         self._parts = self._learners | {"histories": self.histories, "exposure": self.exposure}
-        taken = {"popularity", "histories", "exposure"} & set(scorers)
+        # What the parts share; loaded before them, checked after them.
+        shared = {"users": user_names, "items": item_names}
+        self._names = {name: names for name, names in shared.items() if names is not None}
+        taken = {"popularity", "histories", "exposure", "users", "items"} & set(scorers)
         if taken or any("." in name for name in scorers):
             raise ValueError(
-                f"scorers are named without dots, and not popularity, histories or exposure; "
-                f"got {list(scorers)}; choose other names"
+                f"scorers are named without dots, and not popularity, histories, exposure, users "
+                f"or items; got {list(scorers)}; choose other names"
             )
 
     def learn(self, interaction: Interaction, seed: int) -> None:
@@ -58,18 +67,22 @@ class Memory:
 
     def state(self) -> Arrays:
         """Everything learned, as arrays named by part; `load` of it continues bit for bit."""
-        return nested(**{name: learned.state() for name, learned in self._parts.items()})
+        kept = self._names | self._parts
+        return nested(**{name: learned.state() for name, learned in kept.items()})
 
     def load(self, state: Arrays) -> None:
         """Replace what is learned by what `state` returned; refuse another set of parts."""
         found = sorted({name.partition(".")[0] for name in state})
-        if found != sorted(self._parts):
+        kept = self._names | self._parts
+        if found != sorted(kept):
             raise ValueError(
-                f"a memory of {sorted(self._parts)} can't load a state of {found}; "
+                f"a memory of {sorted(kept)} can't load a state of {found}; "
                 "start it with the same scorers, or fold the log again"
             )
-        for name, learned in self._parts.items():
+        for name, learned in kept.items():
             learned.load(part(state, name))
+        for names in self._names.values():
+            names.check()
 
     def digest(self) -> str:
         """128 bits over everything learned: equal where the same log was folded."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import chain, repeat
 from math import sqrt
 
 import numpy as np
@@ -38,36 +37,26 @@ class Nearby(Neighbours):
         liked = list(self._weighed(user, recent))
         if not liked:
             return np.zeros(len(rows), np.float32)
-        known = rows >= 0
-        stamps = np.where(known, self._stamps[rows], -1).tolist()
-        counts = (map(self._together[j].get, stamps, repeat(0)) for j, _ in liked)
-        shape = len(liked), len(rows)
-        together = np.fromiter(chain.from_iterable(counts), np.float64, shape[0] * shape[1])
         weights = np.array([[weight] for _, weight in liked])
-        total = (weights * together.reshape(shape)).sum(axis=0)
-        return (total / root(np.where(known, self._likes[rows], ONE))).astype(np.float32)
+        total = (weights * self._together([j for j, _ in liked], rows)).sum(axis=0)
+        likes = np.where(rows >= 0, np.frombuffer(self._likes)[rows], ONE)
+        return (total / root(likes)).astype(np.float32)
 
     def top(self, user: str, n: int, recent: int | None = None) -> list[str]:
         liked = list(self._weighed(user, recent))
         if not liked:
             return []
-        tables = [self._together[j] for j, _ in liked]
-        sizes = [len(table) for table in tables]
-        stamps = np.fromiter(chain.from_iterable(tables), np.int64, sum(sizes))
-        counts = chain.from_iterable(table.values() for table in tables)
-        weights = np.fromiter(counts, np.float64, sum(sizes))
-        weights *= np.repeat([weight for _, weight in liked], sizes)
-        rows = stamps % self.items
-        weights[self._stamps[rows] != stamps] = 0.0
+        rows, weights, lengths = self._neighbours([j for j, _ in liked])
+        weights *= np.repeat([weight for _, weight in liked], lengths)
         total = np.bincount(rows, weights, len(self._items))
-        scores = (total / root(self._likes[: len(total)])).astype(np.float32)
-        return best(scores, self._items.ids, n, above=0.0)
+        scores = (total / root(np.frombuffer(self._likes))).astype(np.float32)
+        return best(scores, self._items, n, above=0.0)
 
     def _weighed(self, user: str, recent: int | None) -> Iterator[tuple[int, float]]:
         """The rows of the user's last likes, the latest first, each with its weight."""
         weight = 1.0 / ONE
         for j in reversed(self._recent(user, recent)):
-            yield j, weight / sqrt(self._likes.item(j) / ONE)
+            yield j, weight / sqrt(self._likes[j] / ONE)
             weight *= FADE
 
     def _pairs(self, history: list[int]) -> Iterable[tuple[int, int]]:

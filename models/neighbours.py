@@ -1,13 +1,23 @@
 """Incremental item-item cosine: people who liked this lately also liked that."""
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import chain, pairwise, repeat
+from itertools import pairwise, repeat
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.base import Arrays, Floats
+from models.base import Arrays, Doubles, Floats
 from models.collaborative import Ranker
-from models.index import Index, best, grown, nested, part
+from models.index import Index, best, copied, finite, nested, part
+from models.names import Names
+from models.rows import cell, joined, numbers, position, split, starts
+
+LAST = 2**31 - 1  # stamp, and largest count
+MOST = (
+    2.0**30 - 1024
+)  # of an item's likes; those above teach nothing, so that no count gets to LAST
 
 
 class Neighbours(Ranker):
@@ -15,7 +25,8 @@ class Neighbours(Ranker):
 
     C counts the users who liked both within their last `history` likes, n the likes of an item.
     Bounds: `users` and `items` (the least recently liked make room), `history` likes a user,
-    and twice `neighbours` counts an item, of which the largest half stays.
+    and twice `neighbours` counts an item, of which the largest half stays. In bytes: a user has
+    16 and about 40 + 4 a like, an item 130 and 9 a count, and both their names.
 
     >>> model = Neighbours()
     >>> for user, item in [("ann", "a"), ("ann", "b"), ("bob", "a"), ("bob", "c"), ("cid", "b")]:
@@ -36,153 +47,215 @@ class Neighbours(Ranker):
         users: int = 100_000,
         items: int = 100_000,
         seed: int = 0,
+        user_names: Names | None = None,
+        item_names: Names | None = None,
     ) -> None:
         super().__init__(seed=seed)
         if not 1 <= recent <= history:
             raise ValueError(f"recent must be from 1 to history ({history}), got {recent}")
         if neighbours < history:
-            raise ValueError(
-                f"neighbours must be at least history ({history}), got {neighbours}; "
-                "one like brings as many"
-            )
+            raise ValueError(f"neighbours must be at least history ({history}), got {neighbours}")
         self.recent, self.history, self.neighbours = recent, history, neighbours
         self.users, self.items = users, items
-        self._users, self._items = Index(users), Index(items)
-        self._likes = np.zeros(0)  # n, by item row
-        # Counts and histories hold stamps, row + items * how often the row was made anew, so that
+        self.user_names, self.item_names = user_names, item_names
+        self._users, self._items = Index(users, user_names), Index(items, item_names)
+        self._likes = array("d")  # n, by item row
+        # Tables and histories hold stamps, row + items * how often the row was made anew, so that
         # what was said of an evicted item is not said of the one in its row.
-        self._stamps = np.zeros(0, np.int64)
-        self._together: list[dict[int, int]] = []  # C, by item row: stamp -> count
-        self._histories: list[list[int]] = []  # by user row: stamps, the latest last
+        self._stamps = array("i")  # by item row
+        self._others: list[array[int]] = []  # by item row: the stamps that C has counts for, rising
+        self._counts: list[array[int]] = []  # by item row: these counts
+        self._histories: list[bytes] = []  # by user row: stamps, the latest last
 
     def scores(self, user: str, items: Sequence[str], recent: int | None = None) -> Floats:
         rows = self._items.rows(items)
         liked = self._recent(user, recent)
         if not liked:
             return np.zeros(len(rows), np.float32)
-        known = rows >= 0
-        stamps = np.where(known, self._stamps[rows], -1).tolist()
-        likes = np.where(known, self._likes[rows], 1.0)
-        counts = (map(self._together[j].get, stamps, repeat(0)) for j in liked)
-        shape = len(liked), len(rows)
-        together = np.fromiter(chain.from_iterable(counts), np.float64, shape[0] * shape[1])
-        weights = together.reshape(shape) / np.sqrt(self._likes[liked, None] * likes)
+        n = np.frombuffer(self._likes)
+        likes = np.where(rows >= 0, n[rows], 1.0)
+        weights = self._together(liked, rows) / np.sqrt(n[liked, None] * likes)
         return weights.sum(axis=0).astype(np.float32)
 
     def top(self, user: str, n: int, recent: int | None = None) -> list[str]:
-        tables = [(self._together[j], self._likes[j]) for j in self._recent(user, recent)]
-        size = sum(len(table) for table, _ in tables)
-        stamps = np.fromiter(chain.from_iterable(table for table, _ in tables), np.int64, size)
-        together = np.fromiter(
-            chain.from_iterable(table.values() for table, _ in tables), np.float64, size
-        )
-        likes = np.repeat([n for _, n in tables], [len(table) for table, _ in tables])
-        rows = stamps % self.items
-        together[self._stamps[rows] != stamps] = 0.0
-        weights = together / np.sqrt(self._likes[rows] * likes)
+        liked = self._recent(user, recent)
+        rows, together, lengths = self._neighbours(liked)
+        likes = np.frombuffer(self._likes)
+        weights = together / np.sqrt(likes[rows] * np.repeat(likes[liked], lengths))
         scores = np.bincount(rows, weights, len(self._items)).astype(np.float32)
-        return best(scores, self._items.ids, n, above=0.0)
+        return best(scores, self._items, n, above=0.0)
 
     def learn(self, user: str, item: str, value: float, seed: int) -> None:
         if not value > 0:
             return
         u, fresh = self._users.touch(user)
         if u == len(self._histories):
-            self._histories.append([])
+            self._histories.append(b"")
         elif fresh:
-            self._histories[u] = []
+            self._histories[u] = b""
         j = self._touch(item)
-        stamp = self._stamps.item(j)
-        history = self._histories[u]
-        if stamp in history:  # liked again: the latest now, but one user is counted once
-            history.remove(stamp)
-            history.append(stamp)
+        stamp = self._stamps[j]
+        last, history = cell(stamp), self._histories[u]
+        at = position(history, last)
+        if at >= 0:  # liked again: the latest now, but one user is counted once
+            self._histories[u] = history[:at] + history[at + 4 :] + last
+            return
+        self._histories[u] = (history + last)[-4 * self.history :]
+        if self._likes[j] >= MOST:
             return
         self._likes[j] += self.one
-        current, tables, limit = self._stamps.item, self._together, self.items
-        most = 2 * self.neighbours
-        mine = tables[j]
-        for other, count in self._pairs(history):
+        stamps, limit, most = self._stamps, self.items, 2 * self.neighbours
+        mine, my_counts = self._others[j], self._counts[j]
+        for other, count in self._pairs(numbers(history)):
             i = other % limit
-            if current(i) == other:
-                mine[other] = mine.get(other, 0) + count
-                theirs = tables[i]
-                theirs[stamp] = theirs.get(stamp, 0) + count
+            if stamps[i] != other:
+                continue
+            at = bisect_left(mine, other)
+            if at < len(mine) and mine[at] == other:
+                my_counts[at] += count
+            else:
+                mine.insert(at, other)
+                my_counts.insert(at, count)
+            theirs, their_counts = self._others[i], self._counts[i]
+            at = bisect_left(theirs, stamp)
+            if at < len(theirs) and theirs[at] == stamp:
+                their_counts[at] += count
+            else:
+                theirs.insert(at, stamp)
+                their_counts.insert(at, count)
                 if len(theirs) > most:
-                    tables[i] = self._largest(theirs)
+                    self._keep_largest(i)
         if len(mine) > most:
-            tables[j] = self._largest(mine)
-        history.append(stamp)
-        if len(history) > self.history:
-            del history[0]
+            self._keep_largest(j)
 
     def _pairs(self, history: list[int]) -> Iterable[tuple[int, int]]:
         """What each earlier like counts together with a new one."""
         return zip(history, repeat(1), strict=False)
 
     def state(self) -> Arrays:
-        items, users = len(self._items), len(self._users)
-        pairs = sum(map(len, self._together))
-        past = sum(map(len, self._histories))
-        counts = chain.from_iterable(table.values() for table in self._together)
+        lengths = np.fromiter(map(len, self._others), np.int64, len(self._others))
         return {
             "limit": np.array([self.items]),
-            "likes": self._likes[:items].copy(),
-            "stamps": self._stamps[:items].copy(),
-            "pairs": np.fromiter(chain.from_iterable(self._together), np.int64, pairs),
-            "counts": np.fromiter(counts, np.int64, pairs),
-            "pair_ends": np.cumsum(np.fromiter(map(len, self._together), np.int64, items)),
-            "histories": np.fromiter(chain.from_iterable(self._histories), np.int64, past),
-            "history_ends": np.cumsum(np.fromiter(map(len, self._histories), np.int64, users)),
-            **nested(users=self._users.state(), items=self._items.state()),
+            "likes": np.array(self._likes, np.float64),
+            "stamps": np.array(self._stamps, np.int32),
+            "others": np.frombuffer(b"".join(self._others), np.intc),
+            "counts": np.frombuffer(b"".join(self._counts), np.intc),
+            "ends": np.cumsum(lengths),
+            **nested(
+                histories=joined(self._histories),
+                users=self._users.state(),
+                items=self._items.state(),
+            ),
         }
 
     def load(self, state: Arrays) -> None:
-        if state["limit"][0] != self.items:
-            raise ValueError(
-                f"items must be {state['limit'][0]} as in the state, got {self.items}; "
-                "stamps are counted in it"
-            )
+        limit = int(state["limit"].sum())
+        if limit != self.items:
+            raise ValueError(f"items must be {limit} as in the state, got {self.items}")
         self._users.load(part(state, "users"))
         self._items.load(part(state, "items"))
-        self._likes, self._stamps = state["likes"].copy(), state["stamps"].copy()
-        pairs, counts = state["pairs"].tolist(), state["counts"].tolist()
-        ends = pairwise((0, *state["pair_ends"].tolist()))
-        self._together = [dict(zip(pairs[a:b], counts[a:b], strict=True)) for a, b in ends]
-        histories = state["histories"].tolist()
-        ends = pairwise((0, *state["history_ends"].tolist()))
-        self._histories = [histories[a:b] for a, b in ends]
+        likes, stamps, known = state["likes"], state["stamps"], len(self._items)
+        if len(likes) != known or not finite(likes) or likes.max(initial=0.0) > MOST + self.one:
+            raise ValueError(f"{known} items have as many likes, of 0 to {MOST:.0f}")
+        rows = np.arange(known)
+        if len(stamps) != known or (stamps % self.items != rows).any() or stamps.min(initial=0) < 0:
+            raise ValueError("a stamp is not of its row")
+        others, counts, past = state["others"], state["counts"], part(state, "histories")
+        bounds = starts(state["ends"], known, len(others), 2 * self.neighbours)
+        self._known(others)
+        self._known(past["cells"])
+        row = np.repeat(rows, np.diff(bounds))
+        other = others % self.items
+        alive = stamps[other] == others
+        if ((np.diff(others) <= 0) & (np.diff(row) == 0)).any() or len(counts) != len(others):
+            raise ValueError("the stamps of a table do not rise, or have not as many counts")
+        if (counts < 1).any() or (counts > likes[row] + likes[other])[alive].any():
+            raise ValueError("items are liked together at least once, and no more than each is")
+        self._histories = split(past, len(self._users), self.history)
+        self._likes, self._stamps = copied("d", likes), copied("i", stamps)
+        cuts = list(pairwise(bounds.tolist()))
+        all_others, all_counts = copied("i", others), copied("i", counts)
+        self._others = [all_others[a:b] for a, b in cuts]
+        self._counts = [all_counts[a:b] for a, b in cuts]
+
+    def _known(self, stamps: NDArray[np.signedinteger]) -> None:
+        """Refuse stamps of no row that there is."""
+        if len(stamps) and (stamps.min() < -1 or (stamps % self.items).max() >= len(self._items)):
+            raise ValueError(f"a stamp is of a row beyond the {len(self._items)} there are")
 
     def _recent(self, user: str, recent: int | None) -> list[int]:
         """The rows of the user's last likes that are still known, the latest last."""
         u = self._users.row(user)
-        liked = self._histories[u][-(recent or self.recent) :] if u >= 0 else []
-        return [stamp % self.items for stamp in liked if self._alive(stamp)]
+        liked = numbers(self._histories[u])[-(recent or self.recent) :] if u >= 0 else []
+        return [stamp % self.items for stamp in liked if self._stamps[stamp % self.items] == stamp]
 
-    def _alive(self, stamp: int) -> bool:
-        return self._stamps.item(stamp % self.items) == stamp
+    def _together(self, liked: Sequence[int], rows: NDArray[np.intp]) -> Doubles:
+        """C of each of `liked` with each item row, 0 for row -1, shape (len(liked), len(rows))."""
+        stamps = np.where(rows >= 0, np.frombuffer(self._stamps, np.intc)[rows], -1)
+        together = np.zeros((len(liked), len(rows)))
+        for k, j in enumerate(liked):
+            if len(self._others[j]):
+                others = np.frombuffer(self._others[j], np.intc)
+                at = others.searchsorted(stamps)
+                found = others.take(at, mode="clip") == stamps
+                counts = np.frombuffer(self._counts[j], np.intc)
+                together[k] = np.where(found, counts.take(at, mode="clip"), 0)
+        return together
+
+    def _neighbours(self, liked: Sequence[int]) -> tuple[NDArray[np.intc], Doubles, list[int]]:
+        """The tables of `liked`, joined: rows, C (0 for what is gone), and how long each is."""
+        tables = [self._others[j] for j in liked]
+        stamps = np.frombuffer(b"".join(tables), np.intc)
+        counts = np.frombuffer(b"".join([self._counts[j] for j in liked]), np.intc)
+        rows = stamps % self.items
+        alive = np.frombuffer(self._stamps, np.intc)[rows] == stamps
+        return rows, np.where(alive, counts, 0).astype(np.float64), [len(t) for t in tables]
 
     def _touch(self, item: str) -> int:
         row, fresh = self._items.touch(item)
-        if row == len(self._together):
-            self._likes = grown(self._likes, row + 1)
-            self._stamps = grown(self._stamps, row + 1)
-            self._stamps[row] = row
-            self._together.append({})
+        if row == len(self._others):
+            self._likes.append(0.0)
+            self._stamps.append(row)
+            self._others.append(array("i"))
+            self._counts.append(array("i"))
         elif fresh:
+            if self._stamps[row] > LAST - self.items:
+                self._begin_again()
             self._likes[row] = 0.0
             self._stamps[row] += self.items
-            self._together[row] = {}
+            self._others[row], self._counts[row] = array("i"), array("i")
         return row
 
-    def _largest(self, table: dict[int, int]) -> dict[int, int]:
-        """The `neighbours` largest counts of items still known, ties by stamp."""
-        stamps = np.fromiter(table, np.int64, len(table))
-        counts = np.fromiter(table.values(), np.int64, len(table))
-        counts[self._stamps[stamps % self.items] != stamps] = 0
-        order = np.lexsort((stamps, -counts))[: self.neighbours]
-        order = order[counts[order] > 0]
-        return dict(zip(stamps[order].tolist(), counts[order].tolist(), strict=True))
+    def _begin_again(self) -> None:
+        """Stamps begin again at their rows, before they outgrow their bits; what is gone is -1."""
+        stamps = np.frombuffer(self._stamps, np.intc)
+
+        def renewed(old: NDArray[np.intc]) -> NDArray[np.intc]:
+            rows = old % self.items
+            return np.where(stamps[rows] == old, rows, -1).astype(np.intc)
+
+        for row, others in enumerate(self._others):
+            self._others[row] = copied("i", renewed(np.frombuffer(others, np.intc)))
+            self._keep(row, np.flatnonzero(np.frombuffer(self._others[row], np.intc) >= 0))
+        for row, history in enumerate(self._histories):
+            self._histories[row] = renewed(np.frombuffer(history, np.intc)).tobytes()
+        stamps[:] = np.arange(len(stamps))
+
+    def _keep_largest(self, row: int) -> None:
+        """Of a table keep the `neighbours` largest counts of items still known, ties by stamp."""
+        others = np.frombuffer(self._others[row], np.intc)
+        counts = np.frombuffer(self._counts[row], np.intc)
+        alive = np.frombuffer(self._stamps, np.intc)[others % self.items] == others
+        order = np.lexsort((others, np.where(alive, -counts, 0)))[: self.neighbours]
+        self._keep(row, order[alive[order]])
+
+    def _keep(self, row: int, places: NDArray[np.intp]) -> None:
+        """Of a table keep what is at `places`."""
+        others = np.frombuffer(self._others[row], np.intc)[places]
+        counts = np.frombuffer(self._counts[row], np.intc)[places]
+        order = np.argsort(others)
+        self._others[row] = copied("i", others[order])
+        self._counts[row] = copied("i", counts[order])
 
 
 class View:

@@ -7,7 +7,8 @@ from decimal import Decimal
 import numpy as np
 
 from models.base import Arrays, Floats
-from models.index import Index, grown, nested, part
+from models.index import Index, finite, grown, nested, part
+from models.names import Names
 
 RESCALE = 2.0**500  # far below overflow; a power of two scales without rounding
 
@@ -16,7 +17,8 @@ class Popularity:
     """How often an item was liked; a like counts half after `half_life` further likes.
 
     Instead of shrinking all counts, each like weighs more than the one before, by a constant: the
-    fold only multiplies and adds, so its bits are the same on every machine. At most `limit` items.
+    fold only multiplies and adds, so its bits are the same on every machine. At most `limit` items,
+    24 bytes each and their names.
 
     >>> popularity = Popularity(half_life=1)
     >>> for item in ("a", "b", "a"):
@@ -28,7 +30,12 @@ class Popularity:
     name = "popularity"
 
     def __init__(
-        self, *, half_life: float = 2_000, limit: int = 100_000, leaders: int = 1_000
+        self,
+        *,
+        half_life: float = 2_000,
+        limit: int = 100_000,
+        leaders: int = 1_000,
+        item_names: Names | None = None,
     ) -> None:
         if not 1 <= half_life <= 1e12:
             raise ValueError(
@@ -39,7 +46,7 @@ class Popularity:
         # Decimal rounds alike everywhere; the C library's pow does not.
         self.growth = float(Decimal(2) ** (1 / Decimal(half_life)))
         self.leaders = leaders
-        self.items = Index(limit)
+        self.items = Index(limit, item_names)
         self._weight = 1.0  # of the latest like
         self._counts = np.zeros(0)
         # The best items, exact, as (-count, id): from `leaders` to twice as many, or all there are.
@@ -66,7 +73,7 @@ class Popularity:
             self._counts /= RESCALE
             self._leaders = self._ranked()[: 2 * self.leaders]  # what underflows ties
         known = len(self.items)
-        oldest = self.items.oldest if known == self.items.limit else ""
+        oldest = self.items[self.items.oldest()] if known == self.items.limit else ""
         row, fresh = self.items.touch(item)
         self._counts = grown(self._counts, len(self.items))
         before = float(self._counts[row])
@@ -88,7 +95,7 @@ class Popularity:
 
     def _ranked(self) -> list[tuple[float, str]]:
         counts = self._counts[: len(self.items)]
-        return sorted(zip((-counts).tolist(), self.items.ids, strict=True))
+        return sorted(zip((-counts).tolist(), self.items.ids(), strict=True))
 
     def state(self) -> Arrays:
         counts = self._counts[: len(self.items)].copy()
@@ -99,7 +106,12 @@ class Popularity:
         }
 
     def load(self, state: Arrays) -> None:
+        counts, weight = state["counts"], state["weight"]
         self.items.load(part(state, "items"))
-        self._weight = float(state["weight"][0])
-        self._counts = state["counts"].copy()
+        if len(counts) != len(self.items) or weight.shape != (1,):
+            raise ValueError(f"{len(counts)} counts are not those of {len(self.items)} items")
+        if not (finite(counts) and finite(weight) and 1 <= weight[0] <= RESCALE):
+            raise ValueError("counts are finite, and the latest like weighs at least 1")
+        self._weight = float(weight[0])
+        self._counts = counts.copy()
         self._leaders = self._ranked()[: 2 * self.leaders]

@@ -20,6 +20,7 @@ from models.content import Content
 from models.embedding import BertEncoder, CachedEncoder, HashEncoder, Vectors, bundled
 from models.history import Exposure, Histories
 from models.memory import Memory
+from models.names import Names
 from models.nearby import Nearby
 from models.neighbours import View
 from models.popularity import Popularity
@@ -122,15 +123,29 @@ def catalogue(settings: Settings, text: Encoder) -> Catalogue:
     )
 
 
-def scorers(settings: Settings) -> dict[str, Scorer]:
+def scorers(
+    settings: Settings, user_names: Names | None = None, item_names: Names | None = None
+) -> dict[str, Scorer]:
     """What learns who likes what, by name; a new one is one row here."""
     users, items = settings.max_users, settings.max_items
-    knn = Nearby(recent=10, users=users, items=items)
-    return {
-        "knn": knn,
-        "knn_long": View(knn, recent=20),
-        "mf": Factorisation(limit=max(users, items), seed=settings.seed),
-    }
+    knn = Nearby(recent=10, users=users, items=items, user_names=user_names, item_names=item_names)
+    mf = Factorisation(
+        limit=max(users, items), seed=settings.seed, user_names=user_names, item_names=item_names
+    )
+    return {"knn": knn, "knn_long": View(knn, recent=20), "mf": mf}
+
+
+def memory(settings: Settings) -> Memory:
+    """Nothing known yet; each id will be kept once, whichever parts know it."""
+    user_names, item_names = Names(), Names()
+    return Memory(
+        Popularity(limit=settings.max_items, item_names=item_names),
+        scorers(settings, user_names, item_names),
+        Histories(limit=settings.max_users, user_names=user_names, item_names=item_names),
+        Exposure(limit=settings.max_items, item_names=item_names),
+        user_names,
+        item_names,
+    )
 
 
 def parts(settings: Settings, text: Encoder) -> Parts:
@@ -142,13 +157,7 @@ def parts(settings: Settings, text: Encoder) -> Parts:
 def learner(settings: Settings) -> Learner:
     """What learns, with nothing learned yet."""
     threadpool_limits(1, user_api="blas")  # small products: threads would wait for each other
-    memory = Memory(
-        Popularity(limit=settings.max_items),
-        scorers(settings),
-        Histories(limit=settings.max_users),
-        Exposure(limit=settings.max_items),
-    )
-    return Learner(memory, policy(settings), settings.learn_late, settings.fold_hash())
+    return Learner(memory(settings), policy(settings), settings.learn_late, settings.fold_hash())
 
 
 def deciding(

@@ -386,7 +386,7 @@ def test_a_header_that_lies_is_refused_even_under_a_right_checksum(
 def test_a_state_that_contradicts_itself_is_refused_and_nothing_of_it_stays() -> None:
     fold, state = folded(learner(), 60), states()[1]
     spoilt = dict(state.memory)
-    spoilt["mf.users.recency"] = np.zeros_like(spoilt["mf.users.recency"])
+    spoilt["mf.users.touched"] = np.zeros_like(spoilt["mf.users.touched"])
     with pytest.raises(ValueError, match=r"cannot be loaded .*start from an older snapshot"):
         fold.load(msgspec.structs.replace(state, memory=spoilt))
     assert (fold.version, fold.digest()) == (60, digests()[60])

@@ -181,7 +181,7 @@ def test_top_is_the_order_of_scores_and_a_score_is_the_same_alone(loss: str) -> 
     for n in range(600):
         model.learn(f"u{rng.randrange(20)}", f"i{int(200 * rng.random() ** 2)}", 1.0, n)
     loaded.load(model.state())
-    items = sorted(model._items.ids)
+    items = sorted(model._items.ids())
     for user in (f"u{n}" for n in range(21)):
         scores = model.scores(user, items).tolist()
         order = sorted(range(len(items)), key=lambda i: -scores[i])
@@ -256,7 +256,7 @@ def test_an_items_neighbours_are_bounded_and_the_largest_stay() -> None:
     for n in range(100):
         model.learn(f"u{n}", "hub", 1.0, 0)
         model.learn(f"u{n}", "friend" if n % 2 else f"item-{n}", 1.0, 0)
-    assert max(len(table) for table in model._together) <= 8
+    assert max(len(table) for table in model._others) <= 8
     model.learn("ann", "hub", 1.0, 0)
     assert model.top("ann", 1) == ["friend"]
     assert model.scores("ann", ["friend"])[0] == np.float32(50 / math.sqrt(50 * 101))

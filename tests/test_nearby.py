@@ -60,7 +60,7 @@ def test_a_loaded_model_learns_on_bit_for_bit_within_its_bounds():
     one, other = whole.state(), loaded.state()
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[key], other[key]) for key in one)
-    assert len(one["likes"]) <= 40 and len(one["pairs"]) <= 40 * 24
+    assert len(one["likes"]) <= 40 and len(one["counts"]) <= 40 * 24
 
 
 def test_reading_changes_nothing_and_the_unknown_score_zero():
