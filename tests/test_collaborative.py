@@ -222,6 +222,35 @@ def test_an_evicted_items_neighbours_are_not_its_successors() -> None:
     assert model.scores("dan", ["also"]).tolist() == [0.0]
 
 
+def test_stamps_that_begin_again_change_no_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fold() -> tuple[Neighbours, list[list[str]]]:
+        rng, tops = random.Random(9), []
+        model = Neighbours(recent=2, history=3, neighbours=9, items=6, users=5)
+        for n in range(900):
+            model.learn(f"u{rng.randrange(9)}", f"i{int(12 * rng.random() ** 2)}", 1.0, n)
+            tops.append(model.top(f"u{rng.randrange(9)}", 9))
+        return model, tops
+
+    straight, wanted = fold()
+    monkeypatch.setattr("models.neighbours.LAST", 40)
+    renewed, tops = fold()
+    assert tops == wanted
+    assert max(straight._stamps) > 40 >= max(renewed._stamps)
+    loaded = Neighbours(recent=2, history=3, neighbours=9, items=6, users=5)
+    loaded.load(renewed.state())
+    assert [loaded.top(f"u{n}", 9) for n in range(9)] == [renewed.top(f"u{n}", 9) for n in range(9)]
+
+
+def test_an_item_that_everybody_likes_no_longer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.neighbours.MOST", 3.0)
+    model = Neighbours()
+    for n in range(6):
+        for item in (f"i{n}", "hit"):
+            model.learn(f"u{n}", item, 1.0, 0)
+    assert max(model._likes) == 3.0
+    assert sorted(model.top("u5", 9)) == ["i0", "i1", "i2"]
+
+
 def test_neighbours_refuse_a_state_of_another_limit() -> None:
     with pytest.raises(ValueError, match="items must be 3 as in the state, got 4"):
         Neighbours(items=4).load(Neighbours(items=3).state())

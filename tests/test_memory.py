@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -264,6 +265,108 @@ def test_an_item_that_made_room_comes_back_with_nothing() -> None:
     for item in "aaba":
         exposure.shown(shown("ann", item))
     assert exposure.read(["a", "b"])[0].tolist() == [1.0, 0.0]
+
+
+# Names
+
+
+def test_an_id_that_nobody_keeps_leaves_its_number_to_the_next() -> None:
+    names = Names()
+    for id in ("ann", "bob", "ann"):
+        names.keep(id)
+    names.drop(1)
+    assert names.find(["ann", "bob", "cid"]).tolist() == [1, 2, 0]
+    names.drop(1)
+    assert (names.number("ann"), names.keep("cid"), names.ids) == (0, 1, ["", "cid", "bob"])
+
+
+@settings(deadline=None)
+@given(records)
+def test_names_are_kept_by_someone_and_no_longer(records: list[Interaction | Outcome]) -> None:
+    learning = memory()
+    learn(learning, records)
+    state = learning.state()
+    shown = state["histories.shown.cells"][:, 0]
+    kept = {
+        "users": ["knn.users", "mf.users", "histories.seen.users", "histories.shown.users"],
+        "items": ["popularity.items", "knn.items", "mf.items", "exposure.items"],
+    }
+    for kind, parts in kept.items():
+        numbers = [state[f"{part}.numbers"] for part in parts]
+        if kind == "items":
+            numbers += [state["histories.seen.cells"] >> 1, shown]
+        ids = state[f"{kind}.ids"].tobytes().decode().split("\n")
+        in_use = {n for n, id in enumerate(ids) if id}
+        assert in_use == set(np.concatenate(numbers).tolist())
+
+
+@settings(deadline=None)
+@given(records)
+def test_parts_know_the_same_whether_they_share_names_or_not(
+    records: list[Interaction | Outcome],
+) -> None:
+    one, other = memory(), apart()
+    learn(one, records)
+    learn(other, records)
+    for user in ("ann", "bob", "cid", "dée"):
+        assert one.histories.seen(user) == other.histories.seen(user)
+        assert one.histories.repeats(user) == other.histories.repeats(user)
+        for name in ("knn", "mf"):
+            assert one.scorers[name].top(user, 9) == other.scorers[name].top(user, 9)
+
+
+# A state that lies
+
+
+def taught() -> Memory:
+    learned = memory()
+    for n in range(60):
+        user, items = f"u{n % 4}", [f"i{n * 5 % 7}", f"i{n * 3 % 6}", "x"]
+        learn(learned, [liked(user, items[0]), shown(user, *items[1:])], seed=n)
+    return learned
+
+
+ARRAYS = sorted(taught().state())
+LIES = {
+    "empty": lambda a: a[:0],
+    "shorter": lambda a: a[:-1],
+    "longer": lambda a: np.concatenate([a, a[-1:]]),
+    "negative": lambda a: -a - 1 if a.dtype != np.uint8 else a[::-1].copy(),
+    "huge": lambda a: np.full_like(a, np.inf if a.dtype.kind == "f" else np.iinfo(a.dtype).max),
+    "backwards": lambda a: a[::-1].copy(),
+    "all alike": lambda a: np.full_like(a, a[0]) if len(a) else a,
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("lie", LIES.values(), ids=list(LIES))
+def test_a_state_that_lies_is_refused_or_does_no_harm(
+    name: str, lie: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    state = taught().state()
+    loaded = memory()
+    try:
+        loaded.load(state | {name: lie(state[name])})
+    except ValueError:
+        return
+    for n in range(60):  # all rows are read and made anew
+        user, items = f"v{n % 5}", [f"j{n * 5 % 7}", f"i{n % 6}", "x"]
+        learn(loaded, [liked(user, items[0]), shown(user, *items[1:])], seed=n)
+        for each in (user, f"u{n % 4}"):
+            loaded.histories.seen(each), loaded.histories.repeats(each)
+            loaded.exposure.read(items)
+            assert loaded.popularity is not None
+            for scorer in (loaded.popularity, *loaded.scorers.values()):
+                assert np.isfinite(scorer.scores(each, items)).all()
+                scorer.top(each, 9)
+    memory().load(loaded.state())
+
+
+def test_an_id_with_a_line_break_is_not_saved_as_two() -> None:
+    learned = Popularity()
+    learned.learn("ann", "a\nb", 1.0, 0)
+    with pytest.raises(ValueError, match="line break cannot be saved"):
+        learned.state()
 
 
 SCRIPT = """
