@@ -53,10 +53,36 @@ class Brief(logging.Filter):
         return True
 
 
+class Seldom(logging.Filter):
+    """aiokafka says the same a hundred times a second while a broker is away: here, every 10 s.
+
+    What it says is told by its format, of which there are some dozens: memory is bounded.
+
+    >>> record = logging.LogRecord("aiokafka", logging.ERROR, "", 0, "no broker", (), None)
+    >>> seldom = Seldom()
+    >>> seldom.filter(record), seldom.filter(record)
+    (True, False)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        what = record.name, str(record.msg)
+        if record.created < self._said.get(what, -10) + 10:
+            return False
+        self._said[what] = record.created
+        return True
+
+
 def configure(level: str, as_json: bool) -> None:
     """Log to stderr; the libraries' own news from WARNING up."""
     handler = logging.StreamHandler(sys.stderr)
     text = Text("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.addFilter(Seldom())  # before Brief, which writes its own words
     handler.addFilter(Brief())
     handler.setFormatter(Json() if as_json else text)
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)

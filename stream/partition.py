@@ -23,15 +23,7 @@ from aiokafka.errors import (
     KafkaError,
 )
 
-from agents.partition import (
-    Answer,
-    Await,
-    Command,
-    Commit,
-    Discard,
-    Partition,
-    Teach,
-)
+from agents.partition import Answer, Await, Command, Commit, Discard, Partition, Teach
 from models.events import Decision, encode
 from stream.follower import Follower
 from stream.life import Life, Lost, overtaken

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from models.events import encode
 from stream.local import Stack
+from stream.server import StackError
 from stream.settings import Settings
 from stream.topics import Topics, create
 from stream.torture_crew import Worker
@@ -84,7 +85,13 @@ class Run:
         self.until = float("inf")
 
     async def __call__(self) -> Lived:
-        """Do it all, and come to rest."""
+        """Do it all, and come to rest. Raises what ended it before."""
+        try:
+            return await self._live()
+        except* (KafkaError, OSError, StackError) as errors:
+            raise errors.exceptions[0] from None
+
+    async def _live(self) -> Lived:
         began = time.monotonic()
         self.until = began + 60 * self.plan.minutes
         await self._prepare()
