@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check cover bench torture torture-check fuzz clean
+.PHONY: demo test check cover bench schedules torture torture-check fuzz clean
 
 demo: $(READY)
 	$(BIN)/rankloop demo $(ARGS)
@@ -34,6 +34,9 @@ torture-check: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet atheris
 	PYTHONPATH=. $(BIN)/python tests/fuzz/codec.py -max_total_time=300 $(ARGS)
+
+schedules: $(READY)
+	$(BIN)/python -m tests.schedules $(ARGS)
 
 clean:
 	rm -rf .venv .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -68,17 +68,19 @@ class Learner:
         learn_late: bool = False,
         fold: str = "",
         marked: int = MARKED,
+        probed: int = PROBED,
     ) -> None:
         self.memory = memory
         self.policy = policy
         self.learn_late = learn_late
         self.fold = fold
         self.marked = marked
+        self.probed = probed
         self.ledger = Ledger()
         self.whole = True  # False while a record is being learned, and for good if that failed
         self.probes: dict[int, str] = {}  # by version, the last few
         self.differs: Mark | None = None  # the first mark that says otherwise
-        self._users: deque[str] = deque(maxlen=PROBED)
+        self._users: deque[str] = deque(maxlen=probed)
 
     @property
     def version(self) -> int:
@@ -99,7 +101,7 @@ class Learner:
         elif isinstance(record, Mark) and record.fold == self.fold and self.differs is None:
             if self.probes.get(record.version, record.digest) != record.digest:
                 self.differs = record
-        if self.version % self.marked == 0 and len(self._users) == PROBED:
+        if self.version % self.marked == 0 and len(self._users) == self.probed:
             self.probes[self.version] = self.probe()
             if len(self.probes) > 4:
                 del self.probes[min(self.probes)]

@@ -1,7 +1,7 @@
 """Rule L3: an attribution loaded from its state behaves as the one that never moved.
 
-Random logs with small windows; RANKLOOP_STATES sets how many. After each step, be it an event or a
-decision read back, a state is taken, packed, and goes on elsewhere to the end of the log.
+Random logs with small windows; RANKLOOP_TEST_STATES sets how many. After each step, be it an event
+or a decision read back, a state is taken, packed, and goes on elsewhere to the end of the log.
 """
 
 import os
@@ -19,7 +19,7 @@ from agents.remembered import CHUNK, FORMAT, Remembered, packed, unpacked
 from models.events import Click, Decision, Event, Request, Tick
 from tests.attribution_logs import decided, rules, some_event
 
-LOGS = int(os.environ.get("RANKLOOP_STATES", "60"))
+LOGS = int(os.environ.get("RANKLOOP_TEST_STATES", "60"))
 SIZE = 30
 Spoil = Callable[[Remembered], Remembered]
 

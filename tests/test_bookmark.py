@@ -1,7 +1,7 @@
 """Rule L3: an attribution made again from its bookmark behaves as the one that never stopped.
 
-Random logs with small windows; RANKLOOP_BOOKMARKS sets how many. After each event a bookmark is
-taken; what begins there must go on, to the end of the log, as the one that folded everything did.
+Random logs with small windows; RANKLOOP_TEST_BOOKMARKS sets how many. After each event a bookmark
+is taken; what begins there must go on, to the end of the log, as the one that folded all did.
 """
 
 import os
@@ -16,7 +16,7 @@ from agents.bookmark import MAX_MARKS, Bookmark, Trail, decode_bookmark, encode_
 from models.events import Click, Decision, Event, Request, Tick
 from tests.attribution_logs import decided, rules, some_event
 
-LOGS = int(os.environ.get("RANKLOOP_BOOKMARKS", "150"))
+LOGS = int(os.environ.get("RANKLOOP_TEST_BOOKMARKS", "150"))
 Spoil = Callable[["Story", Bookmark], Bookmark]
 
 
