@@ -74,7 +74,7 @@ class Life:
             self.worker.follow(self.seen())
             self.read_rankings(chance.some(len(log.rankings)))
             start = self.attribution.next
-            size = chance.pick([60, 9, 9, 9, 3, 1]) - chance.below(2)
+            size = chance.pick([60, 9, 5, 3, 2, 1])
             waiting = log.events[start : min(log.come, start + size)]
             while waiting:
                 used = yield from self.drive(self.partition.batch(waiting))

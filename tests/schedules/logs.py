@@ -54,7 +54,7 @@ def terms(chance: Chance) -> Terms:
             most_closings=chance.pick([100, 1, 2]),
         ),
         partitions=chance.pick([1, 1, 2, 3, 4]),
-        faults=chance.pick([0.05, 0.1, 0.0, 0.3]),
+        faults=chance.pick([0.05, 0.1, 0.0, 0.2]),
         torn=chance.pick([0.03, 0.0, 0.1]),
         bookmarks=not chance.odds(0.2),
     )

@@ -57,7 +57,7 @@ class Play:
             self._move(log)
         if held:
             n = 0
-            while n < len(held) - 1 and chance.odds(0.4):
+            while n < len(held) - 1 and chance.odds(0.6):
                 n += 1
             self._go_on(log, held[-1 - n])
 
@@ -71,7 +71,7 @@ class Play:
         kind = chance.below(12)
         one = chance.pick(self.workers) if self.workers else None
         if kind <= 4:
-            self._move(log, told=chance.odds(0.2))
+            self._move(log, told=chance.odds(0.1))
         elif kind == 5:
             self._start(chance.pick(FOLDS))
         elif one is None:
