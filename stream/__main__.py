@@ -209,6 +209,40 @@ def movielens(folder: Path, out: Path, user_tags: int) -> None:
     click.echo(f"{written} messages in {out}")
 
 
+@import_.command(name="open-bandit")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("out", type=OUT)
+@click.option("--campaign", default="men", show_default=True, help="men, women or all.")
+def open_bandit(folder: Path, out: Path, campaign: str) -> None:
+    """Open Bandit Dataset in DIR as a log OUT of outcomes with propensities, for evaluate."""
+    from stream import datasets
+    from stream.open_bandit import open_bandit as read
+
+    written = datasets.write_log(out, read(folder, campaign))
+    click.echo(f"{written} messages in {out}")
+
+
+@main.command()
+@click.argument("log")
+@click.option("--policy", "policies", multiple=True, help="What would it have earned? Repeatable.")
+@click.option("--candidates", type=click.IntRange(2), help="How many there were a request.")
+@click.option("--model", default="linear", show_default=True, help="Of rewards, for DM and DR.")
+@click.option("--json", "out", type=OUT, help="Write the result here as well.")
+@click.option("--plot", type=OUT, help="Draw the estimates (PNG; needs the extra `evaluate`).")
+@click.pass_context
+def evaluate(context: click.Context, log: str, policies: tuple[str, ...], **options: Any) -> None:
+    """What would these policies have earned on a LOG, had they decided in its place?
+
+    LOG is a file of outcomes (feedback as JSONL or Parquet, or an import of open-bandit), a folder
+    that `audit --save` made, or the word topic: the topics of a running rankloop. From a file,
+    uniform and the policies that are in it; from a folder or topics, every policy, since each
+    request's candidates are found again as they were.
+    """
+    from stream.evaluate import run
+
+    run(_settings(context), log, policies, **options)
+
+
 @main.command()
 @click.option("--from", "source", type=FOLDER, help="Read files, as --save makes, not Kafka.")
 @click.option("--save", "folder", type=click.Path(path_type=Path), help="Keep what is read here.")

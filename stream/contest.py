@@ -9,8 +9,8 @@ from time import perf_counter
 import numpy as np
 from msgspec import Struct, structs
 
-from agents.metrics import Interval, clustered
 from models.base import Doubles
+from policies.intervals import Interval, clustered
 from stream.compare import Played, Trial, run
 from stream.progress import progress
 from stream.settings import Settings

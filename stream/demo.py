@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents.metrics import clustered
 from models.events import Embedding, Event, Item
+from policies.intervals import clustered
 from stream.audit import audit, lines
 from stream.compare import Trial
 from stream.contest import played

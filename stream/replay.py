@@ -14,8 +14,9 @@ from msgspec import Struct, structs
 from rich.progress import Progress
 
 from agents import metrics
-from agents.metrics import Interval, Window
+from agents.metrics import Window
 from models.events import Click, Embedding, Item, Reward
+from policies.intervals import Interval, clustered
 from stream import build
 from stream.rankings import Blended, Chance, Ranking, Stock, unseen
 from stream.settings import Settings
@@ -109,10 +110,10 @@ def foresee(
         rows.append(
             Row(
                 name,
-                metrics.clustered(hits, users, seed=settings.seed),
-                metrics.clustered(metrics.ndcg(r, k), users, seed=settings.seed),
-                metrics.clustered(metrics.reciprocal(r), users, seed=settings.seed),
-                metrics.clustered(hits - base, users, seed=settings.seed),
+                clustered(hits, users, seed=settings.seed),
+                clustered(metrics.ndcg(r, k), users, seed=settings.seed),
+                clustered(metrics.reciprocal(r), users, seed=settings.seed),
+                clustered(hits - base, users, seed=settings.seed),
                 recent[name].mean,
                 len(shown[name]) / max(1, len(stock.ever)),
             )

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from agents.metrics import Window, clustered, ndcg, recall, reciprocal
+from agents.metrics import Window, ndcg, recall, reciprocal
+from policies.intervals import clustered
 
 
 def test_measures_of_one_right_item_follow_their_formulas():

@@ -1,0 +1,139 @@
+"""Every decision's candidates found again from the logs, and judged by other policies.
+
+As `rankloop audit` does it: what a ranking was chosen from follows from the logs at its versions.
+A policy that learns learns here as it would have: from each outcome once it is in feedback, after
+it was judged on all decisions before.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from msgspec import structs
+
+from agents.attribution import Ask
+from agents.audit import Audit
+from agents.recommender import Recommender
+from models.base import Doubles
+from models.candidates import Candidates
+from models.events import Decision, Outcome, decode_record
+from policies.base import Policy
+from stream import build
+from stream.audit import ORDER, Recorded
+from stream.progress import progress
+from stream.routing import owner
+from stream.saved import FileLogs, KafkaLogs, Logs
+from stream.settings import Settings
+
+
+class Rescoring:
+    """A recommender that, beside deciding again, notes what other policies would have chosen."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        targets: Mapping[str, Policy],
+        chances: dict[str, dict[str, dict[str, float]]],
+    ) -> None:
+        self.recommender = recommender
+        self.catalogue = recommender.catalogue
+        self.retrieval = recommender.retrieval
+        self._targets = targets
+        self._chances = chances
+
+    def __call__(self, ask: Ask) -> Decision:
+        """The decision, made again."""
+        decision = self.recommender(ask)
+        if decision.slots:
+            candidates = self.retrieval(ask.request)
+            shown = [slot.item for slot in decision.slots]
+            for name, policy in self._targets.items():
+                scores = policy.scores(ask.request.user, ask.request.context, candidates)
+                self._chances[name][decision.id] = chances(policy, scores, candidates, shown)
+        return decision
+
+
+def chances(
+    policy: Policy, scores: Doubles, candidates: Candidates, shown: Sequence[str]
+) -> dict[str, float]:
+    """A policy's probability of each shown item, given those shown above it."""
+    left = list(range(len(candidates.items)))
+    found: dict[str, float] = {}
+    for item in shown:
+        at = candidates.items.index(item)
+        pmf = policy.pmf(scores[left])
+        place = left.index(at)
+        found[item] = min(float(pmf[place] / np.sum(pmf)), 1.0)
+        left.pop(place)
+    return found
+
+
+def rescored(
+    settings: Settings, folder: Path | None, policies: Sequence[str]
+) -> tuple[list[Outcome], dict[str, dict[str, dict[str, float]]]]:
+    """The log's outcomes, and for each policy and decision its probabilities of what was shown.
+
+    Only decisions that come out bit for bit as they were published are judged.
+    """
+    if unknown := sorted(set(policies) - set(build.POLICIES)):
+        raise ValueError(f"policy must be one of {', '.join(build.POLICIES)}, got {unknown[0]!r}")
+    logs: Logs = KafkaLogs(settings) if folder is None else FileLogs(folder)
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in policies}
+    others = [name for name in policies if name != settings.policy]
+    targets = {name: build.policy(structs.replace(settings, policy=name)) for name in others}
+    outcomes: list[Outcome] = []
+    made = auditing(settings, logs.partitions("events"), targets, found)
+    with progress() as bar:
+        for name in ORDER:
+            messages = bar.track(logs.read(name), logs.total(name), description=name)
+            for partition, message in messages:
+                match name:
+                    case "rankings":
+                        made.ranking(partition, message)
+                    case "events":
+                        made.event(partition, message)
+                    case "items":
+                        made.item(message)
+                    case "embeddings":
+                        made.embedding(message)
+                    case _:
+                        before = made.learner.counts["learned"]
+                        made.feedback(message)
+                        if made.learner.counts["learned"] > before:
+                            record = decode_record(message.data)
+                            if isinstance(record, Outcome):
+                                outcomes.append(record)
+                                for policy in targets.values():
+                                    if record.status != "corrected" or settings.learn_late:
+                                        policy.learn(record, message.offset)
+    report = made.report()
+    if not report.same:
+        why = "; ".join([*report.apart, *report.causes]) or "the logs hold none"
+        raise ValueError(
+            f"no ranking could be made again ({why}), so what others would have shown is not "
+            "known; use the settings of the workers"
+        )
+    return outcomes, {name: of for name, of in found.items() if name in targets}
+
+
+def auditing(
+    settings: Settings,
+    partitions: int,
+    targets: Mapping[str, Policy],
+    found: dict[str, dict[str, dict[str, float]]],
+) -> Audit:
+    """An audit whose recommenders note what the targets would have chosen."""
+    parts = build.parts(settings, Recorded("", 64))
+
+    def make(encoder: str, dimensions: int) -> Recommender:
+        catalogue = build.catalogue(settings, Recorded(encoder, dimensions))
+        recommender = build.deciding(settings, parts.learner, catalogue)[1]
+        return Rescoring(recommender, targets, found)  # pyright: ignore[reportReturnType]
+
+    return Audit(
+        parts.learner,
+        make,
+        build.rules(settings),
+        parts.recommender.terms,
+        lambda user: owner(user, partitions),
+    )
