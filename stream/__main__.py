@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from stream.folds import fold
+from stream.imports import imports
 from stream.mistakes import Plain
 from stream.settings import Settings, settings_table
 from stream.snapshots import snapshots
@@ -184,42 +185,7 @@ def simulate(context: click.Context, policies: str, **options: Any) -> None:
     reports.simulate(_settings(context), policies, **options)
 
 
-@main.group(name="import")
-def import_() -> None:
-    """Turn a data set into a log file."""
-
-
-@import_.command()
-@click.argument("folder", metavar="DIR", type=FOLDER)
-@click.argument("out", type=OUT)
-@click.option(
-    "--user-tags",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Tags users gave, as text: known in hindsight only, so a replay would see the future.",
-)
-def movielens(folder: Path, out: Path, user_tags: int) -> None:
-    """MovieLens in DIR as a log OUT (.jsonl, .jsonl.gz or .parquet)."""
-    from stream import datasets
-
-    found = datasets.find_movielens(folder)
-    assert found is not None  # it raises for a folder without ratings
-    written = datasets.write_log(out, datasets.movielens(found, user_tags=user_tags))
-    click.echo(f"{written} messages in {out}")
-
-
-@import_.command(name="open-bandit")
-@click.argument("folder", metavar="DIR", type=FOLDER)
-@click.argument("out", type=OUT)
-@click.option("--campaign", default="men", show_default=True, help="men, women or all.")
-def open_bandit(folder: Path, out: Path, campaign: str) -> None:
-    """Open Bandit Dataset in DIR as a log OUT of outcomes with propensities, for evaluate."""
-    from stream import datasets
-    from stream.open_bandit import open_bandit as read
-
-    written = datasets.write_log(out, read(folder, campaign))
-    click.echo(f"{written} messages in {out}")
+main.add_command(imports)
 
 
 @main.command()
