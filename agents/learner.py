@@ -16,7 +16,7 @@ from policies.base import Policy
 
 FOLD = 1  # of this release: raised when it learns something else from the same records (L12)
 MARKED = 10_000  # every so many versions a probe is kept, to compare with a Mark
-PROBED = 32  # users of the last interactions that a probe looks at
+PROBED = 32  # of the last interactions: whose users and items a probe looks at
 
 
 class Disagrees(Exception):
@@ -80,7 +80,7 @@ class Learner:
         self.whole = True  # False while a record is being learned, and for good if that failed
         self.probes: dict[int, str] = {}  # by version, the last few
         self.differs: Mark | None = None  # the first mark that says otherwise
-        self._users: deque[str] = deque(maxlen=probed)
+        self._last: deque[Interaction] = deque(maxlen=probed)
 
     @property
     def version(self) -> int:
@@ -94,14 +94,14 @@ class Learner:
             self.whole = False
             if isinstance(record, Interaction):
                 self.memory.learn(record, offset)
-                self._users.append(record.user)
+                self._last.append(record)
             elif isinstance(record, Outcome):
                 self._judge(record, offset)
             self.whole = True
         elif isinstance(record, Mark) and record.fold == self.fold and self.differs is None:
             if self.probes.get(record.version, record.digest) != record.digest:
                 self.differs = record
-        if self.version % self.marked == 0 and len(self._users) == self.probed:
+        if self.version % self.marked == 0 and len(self._last) == self.probed:
             self.probes[self.version] = self.probe()
             if len(self.probes) > 4:
                 del self.probes[min(self.probes)]
@@ -114,15 +114,19 @@ class Learner:
                 self.policy.learn(outcome, offset)
 
     def probe(self) -> str:
-        """64 bits over the places, the policy and what is known of the users last heard of.
+        """64 bits over the places, the policy and what is known of the last users and items.
 
         Cheap, unlike `digest`; equal on every worker at one version.
         """
         digest = blake2b(_places(self.ledger.standing()), digest_size=8)
         digest.update(self.policy.save())
-        for user in self._users:
-            seen, repeats = self.memory.histories.seen(user), self.memory.histories.repeats(user)
+        memory, items = self.memory, sorted({one.item for one in self._last})
+        scorers = [*memory.scorers.values(), *filter(None, [memory.popularity])]
+        for user in sorted({one.user for one in self._last}):
+            seen, repeats = memory.histories.seen(user), memory.histories.repeats(user)
             digest.update(msgspec.json.encode((user, list(seen.items()), list(repeats.items()))))
+            for scorer in scorers:
+                digest.update(scorer.scores(user, items).tobytes())
         return digest.hexdigest()
 
     def digest(self) -> str:
@@ -162,7 +166,7 @@ class Learner:
         self.policy.load(state.policy)
         self.ledger.load(state.ledger)
         self.probes.clear()
-        self._users.clear()
+        self._last.clear()
 
 
 def _places(ledger: Standing) -> bytes:
