@@ -13,6 +13,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from agents.learner import Learner, State
+from stream.attributions import Attributions
+from stream.build import rules
 from stream.cover import Cover, Refused, arrays_of, cover_in, state_in, texts_of
 from stream.settings import Settings
 from stream.shelves import Shelf, shelf
@@ -176,9 +178,17 @@ def opened(settings: Settings) -> Snapshots:
 
     Raises ValueError for a URL that nothing here opens.
     """
-    where = settings.snapshot_url or str(Path(settings.data_dir, "snapshots"))
     mine = Log(settings.topic_prefix, settings.fold_hash(), release("rankloop"))
-    return Snapshots(shelf(f"{where.rstrip('/')}/{mine.fold}"), mine, settings.snapshot_keep)
+    return Snapshots(shelf(f"{_where(settings)}/{mine.fold}"), mine, settings.snapshot_keep)
+
+
+def attributions(settings: Settings) -> Attributions:
+    """The partitions' attributions; they are the same in each fold, so beside these folders."""
+    return Attributions(shelf(_where(settings)), settings.topic_prefix, rules(settings).digest)
+
+
+def _where(settings: Settings) -> str:
+    return (settings.snapshot_url or str(Path(settings.data_dir, "snapshots"))).rstrip("/")
 
 
 def named(version: int) -> str:

@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
+from msgspec.structs import asdict
 
 from agents.attribution import Attribution
 from agents.learner import Disagrees, Learner
@@ -26,11 +27,13 @@ from models.events import (
     encode,
 )
 from stream import build
+from stream.checkpoint import attributions
 from stream.follower import Follower
 from stream.identity import agree, begin
 from stream.keeping import Keeping
 from stream.partition import Partitions
 from stream.publisher import Outgoing, Publisher
+from stream.remembering import Remembering
 from stream.routing import owner
 from stream.settings import Settings
 from stream.state import Latest, Rankings
@@ -63,6 +66,7 @@ class Engine:
             self._renewed,
         )
         self.publish = Publisher(options)
+        self.remembering = Remembering(attributions(settings), settings.restore_events)
         self.partitions = self._partitions()
         self.feedback = TopicPartition(self.topics.feedback, 0)
         self._caught_up = False
@@ -117,6 +121,7 @@ class Engine:
             await self.follower.reached(self.feedback, await self.follower.end(self.feedback))
         assert self.ledger.begin is not None
         agree(self.ledger.begin, found)
+        self.remembering.kept.topic = found.topics.get(self.topics.events, "")
         return self.ledger.begin
 
     @property
@@ -149,7 +154,12 @@ class Engine:
 
     def _partitions(self) -> Partitions:
         return Partitions(
-            self.settings, self.follower, self.publish, self._partition, self._published
+            self.settings,
+            self.follower,
+            self.publish,
+            self._partition,
+            self._published,
+            self.remembering,
         )
 
     def _renewed(self, learner: Learner) -> None:
@@ -244,9 +254,12 @@ class Engine:
             "learned": dict(self.ledger.counts),
             "snapshot": self.keeping.status(),
             "redis": self.rankings.where,
+            "attributions": self.remembering.status(),
             "partitions": {
                 life.number: {
                     "ready": life.ready,
+                    "restored": life.restored and asdict(life.restored),
+                    "committed": life.committed,
                     "next": life.partition.attribution.next,
                     "open": life.partition.attribution.open,
                     "watermark": life.partition.attribution.watermark,

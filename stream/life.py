@@ -8,9 +8,14 @@ from aiokafka.errors import KafkaError
 
 from agents.bookmark import encode_bookmark
 from agents.partition import Commit, Partition
+from agents.remembered import Remembered
 from stream.identity import Foreign
+from stream.restore import Restored
+from stream.settings import Settings
 
 log = logging.getLogger(__name__)
+# A fetch leaves out partitions whose messages are still being handled, and they then wait for it.
+FETCH_WAIT = 25  # milliseconds
 
 
 class Lost(Exception):
@@ -28,6 +33,10 @@ class Life:
         self.commits: list[Commit] = []
         self.needed = 0  # who takes over reads the events from here on
         self.heard = time.monotonic()
+        self.committed = 0
+        self.copy: Remembered | None = None  # to be written once it is committed
+        self.kept = 0  # the offset of the newest file of its attribution
+        self.restored: Restored | None = None
 
     def done(self) -> OffsetAndMetadata | None:
         """What may be committed since the last time: all that the learner has accepted (L4).
@@ -41,6 +50,22 @@ class Life:
         self.commits = self.commits[len(ready) :]
         self.needed = ready[-1].bookmark.ids_from
         return OffsetAndMetadata(ready[-1].offset, encode_bookmark(ready[-1].bookmark))
+
+
+def member(settings: Settings) -> AIOKafkaConsumer:
+    """The group's consumer, as this worker opens it; it commits what it is told, when it is."""
+    timeout = int(settings.session_timeout_seconds * 1000)
+    return AIOKafkaConsumer(
+        **settings.aiokafka_options(),
+        group_id=f"{settings.app}-partitions",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=timeout,
+        heartbeat_interval_ms=max(100, timeout // 10),
+        max_poll_interval_ms=max(300_000, 10 * timeout),
+        max_partition_fetch_bytes=4 << 20,
+        fetch_max_wait_ms=FETCH_WAIT,
+    )
 
 
 async def overtaken(consumer: AIOKafkaConsumer, tp: TopicPartition, life: Life, first: int) -> None:

@@ -26,15 +26,14 @@ from aiokafka.errors import (
 from agents.partition import Answer, Await, Command, Commit, Discard, Partition, Teach
 from models.events import Decision, encode
 from stream.follower import Follower
-from stream.life import Life, Lost, overtaken
+from stream.life import Life, Lost, member, overtaken
 from stream.publisher import Outgoing, Publisher, Unpublished, deadletter
+from stream.remembering import Remembering
 from stream.restore import decision_of, drive, last_commit, received, restore
 from stream.settings import Settings
 from stream.topics import Topics
 
 log = logging.getLogger(__name__)
-# A fetch leaves out partitions whose messages are still being handled, and they then wait for it.
-FETCH_WAIT = 25  # milliseconds
 Published = Callable[[ConsumerRecord, Decision], None]
 
 
@@ -48,8 +47,10 @@ class Partitions(ConsumerRebalanceListener):
         publish: Publisher,
         make: Callable[[int], Partition],
         published: Published,
+        remembering: Remembering,
     ) -> None:
         self.settings = settings
+        self.remembering = remembering
         self.topics = Topics(settings.topic_prefix)
         self.feedback = TopicPartition(self.topics.feedback, 0)
         self.follower = follower
@@ -65,19 +66,8 @@ class Partitions(ConsumerRebalanceListener):
 
     async def start(self) -> None:
         """Join the group."""
-        timeout = int(self.settings.session_timeout_seconds * 1000)
         self._failed = asyncio.get_running_loop().create_future()
-        self._consumer = AIOKafkaConsumer(
-            **self.settings.aiokafka_options(),
-            group_id=f"{self.settings.app}-partitions",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            session_timeout_ms=timeout,
-            heartbeat_interval_ms=max(100, timeout // 10),
-            max_poll_interval_ms=max(300_000, 10 * timeout),
-            max_partition_fetch_bytes=4 << 20,
-            fetch_max_wait_ms=FETCH_WAIT,
-        )
+        self._consumer = member(self.settings)
         self._consumer.subscribe([self.topics.events], listener=self)
         await self._consumer.start()
 
@@ -88,6 +78,7 @@ class Partitions(ConsumerRebalanceListener):
             for task in self._restoring:
                 task.cancel()
             await self._commit()
+            await self.remembering.finish(self.lives.values())
         if self._consumer is not None:
             await self._consumer.stop()
 
@@ -120,6 +111,7 @@ class Partitions(ConsumerRebalanceListener):
                 if now - committed > 0.2:
                     committed = now
                     await self._commit()
+                    self.remembering(self.lives.values())
 
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, revoked: Sequence[TopicPartition]
@@ -172,19 +164,22 @@ class Partitions(ConsumerRebalanceListener):
     async def _restore(self, tp: TopicPartition, life: Life) -> None:
         assert self._consumer is not None
         began = time.monotonic()
-        position = 0
         while not life.lost:
             try:
                 commit = await last_commit(self.settings, tp.partition)
-                position = await restore(self.settings, life.partition, commit, lambda: life.lost)
+                life.restored = await restore(
+                    self.settings, life.partition, commit, lambda: life.lost, self.remembering.kept
+                )
+                life.committed, life.kept = commit.offset, life.restored.kept
                 break
             except KafkaError as error:
                 log.warning("not restored, trying again", extra={"reason": str(error)})
                 life.partition = self.make(tp.partition)
                 await asyncio.sleep(1)
-        if life.lost:
+        if life.lost or life.restored is None:
             return
         rankings = TopicPartition(self.topics.rankings, tp.partition)
+        position = life.restored.rankings
         self.follower.watch(rankings, position, lambda message: self._read(life, message))
         offset = life.partition.attribution.next
         try:
@@ -193,10 +188,8 @@ class Partitions(ConsumerRebalanceListener):
         except IllegalStateError:  # gone meanwhile
             return
         life.ready = True
-        seconds = round(time.monotonic() - began, 3)
-        log.info(
-            "restored", extra={"partition": tp.partition, "offset": offset, "seconds": seconds}
-        )
+        how = {"events": life.restored.events, "seconds": round(time.monotonic() - began, 3)}
+        log.info("restored", extra={"partition": tp.partition, "offset": offset} | how)
 
     def _read(self, life: Life, message: ConsumerRecord) -> None:
         """A decision as read back from the rankings: only now may it be used (L2)."""
@@ -293,3 +286,7 @@ class Partitions(ConsumerRebalanceListener):
             log.warning("the group moved on; its next owner starts from the last commit")
         except KafkaError as error:
             log.warning("commit failed; the next one covers it", extra={"error": str(error)})
+        else:
+            for tp, commit in offsets.items():
+                if (life := self.lives.get(tp.partition)) is not None:
+                    life.committed = commit.offset

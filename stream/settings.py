@@ -150,6 +150,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, says("how often a worker that ranks only looks for a newer snapshot", gt=0, le=3600)
     ] = 1
     snapshot_keep: Annotated[int, says("how many of them are kept, the newest", ge=2, le=1000)] = 5
+    restore_events: Annotated[int, says("events a restore reads, about; 0: all", ge=0)] = 200_000
     kafka_home: Annotated[str, says("an unpacked Apache Kafka to run locally; or KAFKA_HOME")] = ""
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], says("the least that is logged")
@@ -174,7 +175,6 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise SettingError("ssl_keyfile needs its certificate; set ssl_certfile, too")
         if self.redis_url and urlsplit(self.redis_url).scheme not in ("redis", "rediss"):
             raise SettingError("redis_url starts with redis:// or, for TLS, rediss://")
-
         if self.wait_seconds > self.session_timeout_seconds / 4:
             raise SettingError(
                 "wait_seconds is at most a quarter of session_timeout_seconds "
