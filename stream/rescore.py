@@ -97,9 +97,9 @@ def rescored(
                     case "embeddings":
                         made.embedding(message)
                     case _:
-                        before = made.learner.counts["learned"]
+                        before = made.learner.ledger.counts["learned"]
                         made.feedback(message)
-                        if made.learner.counts["learned"] > before:
+                        if made.learner.ledger.counts["learned"] > before:
                             record = decode_record(message.data)
                             if isinstance(record, Outcome):
                                 outcomes.append(record)

@@ -10,12 +10,15 @@ from click.testing import CliRunner, Result
 
 from models.events import Item, Judged, Outcome, Source, decode_record
 from policies.greedy import Blend
+from policies.slates import SLATE_ESTIMATORS
 from stream.__main__ import main
 from stream.evaluate import evaluate
 from stream.files import read_lines, read_log, write_log
 from stream.open_bandit import open_bandit
 from stream.rescore import chances
+from stream.saved import save
 from stream.settings import Settings
+from tests.test_audit import SETTINGS, lived
 from tests.test_policies import candidates
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "open-bandit"
@@ -203,3 +206,14 @@ def test_open_bandit_men_each_policy_by_the_others_log(tmp_path: Path) -> None:
     assert "only 46 clicks" in done.output and "only 69 clicks" in done.output
     assert "weights leave 656 effective decisions of 10,000" in done.output
     assert "their error is not in the intervals" in done.output
+
+
+def test_a_folder_of_all_logs_judges_policies_that_never_ran(tmp_path: Path) -> None:
+    logs, folder = lived(SETTINGS, rounds=60).logs, tmp_path / "week"
+    for name in ("events", "rankings", "feedback", "items", "embeddings"):
+        assert list(save(logs, folder, name))
+    found = evaluate(SETTINGS, str(folder), ["uniform", "popular"])
+    assert [one.target for one in found.judged] == ["uniform", "popular"]
+    for judged in found.judged:
+        assert {one.estimator for one in judged.estimates} == set(SLATE_ESTIMATORS) - {"cascade-DR"}
+        assert all(one.support.rows == found.measured[0].decisions for one in judged.estimates)
