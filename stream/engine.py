@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import ConsumerRecord, TopicPartition
 from msgspec.structs import asdict
 
-from agents.attribution import Attribution
+from agents.attribution import Ask, Attribution
 from agents.learner import Disagrees, Learner
 from agents.ledger import Ledger
 from agents.partition import Partition
@@ -31,6 +31,7 @@ from stream.checkpoint import attributions
 from stream.follower import Follower
 from stream.identity import agree, begin
 from stream.keeping import Keeping
+from stream.life import Lost
 from stream.partition import Partitions
 from stream.publisher import Outgoing, Publisher
 from stream.remembering import Remembering
@@ -50,6 +51,7 @@ class Engine:
     def __init__(self, settings: Settings, encoder: Encoder, rankings: Rankings) -> None:
         options = settings.aiokafka_options()
         self.settings = settings
+        self.fold = settings.fold_hash()
         self.topics = Topics(settings.topic_prefix)
         self.parts = build.parts(settings, encoder)
         self.ledger = Ledger() if settings.role == "rank" else self.parts.learner.ledger
@@ -126,15 +128,25 @@ class Engine:
 
     @property
     def stands_by(self) -> bool:
-        """True while workers of another fold decide."""
-        return self.ledger.fold != self.settings.fold_hash()
+        """True while workers of another fold decide, as far as was read.
+
+        What one that ranks took from a snapshot may have read further than its own ledger.
+        """
+        newest = max(self.ledger, self.parts.learner.ledger, key=lambda ledger: ledger.version)
+        return newest.fold != self.fold
+
+    def _decide(self, ask: Ask) -> Decision:
+        """A batch under way at the switch decides nothing any more (L12); the next owner does."""
+        if self.stands_by:
+            raise Lost("another fold is in force")
+        return self.parts.recommender(ask)
 
     async def _serve(self) -> None:
         """Own partitions while this worker's fold is in force."""
         while True:
             self._turned.clear()
             if self.stands_by:
-                folds = {"fold": self.settings.fold_hash(), "in_force": self.ledger.fold}
+                folds = {"fold": self.fold, "in_force": self.ledger.fold}
                 log.warning("standing by: another fold decides; `rankloop fold`", extra=folds)
                 await self._turned.wait()
                 continue
@@ -215,7 +227,7 @@ class Engine:
         return Partition(
             Attribution(number, build.rules(self.settings)),
             self.ledger,
-            lambda ask: self.parts.recommender(ask),
+            self._decide,
             lambda user: owner(user, self.settings.partitions),
         )
 
@@ -242,7 +254,7 @@ class Engine:
         return {
             "app": self.settings.app,
             "role": self.settings.role,
-            "fold": self.settings.fold_hash(),
+            "fold": self.fold,
             "in_force": self.ledger.fold,
             "policy": parts.learner.policy.name,
             "encoder": self.encoder.version,

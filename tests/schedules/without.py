@@ -118,8 +118,8 @@ class Gapped(Trusting):
         return super()._judge(record, data)
 
 
-class Deaf(Worker):
-    """Without L12: decides on, whatever fold is in force."""
+class Late(Worker):
+    """Without half of L12: a batch under way goes on as it was begun."""
 
     def decide(self, ask: Ask) -> Decision:
         mine, self.fold = self.fold, self.ledger.fold
@@ -127,6 +127,10 @@ class Deaf(Worker):
             return structs.replace(super().decide(ask), settings=mine)
         finally:
             self.fold = mine
+
+
+class Deaf(Late):
+    """Without L12: decides on, whatever fold is in force."""
 
     def turned(self) -> None:
         pass
@@ -152,4 +156,5 @@ WITHOUT: dict[str, Parts] = {
     "l4-chain": Parts(ledger=Gapped),
     "l4-commit": Parts(worker=lived(Early)),
     "l12-fold": Parts(worker=Deaf),
+    "l12-batch": Parts(worker=Late),
 }
