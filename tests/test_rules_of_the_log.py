@@ -1,9 +1,10 @@
-"""The rules of the logs, by their names: L6 identity, L7 marks, L12 the fold changes in the log.
+"""The rules of the logs, each by its name (DESIGN 8): one example of what it is for, or more.
 
-L1 to L5, L8 and L9 are in test_partition, test_attribution, test_bookmark and test_publisher.
+All of them together are in test_schedules, which finds what goes wrong without L1, L2, L3, L4, L12.
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,29 +15,212 @@ import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from agents.attribution import Ask, Attribution, Rules
 from agents.learner import Learner
 from agents.ledger import Ledger
+from agents.partition import Answer, Commit, Partition, Received, Teach
+from models.embedding import HashEncoder
 from models.events import (
+    MAX_MESSAGE_BYTES,
     Begin,
     Click,
+    Decision,
+    Event,
     Fold,
     Interaction,
     Item,
     Mark,
     Request,
+    Slot,
     Source,
+    Tick,
     chain,
     encode,
 )
 from models.memory import Memory
 from policies.uniform import Uniform
-from stream.topics import create
+from stream.engine import Engine
+from stream.life import Life, Lost
+from stream.publisher import deadletter
+from stream.settings import Settings
+from stream.state import MemoryRankings
+from stream.topics import APPENDED, Topics, create
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import ROOT, Worker, eventually
 
 Make = Callable[..., World]
 BEGIN = Begin(fold="old", rules="r", partitions=1)
+
+
+RULES = Rules(horizon=100, early=10, lateness=100, future=50, refresh=False, most_closings=2)
+
+
+def decided(ask: Ask, item: str = "a") -> Decision:
+    request = ask.request
+    return Decision(
+        id=request.id,
+        user=request.user,
+        at=request.at,
+        k=request.k,
+        policy="p",
+        model=0,
+        items=0,
+        embeddings=0,
+        source=ask.source,
+        slots=(Slot(item=item, propensity=0.5),),
+    )
+
+
+def received(*events: Event) -> list[Received]:
+    """Messages appended when they say."""
+    return [Received(n, event.at, encode(event)) for n, event in enumerate(events)]
+
+
+REQUESTS = [Request(id=f"r{n}", user="ann", at=1000 + n, k=1) for n in range(5)]
+
+
+def taught(messages: list[Received], size: int) -> list[bytes]:
+    """What an owner teaches whose batches are cut so."""
+    ledger, made, waiting = Ledger(), list[bytes](), messages[:size]
+    partition = Partition(Attribution(0, RULES), ledger, decided, lambda _: 0)
+    while waiting:
+        running, answer = partition.batch(waiting), None
+        while True:
+            try:
+                command = running.send(answer)
+            except StopIteration as end:
+                start = waiting[0].offset + end.value
+                waiting = messages[start : start + size]
+                break
+            answer = None
+            if isinstance(command, Teach):
+                made += [lesson.data for lesson in command.lessons]
+                for lesson in command.lessons:
+                    ledger(ledger.version, lesson.data)
+                answer = ledger.version
+            elif isinstance(command, Answer):
+                for decision in command.decisions:
+                    partition.attribution.decided(decision)
+    return made
+
+
+def test_l1_what_is_learned_does_not_depend_on_how_batches_are_cut() -> None:
+    click = Click(id="c", user="ann", item="a", at=1090, request="r1")
+    log = received(*REQUESTS, click, Tick(at=1102), Tick(at=1300), REQUESTS[0], Tick(at=1400))
+    one = taught(log, 1)
+    assert len(one) == 6
+    assert one == taught(log, 3) == taught(log, 100)
+
+
+def test_l2_the_decision_at_the_lowest_offset_counts_whoever_made_it() -> None:
+    fold = Attribution(0, RULES)
+    [ask] = fold(0, 1000, REQUESTS[0]).asks
+    assert fold.decided(decided(ask, "a sleeper's"), 0)
+    assert not fold.decided(decided(ask, "its own"), 1)
+    assert b"a sleeper's" in fold(1, 1200, Tick(at=1200)).lessons[0].data
+
+
+def test_l3_a_bookmark_begins_at_what_is_open_however_long_ago_that_was() -> None:
+    fold, log = Attribution(0, RULES), received(REQUESTS[0], *(Tick(at=1001) for _ in range(50)))
+    for message, event in zip(log, [REQUESTS[0], *(Tick(at=1001) for _ in range(50))], strict=True):
+        for ask in fold(message.offset, message.appended, event).asks:
+            fold.decided(decided(ask), 7)
+    mark = fold.bookmark()
+    assert (mark.open_from, mark.rankings_from) == (0, 7)
+    fold(51, 1101, Tick(at=1101))
+    fold(52, 1300, Tick(at=1300))
+    assert fold.bookmark().open_from == 53
+
+
+def test_l4_a_hole_is_refused_and_nothing_beyond_what_was_learned_is_committed() -> None:
+    ledger, records = Ledger(), interactions(4)
+    verdicts = [ledger(n, records[which])[0] for n, which in enumerate([0, 2, 0, 1, 2])]
+    assert verdicts == ["learned", "refused", "duplicate", "learned", "learned"]
+    partition = Partition(Attribution(0, RULES), ledger, decided, lambda _: 0)
+    life, mark = Life(0, partition), partition.attribution.bookmark()
+    life.commits = [Commit(3, Source(0, 2, 0), mark), Commit(4, Source(0, 3, 0), mark)]
+    commit = life.done()
+    assert commit is not None and commit.offset == 3
+    assert life.done() is None
+
+
+def test_l5_one_time_far_ahead_closes_nobodys_decisions() -> None:
+    fold = Attribution(0, RULES)
+    [ask] = fold(0, 1000, REQUESTS[0]).asks
+    fold.decided(decided(ask))
+    assert fold(1, 1001, Tick(at=9_000_000)).lessons == []
+    assert (fold.watermark, fold.open) == (1051, 1)
+
+
+def test_l8_closings_at_one_event_are_bounded_and_the_rest_follow() -> None:
+    fold = Attribution(0, RULES)
+    for message, request in zip(received(*REQUESTS), REQUESTS, strict=True):
+        for ask in fold(message.offset, message.appended, request).asks:
+            fold.decided(decided(ask))
+    closed = [len(fold(n, 1150, Tick(at=1150)).lessons) for n in range(5, 9)]
+    assert closed == [2, 2, 1, 0]
+
+
+def test_l9_what_is_too_large_for_us_fits_into_the_dead_letters() -> None:
+    topics, bytes_ = Topics("here"), b"x" * (10 * MAX_MESSAGE_BYTES)
+    letter = deadletter(topics, topics.events, 0, 7, bytes_, "why")
+    around = sum(len(name) + len(value) for name, value in letter.headers)
+    _, config = topics.shapes(4)[topics.deadletters]
+    assert 2 * MAX_MESSAGE_BYTES <= len(letter.value) + around < int(config["max.message.bytes"])
+    assert Ledger()(0, bytes_) == ("invalid", None)
+
+
+def test_l10_items_keep_every_version_that_an_audit_needs_and_deletions_are_values() -> None:
+    topics = Topics("here")
+    shapes = topics.shapes(4)
+    for topic in (topics.items, topics.embeddings):
+        _, config = shapes[topic]
+        assert config["cleanup.policy"] == "compact"
+        assert APPENDED.items() <= config.items()
+        _, rankings = shapes[topics.rankings]
+        assert int(config["min.compaction.lag.ms"]) >= int(rankings["retention.ms"])
+    assert encode(Item(id="i", at=0, deleted=True))
+
+
+FOLDED = """
+from stream import build
+from stream.settings import Settings
+from tests.test_rules_of_the_log import interactions
+learner = build.learner(Settings())
+for offset, data in enumerate(interactions(300)):
+    learner(offset, data)
+print(learner.digest())
+"""
+
+
+def test_l11_other_kernels_other_threads_and_another_hash_seed_give_the_same_bits() -> None:
+    kernels = {"OPENBLAS_CORETYPE": "Prescott", "ATEN_CPU_CAPABILITY": "default"}
+    others = [{"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "3", **kernels}]
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", FOLDED],
+            cwd=ROOT,
+            env=dict(os.environ) | other,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        for other in others
+    }
+    assert len(digests) == 1 and digests != {""}
+
+
+def test_l12_a_batch_under_way_at_the_switch_decides_nothing_any_more() -> None:
+    engine = Engine(Settings(), HashEncoder(8), MemoryRankings())
+    engine.ledger(0, encode(Begin(fold=engine.fold, rules="r", partitions=1)))
+    ask = Ask(REQUESTS[0], 0)
+    decide = engine._partition(0).decide
+    assert decide(ask).id == "r0"
+    engine.ledger(1, encode(Fold(fold="another", expects=engine.fold)))
+    with pytest.raises(Lost, match="another fold"):
+        decide(ask)
 
 
 def test_l6_the_first_begin_of_a_log_counts() -> None:
@@ -64,7 +248,7 @@ def interactions(n: int) -> list[bytes]:
     made: list[bytes] = []
     for offset in range(n):
         prev = chain(made[-1]) if made else ""
-        user, source = f"user:{offset}", Source(0, offset, 0)
+        user, source = f"user:{offset % 60}", Source(0, offset, 0)
         made.append(encode(Interaction(f"c{offset}", user, "i", offset, 1.0, source, prev)))
     return made
 
