@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check cover bench schedules torture torture-check fuzz clean
+.PHONY: demo test check cover bench soak schedules torture torture-check fuzz clean
 
 demo: $(READY)
 	$(BIN)/rankloop demo $(ARGS)
@@ -37,6 +37,9 @@ fuzz: $(READY)
 
 schedules: $(READY)
 	$(BIN)/python -m tests.schedules $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python tests/benchmarks/soak.py $(ARGS)
 
 clean:
 	rm -rf .venv .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache

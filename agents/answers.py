@@ -3,8 +3,20 @@
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
+from msgspec import Struct
+
 from agents.pending import Pending
 from models.events import Decision
+
+
+class Sizes(Struct, frozen=True):
+    """How much an attribution remembers."""
+
+    pending: int  # decisions that take events: `open` ones, and those that may be corrected
+    open: int
+    seen: int  # ids
+    waiting: int  # events that came before their request
+    ahead: int  # decisions that came before their request
 
 
 class Answers:
@@ -32,6 +44,10 @@ class Answers:
         """The decisions that came before their request, by rankings offset."""
         ahead = [(at, one) for soon in self._ahead.values() for one, at in soon.values()]
         return tuple(sorted(ahead, key=lambda each: (each[0], each[1].source, each[1].id)))
+
+    def __len__(self) -> int:
+        """How many decisions came before their request."""
+        return sum(map(len, self._ahead.values()))
 
     def __contains__(self, source: int) -> bool:
         return source in self._undecided

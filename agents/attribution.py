@@ -11,7 +11,7 @@ long its closing had to wait. So no state depends on more of the log than the bo
 
 from collections import Counter
 
-from agents.answers import Answers
+from agents.answers import Answers, Sizes
 from agents.bookmark import Bookmark
 from agents.caused import Ask, Lesson, Yield, interaction, refresh
 from agents.closing import Closing
@@ -21,18 +21,8 @@ from agents.reach import Reach
 from agents.remembered import Remembered
 from agents.rules import Rules
 from agents.seen import Seen
-from models.events import (
-    Click,
-    Decision,
-    Event,
-    Interaction,
-    Outcome,
-    Request,
-    Source,
-    Tick,
-    chain,
-    encode,
-)
+from models.codec import chain, encode
+from models.events import Click, Decision, Event, Interaction, Outcome, Request, Source, Tick
 
 
 class Attribution:
@@ -69,6 +59,12 @@ class Attribution:
     def open(self) -> int:
         """Decisions that are not closed yet."""
         return len(self._closing)
+
+    @property
+    def sizes(self) -> Sizes:
+        """How much is remembered: the log's last window of event time, whatever that holds."""
+        ahead = len(self._answers)
+        return Sizes(len(self._pending), self.open, len(self._seen), len(self._early), ahead)
 
     @property
     def idle(self) -> bool:

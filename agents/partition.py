@@ -28,6 +28,7 @@ DAY = 86_400_000
 # Rankings decided and published at a time: who is too slow to finish a batch within its lease
 # publishes some of it, and finds those answered when it starts again. All at once, it never would.
 ANSWERED = 25
+MOST_LESSONS = 2_000  # of a batch, and those of one event: one tick alone may close a hundred
 OTHERWISE = (
     "differs from the one learned: another release or other settings wrote this log; "
     "run that one, or start a new log"
@@ -152,6 +153,8 @@ class Partition:
         asks: list[Ask] = []
         used = 0
         for message in messages:
+            if len(lessons) >= MOST_LESSONS:
+                break
             event, reason = self._open(message)
             if event is None:
                 self.attribution.skip(message.offset)

@@ -237,13 +237,13 @@ class CachedEncoder:
             raise ValueError(f"limit must be at least 1, got {limit}")
         self.version, self.dimensions = encoder.version, encoder.dimensions
         self.hits = self.misses = 0
-        self._encoder, self._store, self._limit = encoder, store, limit
-        self._memory: OrderedDict[str, bytes] = OrderedDict()
+        self._encoder, self._store, self.limit = encoder, store, limit
+        self.memory: OrderedDict[str, bytes] = OrderedDict()
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """One unit vector a text, shape (len(texts), dimensions); only new texts are encoded."""
         keys = [f"{self.version}:{text_hash(text)}" for text in texts]
-        known = {key: self._memory[key] for key in keys if key in self._memory}
+        known = {key: self.memory[key] for key in keys if key in self.memory}
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if self._store is not None and unknown:
             found = self._store.get_many(list(unknown))
@@ -258,10 +258,10 @@ class CachedEncoder:
         self.misses += len(fresh)
         self.hits += len(texts) - len(fresh)
         for key in keys:
-            self._memory[key] = known[key]
-            self._memory.move_to_end(key)
-        while len(self._memory) > self._limit:
-            self._memory.popitem(last=False)
+            self.memory[key] = known[key]
+            self.memory.move_to_end(key)
+        while len(self.memory) > self.limit:
+            self.memory.popitem(last=False)
         joined = b"".join(known[key] for key in keys)
         rows = np.frombuffer(joined, "<f4").reshape(len(texts), self.dimensions)
         return rows.astype(np.float32)

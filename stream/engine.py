@@ -7,6 +7,8 @@ at the record that says so.
 import asyncio
 import gc
 import logging
+import time
+from collections import defaultdict
 from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
@@ -28,6 +30,7 @@ from models.events import (
 )
 from stream import build
 from stream.checkpoint import attributions
+from stream.embedder import Embedded
 from stream.follower import Follower
 from stream.identity import agree, begin
 from stream.keeping import Keeping
@@ -38,6 +41,7 @@ from stream.remembering import Remembering
 from stream.routing import owner
 from stream.settings import Settings
 from stream.state import Latest, Rankings
+from stream.tally import Tally, Times
 from stream.topics import Topics
 from stream.watch import Watch
 
@@ -69,10 +73,15 @@ class Engine:
         )
         self.publish = Publisher(options)
         self.remembering = Remembering(attributions(settings), settings.restore_events)
+        self.tallies: defaultdict[int, Tally] = defaultdict(Tally)  # of all partitions it ever had
         self.partitions = self._partitions()
         self.feedback = TopicPartition(self.topics.feedback, 0)
         self._caught_up = False
         self._turned = asyncio.Event()  # another fold is in force
+        self.deciding = Times()
+        self.embedded = Embedded()
+        self.most_on_their_way = WAITING_RANKINGS
+        self.unkept = 0  # rankings not given to Redis: too many were on their way
         self._latest: list[Latest] = []
         self._published_some = asyncio.Event()
         self.unreadable = 0
@@ -172,6 +181,7 @@ class Engine:
             self._partition,
             self._published,
             self.remembering,
+            self.tallies,
         )
 
     def _renewed(self, learner: Learner) -> None:
@@ -231,11 +241,24 @@ class Engine:
             lambda user: owner(user, self.settings.partitions),
         )
 
+    def _decide(self, ask: Ask) -> Decision:
+        began = time.perf_counter()
+        decision = self.parts.recommender(ask)
+        self.deciding.add(time.perf_counter() - began)
+        return decision
+
     def _published(self, message: ConsumerRecord, decision: Decision) -> None:
-        if decision.slots and len(self._latest) < WAITING_RANKINGS:
+        if decision.slots and len(self._latest) >= self.most_on_their_way:
+            self.unkept += 1
+        elif decision.slots:
             where = f"{message.topic}-{message.partition}"
             self._latest.append(Latest(decision.user, message.value or b"", where, message.offset))
             self._published_some.set()
+
+    @property
+    def on_their_way(self) -> int:
+        """Rankings that wait to be given to Redis."""
+        return len(self._latest)
 
     async def _keep_rankings(self) -> None:
         while True:

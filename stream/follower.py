@@ -78,11 +78,19 @@ class Follower:
         assert self._consumer is not None
         return (await self._consumer.end_offsets([partition]))[partition]
 
+    def behind(self, partition: TopicPartition) -> int:
+        """How many offsets of a partition were not taken yet, as far as fetches have told."""
+        if self._consumer is None or partition not in self._consumer.assignment():
+            return 0
+        end = self._consumer.highwater(partition) or 0
+        return max(0, end - self.positions.get(partition, 0))
+
     async def reached(self, partition: TopicPartition, offset: int) -> None:
         """Wait until everything below `offset` was taken."""
         if self.positions.get(partition, 0) >= offset:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting = [one for one in self._waiting if not one[2].done()]  # who gave up
         self._waiting.append((partition, offset, waiter))
         await waiter
 

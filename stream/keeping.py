@@ -52,6 +52,7 @@ class Keeping:
         self.snapshots = opened(settings)
         self.failed = 0
         self.error: str | None = None  # why the last one was not written
+        self.held_seconds = 0.0  # that learning waited for a copy, in all
 
     async def start(self) -> None:
         """Load the newest good snapshot and follow feedback from there.
@@ -111,6 +112,7 @@ class Keeping:
                 state = await asyncio.to_thread(self.learner.state)
             finally:
                 self.follower.release(self.feedback)
+                self.held_seconds += time.monotonic() - began
             copied = time.monotonic()
             await asyncio.to_thread(self.snapshots.write, state)
         except Exception as error:  # whatever a store may raise: the snapshots before are enough
@@ -130,6 +132,7 @@ class Keeping:
             "age_seconds": round(time.time() - newest.written / 1000, 1) if newest else None,
             "failed": self.failed,
             "error": self.error,
+            "held_seconds": round(self.held_seconds, 3),
         }
 
     def _take(self, message: ConsumerRecord) -> None:

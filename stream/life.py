@@ -1,21 +1,16 @@
 """A partition while this worker owns it."""
 
-import logging
 import time
 
-from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import OffsetAndMetadata
 
 from agents.bookmark import encode_bookmark
 from agents.partition import Commit, Partition
 from agents.remembered import Remembered
-from stream.identity import Foreign
 from stream.restore import Restored
-from stream.settings import Settings
+from stream.tally import Stand, Tally
 
-log = logging.getLogger(__name__)
-# A fetch leaves out partitions whose messages are still being handled, and they then wait for it.
-FETCH_WAIT = 25  # milliseconds
+MOST_DUE = 64  # commits that wait for the learner; beyond, every other one is left to the next
 
 
 class Lost(Exception):
@@ -25,70 +20,86 @@ class Lost(Exception):
 class Life:
     """One partition while this worker owns it."""
 
-    def __init__(self, number: int, partition: Partition) -> None:
+    def __init__(self, number: int, partition: Partition, tally: Tally) -> None:
         self.number = number
         self.partition = partition
+        self.tally = tally
         self.ready = False
         self.lost = False
-        self.commits: list[Commit] = []
+        self.began = self.heard = time.monotonic()
         self.needed = 0  # who takes over reads the events from here on
-        self.heard = time.monotonic()
         self.committed = 0
         self.copy: Remembered | None = None  # to be written once it is committed
         self.kept = 0  # the offset of the newest file of its attribution
         self.restored: Restored | None = None
+        self._silent = True  # nothing was handled yet
+        self.commit: Commit | None = None  # of the batch under way
+        self._taken = 0  # messages handled
+        self._due: list[tuple[Commit, Stand]] = []
+        self._offered: tuple[Commit, Stand] | None = None  # what the commit under way covers
+        self._counted = Stand.of(partition, 0)
+
+    @property
+    def due(self) -> int:
+        """How many commits wait for the learner."""
+        return len(self._due)
+
+    def begin(self) -> float:
+        """It was restored and may take messages; the seconds that took."""
+        self.heard = time.monotonic()
+        seconds = self.heard - self.began
+        self._counted = Stand.of(self.partition, 0)
+        self.tally.began(self._counted, seconds)
+        self.ready = True
+        return seconds
+
+    def end(self) -> None:
+        """It is ours no more."""
+        if self.ready:
+            self.tally.ended(self._counted)
+        self.lost = True
+
+    def hears(self, appended: float) -> None:
+        """Messages have come, the first of them appended at that time (seconds)."""
+        now = time.monotonic()
+        if self._silent:
+            self._silent = False
+            waited = time.time() - appended
+            if waited > now - self.heard:  # since before there was anybody to handle it
+                self.tally.heard(waited)
+        self.heard = now
+
+    def handled(self, used: int) -> None:
+        """A batch of so many messages is done and may be committed once the learner has it (L4).
+
+        A commit left out is covered by the next one: so few are kept, however slow the learner is.
+        """
+        self._taken += used
+        if self.commit is not None:
+            self._due.append((self.commit, Stand.of(self.partition, self._taken)))
+        if len(self._due) > MOST_DUE:
+            del self._due[-2::-2]
 
     def done(self) -> OffsetAndMetadata | None:
         """What may be committed since the last time: all that the learner has accepted (L4).
 
-        The bookmark goes with it (L3).
+        The bookmark goes with it (L3). What was offered and not accepted is offered again.
         """
         ledger = self.partition.ledger
-        ready = [c for c in self.commits if c.needs is None or ledger.has(c.needs)]
-        if not ready:
+        while self._due:
+            needs = self._due[0][0].needs
+            if needs is not None and not ledger.has(needs):
+                break
+            self._offered = self._due.pop(0)
+        if self._offered is None:
             return None
-        self.commits = self.commits[len(ready) :]
-        self.needed = ready[-1].bookmark.ids_from
-        return OffsetAndMetadata(ready[-1].offset, encode_bookmark(ready[-1].bookmark))
+        commit, _ = self._offered
+        return OffsetAndMetadata(commit.offset, encode_bookmark(commit.bookmark))
 
-
-def member(settings: Settings) -> AIOKafkaConsumer:
-    """The group's consumer, as this worker opens it; it commits what it is told, when it is."""
-    timeout = int(settings.session_timeout_seconds * 1000)
-    return AIOKafkaConsumer(
-        **settings.aiokafka_options(),
-        group_id=f"{settings.app}-partitions",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        session_timeout_ms=timeout,
-        heartbeat_interval_ms=max(100, timeout // 10),
-        max_poll_interval_ms=max(300_000, 10 * timeout),
-        max_partition_fetch_bytes=4 << 20,
-        fetch_max_wait_ms=FETCH_WAIT,
-    )
-
-
-async def overtaken(consumer: AIOKafkaConsumer, tp: TopicPartition, life: Life, first: int) -> None:
-    """Say so if retention took events before they were read; `first` is what came instead.
-
-    A gap alone says nothing: transactions leave marks between events. Raises Foreign if offsets run
-    back: the log is another one (L6).
-    """
-    due = life.partition.attribution.next
-    if first == due:
-        return
-    try:
-        begins = (await consumer.beginning_offsets([tp]))[tp]
-        ends = (await consumer.end_offsets([tp]))[tp]
-    except KafkaError as error:
-        log.warning("a gap not looked into", extra={"reason": str(error)})
-        return
-    if first < due and ends < due:
-        raise Foreign(
-            f"{tp.topic}-{tp.partition} ends at {ends}, and was read up to {due}: it was deleted "
-            "and made again, or cut at its end. Start a new log under another "
-            "RANKLOOP_TOPIC_PREFIX and RANKLOOP_APP"
-        )
-    if begins > due:
-        gone = {"partition": tp.partition, "lost": min(begins, first) - due, "from": due}
-        log.error("events lost to retention before they were read", extra=gone)
+    def accepted(self) -> None:
+        """The last commit was accepted: only now are its events counted."""
+        if self._offered is not None:
+            commit, stand = self._offered
+            self.committed, self.needed = commit.offset, commit.bookmark.ids_from
+            self.tally.committed(self._counted, stand, over=self.lost)
+            self._counted, self._offered = stand, None

@@ -6,31 +6,23 @@ The order that keeps every promise is in `agents.partition`; here each of its co
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiokafka import (
-    AIOKafkaConsumer,
-    ConsumerRebalanceListener,
-    ConsumerRecord,
-    OffsetAndMetadata,
-    TopicPartition,
-)
-from aiokafka.errors import (
-    CommitFailedError,
-    ConsumerStoppedError,
-    IllegalStateError,
-    KafkaError,
-)
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
 
 from agents.partition import Answer, Await, Command, Commit, Discard, Partition, Teach
 from models.events import Decision, encode
 from stream.follower import Follower
-from stream.life import Life, Lost, member, overtaken
+from stream.life import Life, Lost
 from stream.publisher import Outgoing, Publisher, Unpublished, deadletter
+from stream.reading import ROUND, Pace, batches, behind, group, overtaken
 from stream.remembering import Remembering
 from stream.restore import decision_of, drive, last_commit, received, restore
 from stream.settings import Settings
+from stream.tally import Tally
 from stream.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -48,6 +40,7 @@ class Partitions(ConsumerRebalanceListener):
         make: Callable[[int], Partition],
         published: Published,
         remembering: Remembering,
+        tallies: defaultdict[int, Tally],
     ) -> None:
         self.settings = settings
         self.remembering = remembering
@@ -58,7 +51,10 @@ class Partitions(ConsumerRebalanceListener):
         self.make = make
         self.published = published
         self.lives: dict[int, Life] = {}
+        self.tallies = tallies
+        self.pace = Pace(settings.batch, min(ROUND, settings.session_timeout_seconds / 16))
         self._busy = asyncio.Lock()
+        self._committing = asyncio.Lock()
         self._restoring: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._failed: asyncio.Future[None] | None = None
@@ -67,7 +63,7 @@ class Partitions(ConsumerRebalanceListener):
     async def start(self) -> None:
         """Join the group."""
         self._failed = asyncio.get_running_loop().create_future()
-        self._consumer = member(self.settings)
+        self._consumer = group(self.settings)
         self._consumer.subscribe([self.topics.events], listener=self)
         await self._consumer.start()
 
@@ -79,6 +75,8 @@ class Partitions(ConsumerRebalanceListener):
                 task.cancel()
             await self._commit()
             await self.remembering.finish(self.lives.values())
+            for number in list(self.lives):
+                self._abandon(number)
         if self._consumer is not None:
             await self._consumer.stop()
 
@@ -90,21 +88,17 @@ class Partitions(ConsumerRebalanceListener):
             if self._failed.done():
                 self._failed.result()
             try:
-                batches = await self._consumer.getmany(
-                    timeout_ms=100, max_records=self.settings.batch
-                )
+                found = await batches(self._consumer, self.lives, self.pace.size)
             except ConsumerStoppedError:
                 break
-            lives = {tp: self.lives.get(tp.partition) for tp in batches}
-            ready = {tp: life for tp, life in lives.items() if life is not None and life.ready}
             async with self._busy:
                 if self._stopping:
                     break
-                for tp, life in ready.items():
-                    await overtaken(self._consumer, tp, life, batches[tp][0].offset)
-                # A partition being restored takes nothing: it will seek to where it must go on.
-                received = (self._receive(tp, life, batches[tp]) for tp, life in ready.items())
-                await asyncio.gather(*received)
+                for life, messages in found:
+                    tp = TopicPartition(self.topics.events, life.number)
+                    await overtaken(self._consumer, tp, life, messages[0].offset)
+                await asyncio.gather(*(self._receive(life, messages) for life, messages in found))
+                self.pace.round(sum(len(messages) for _, messages in found))
                 now = time.monotonic()
                 for life in list(self.lives.values()):
                     await self._tick(life, now)
@@ -132,7 +126,7 @@ class Partitions(ConsumerRebalanceListener):
     def _begin(self, tp: TopicPartition) -> None:
         assert self._consumer is not None
         self._abandon(tp.partition)
-        life = Life(tp.partition, self.make(tp.partition))
+        life = Life(tp.partition, self.make(tp.partition), self.tallies[tp.partition])
         self.lives[tp.partition] = life
         self._consumer.pause(tp)
         task = asyncio.create_task(self._restore(tp, life))
@@ -149,10 +143,16 @@ class Partitions(ConsumerRebalanceListener):
         if life is not None and life.ready:
             self._begin(TopicPartition(self.topics.events, number))
 
+    def lags(self) -> dict[int, int]:
+        """How many offsets of each partition were not handled yet, as far as fetches have told."""
+        return {
+            n: behind(self._consumer, self.topics.events, life) for n, life in self.lives.items()
+        }
+
     def _abandon(self, number: int) -> None:
         life = self.lives.pop(number, None)
         if life is not None:
-            life.lost = True
+            life.end()
             self.follower.forget(TopicPartition(self.topics.rankings, number))
 
     def _restored(self, task: asyncio.Task[None]) -> None:
@@ -163,7 +163,8 @@ class Partitions(ConsumerRebalanceListener):
 
     async def _restore(self, tp: TopicPartition, life: Life) -> None:
         assert self._consumer is not None
-        began = time.monotonic()
+        async with self._committing:  # else what that commit covers would be counted twice
+            pass
         while not life.lost:
             try:
                 commit = await last_commit(self.settings, tp.partition)
@@ -187,8 +188,7 @@ class Partitions(ConsumerRebalanceListener):
             self._consumer.resume(tp)
         except IllegalStateError:  # gone meanwhile
             return
-        life.ready = True
-        how = {"events": life.restored.events, "seconds": round(time.monotonic() - began, 3)}
+        how = {"events": life.restored.events, "seconds": round(life.begin(), 3)}
         log.info("restored", extra={"partition": tp.partition, "offset": offset} | how)
 
     def _read(self, life: Life, message: ConsumerRecord) -> None:
@@ -198,10 +198,8 @@ class Partitions(ConsumerRebalanceListener):
         if decision is not None and attribution.decided(decision, message.offset):
             self.published(message, decision)
 
-    async def _receive(
-        self, tp: TopicPartition, life: Life, messages: list[ConsumerRecord]
-    ) -> None:
-        life.heard = time.monotonic()
+    async def _receive(self, life: Life, messages: list[ConsumerRecord]) -> None:
+        life.hears(messages[0].timestamp / 1000)
         waiting = received(messages)
         lease = time.monotonic() + self.settings.session_timeout_seconds / 2
 
@@ -212,14 +210,17 @@ class Partitions(ConsumerRebalanceListener):
 
         try:
             while waiting:
-                used = await drive(life.partition.batch(waiting), perform)
+                used = await drive(self.pace.watched(life.partition.batch(waiting)), perform)
                 if not used:
                     raise Lost("a request before this batch was never decided")
+                life.handled(used)
                 waiting = waiting[used:]
         except (Lost, Unpublished) as error:
-            log.warning("batch abandoned", extra={"partition": tp.partition, "reason": str(error)})
-            if self.lives.get(tp.partition) is life:
-                self._begin(tp)
+            extra = {"partition": life.number, "reason": str(error)}
+            log.warning("batch abandoned", extra=extra)
+            life.tally.abandoned += 1
+            if self.lives.get(life.number) is life:
+                self._begin(TopicPartition(self.topics.events, life.number))
 
     async def _perform(self, life: Life, command: Command) -> Any:
         match command:
@@ -232,6 +233,7 @@ class Partitions(ConsumerRebalanceListener):
                     async with asyncio.timeout(self.settings.wait_seconds):
                         await self.follower.reached(self.feedback, version)
                 except TimeoutError:
+                    life.tally.older += 1
                     log.warning("deciding with an older model", extra={"waited_for": version})
             case Answer(decisions):
                 await self._answer(life, decisions)
@@ -244,7 +246,7 @@ class Partitions(ConsumerRebalanceListener):
                     ]
                 )
             case Commit():
-                life.commits.append(command)
+                life.commit = command
         return None
 
     async def _answer(self, life: Life, decisions: list[Decision]) -> None:
@@ -255,6 +257,7 @@ class Partitions(ConsumerRebalanceListener):
                 for decision in decisions
             ]
         )
+        life.tally.rankings.update("refused" if d.refused else "ranked" for d in decisions)
         try:
             async with asyncio.timeout(self.settings.session_timeout_seconds / 2):
                 await self.follower.reached(rankings, offsets[-1] + 1)
@@ -274,19 +277,19 @@ class Partitions(ConsumerRebalanceListener):
 
     async def _commit(self) -> None:
         """Commit what this worker's learner has accepted, never more (L4)."""
-        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
-        for life in self.lives.values():
-            if (commit := life.done()) is not None:
-                offsets[TopicPartition(self.topics.events, life.number)] = commit
-        if not offsets or self._consumer is None:
+        offered = [(life, commit) for life in self.lives.values() if (commit := life.done())]
+        if not offered or self._consumer is None:
             return
-        try:
-            await self._consumer.commit(offsets)
-        except (CommitFailedError, IllegalStateError):
-            log.warning("the group moved on; its next owner starts from the last commit")
-        except KafkaError as error:
-            log.warning("commit failed; the next one covers it", extra={"error": str(error)})
-        else:
-            for tp, commit in offsets.items():
-                if (life := self.lives.get(tp.partition)) is not None:
-                    life.committed = commit.offset
+        events = self.topics.events
+        async with self._committing:
+            try:
+                await self._consumer.commit(
+                    {TopicPartition(events, life.number): commit for life, commit in offered}
+                )
+            except (CommitFailedError, IllegalStateError):
+                log.warning("the group moved on; its next owner starts from the last commit")
+            except KafkaError as error:
+                log.warning("commit failed; the next one covers it", extra={"error": str(error)})
+            else:
+                for life, _ in offered:
+                    life.accepted()

@@ -1,4 +1,4 @@
-"""The latest ranking of each user, in memory or in Redis; and vectors remembered in Redis.
+"""The latest ranking of each user, in memory or in Redis.
 
 Redis holds copies, never the truth: when it does not answer within `timeout` seconds, that is
 logged once, callers go on, and it is tried again now and then (`stream.outage`). An address is
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import redis
@@ -21,12 +21,13 @@ from msgspec import Struct
 from redis.backoff import NoBackoff
 
 from stream.outage import Clock, Line
+from stream.tally import Kept
 
 log = logging.getLogger(__name__)
 
 CHUNK = 500  # commands or keys in one round trip
 
-_LOST = (redis.RedisError, OSError, TimeoutError)
+LOST = (redis.RedisError, OSError, TimeoutError)
 
 # Compare and set in one step: KEYS ranking; ARGV log, offset, ttl in ms, decision.
 _PUT = """
@@ -71,6 +72,11 @@ class Rankings(Protocol):
         """Let go of connections."""
         ...
 
+    @property
+    def tally(self) -> Kept:
+        """How many were kept and lost, and how many are held in this process."""
+        ...
+
 
 class MemoryRankings:
     """Rankings in this process: at most `limit` users, the longest unchanged go first.
@@ -88,11 +94,17 @@ class MemoryRankings:
     def __init__(
         self, *, ttl: float = 86_400, limit: int = 100_000, clock: Clock = time.monotonic
     ) -> None:
-        _check(ttl)
+        check_ttl(ttl)
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         self._ttl, self._limit, self._clock = ttl, limit, clock
         self._held: OrderedDict[str, tuple[float, Latest]] = OrderedDict()  # by time of putting
+        self._put = self._lost = 0
+
+    @property
+    def tally(self) -> Kept:
+        """How many were put and lost, and how many are held."""
+        return Kept(self._put, 0, self._lost, len(self._held), self._limit)
 
     async def put(self, latest: Latest) -> bool:
         """Keep it; False if a higher offset is held already."""
@@ -101,10 +113,12 @@ class MemoryRankings:
         _, held = self._held.get(latest.user, (now, None))
         if held and held.log == latest.log and held.offset > latest.offset:
             return False
+        self._put += 1
         self._held[latest.user] = now + self._ttl, latest
         self._held.move_to_end(latest.user)
         if len(self._held) > self._limit:
             self._held.popitem(last=False)
+            self._lost += 1
         return True
 
     async def put_many(self, latest: Iterable[Latest]) -> int:
@@ -146,7 +160,7 @@ class RedisRankings:
         timeout: float = 2.0,
         clock: Clock = time.monotonic,
     ) -> None:
-        _check(ttl)
+        check_ttl(ttl)
         self._redis: Any = redis.asyncio.from_url(
             url,
             retry=redis.asyncio.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,)),
@@ -157,6 +171,13 @@ class RedisRankings:
         self._ttl, self._prefix = round(ttl * 1000), prefix
         self._unsent = MemoryRankings(ttl=ttl, limit=limit, clock=clock)
         self._line = Line("rankings", clock)
+        self._written = self._refused = 0
+
+    @property
+    def tally(self) -> Kept:
+        """What Redis took and refused, and what waits for it."""
+        unsent = self._unsent.tally
+        return Kept(self._written, self._refused, unsent.lost, unsent.held, unsent.limit)
 
     async def put(self, latest: Latest) -> bool:
         """Keep it; False if a higher offset is held already."""
@@ -183,10 +204,12 @@ class RedisRankings:
             refused = [answer for answer in answers if isinstance(answer, Exception)]
             if len(refused) == len(latest):
                 raise refused[0]
-        except _LOST as error:
+        except LOST as error:
             self._line.failed(error)
             return await self._unsent.put_many(latest)
         self._line.mended()
+        self._written += len(latest) - len(refused)
+        self._refused += len(refused)
         for error in refused:  # one bad key must not hold up the others for ever
             log.warning("ranking refused by redis", extra={"error": str(error)[:200]})
         return sum(answer for answer in answers if answer == 1)
@@ -200,7 +223,7 @@ class RedisRankings:
                     found = await self._redis.hget(self._key(user), "decision")
                     self._line.mended()
                     return found
-                except _LOST as error:
+                except LOST as error:
                     self._line.failed(error)
             return await self._unsent.get(user)
 
@@ -220,67 +243,6 @@ class RedisRankings:
         return latest.log, latest.offset, self._ttl, latest.decision
 
 
-class RedisVectors:
-    """Vectors in Redis for `models.embedding.CachedEncoder`, shared by workers, with a TTL.
-
-    It blocks, as the encoder it serves does: call both in a thread. While Redis is away it knows
-    nothing and forgets what it is told.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        ttl: float = 30 * 86_400,
-        prefix: str = "rankloop",
-        timeout: float = 2.0,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        _check(ttl)
-        self._redis: Any = redis.from_url(
-            url,
-            retry=redis.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,)),
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-        )
-        self._ttl, self._prefix = round(ttl * 1000), prefix
-        self._line = Line("vectors", clock)
-
-    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """What is known under each key, in order."""
-        found: list[bytes | None] = []
-        for start in range(0, len(keys), CHUNK):
-            names = [self._name(key) for key in keys[start : start + CHUNK]]
-            found += self._try(lambda names=names: self._redis.mget(names)) or [None] * len(names)
-        return found
-
-    def set_many(self, vectors: Mapping[str, bytes]) -> None:
-        """Remember these."""
-        pairs = list(vectors.items())
-        for start in range(0, len(pairs), CHUNK):
-            pipe = self._redis.pipeline(transaction=False)
-            for key, vector in pairs[start : start + CHUNK]:
-                pipe.set(self._name(key), vector, px=self._ttl)
-            self._try(pipe.execute)
-
-    def close(self) -> None:
-        """Let go of connections."""
-        self._redis.close()
-
-    def _name(self, key: str) -> str:
-        return f"{self._prefix}:vector:{key}"
-
-    def _try(self, call: Callable[[], Any]) -> Any:
-        if not self._line.open():
-            return None
-        try:
-            answer = call()
-        except _LOST as error:
-            return self._line.failed(error)
-        self._line.mended()
-        return answer
-
-
-def _check(ttl: float) -> None:
+def check_ttl(ttl: float) -> None:
     if not 0.001 <= ttl <= 10 * 365 * 86_400:
         raise ValueError(f"ttl must be in 0.001 seconds to ten years, got {ttl}")

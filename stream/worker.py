@@ -26,12 +26,14 @@ from stream.embedder import embed_items
 from stream.engine import Engine
 from stream.identity import Foreign
 from stream.logs import configure
+from stream.metrics import CONTENT_TYPE, Page
 from stream.mistakes import causes
 from stream.pacing import pace
+from stream.redis_vectors import RedisVectors
 from stream.restore import Cut
 from stream.server import free_port
 from stream.settings import Settings
-from stream.state import MemoryRankings, Rankings, RedisRankings, RedisVectors
+from stream.state import MemoryRankings, Rankings, RedisRankings
 from stream.topics import create
 
 log = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]
 
     async def embedder(stream: Any) -> None:
         async for batch in stream.take_events(settings.encoder_batch, within=0.05):
-            await embed_items(batch, encoder, engine.topics, engine.publish)
+            await embed_items(batch, encoder, engine.topics, engine.publish, engine.embedded)
 
     if settings.role in ("all", "embed"):
         items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
@@ -105,6 +107,12 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]
     async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
         found = engine.status(digest="digest" in request.query)
         return web.json(found | {"kafka": door.status()})
+
+    page = Page(engine)
+
+    @made.page("/metrics")
+    async def metrics(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        return web.bytes(page(), headers={"Content-Type": CONTENT_TYPE})
 
     return made
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from models.base import Floats
 from models.embedding import HashEncoder
 from models.events import Item, decode_embedding, encode
-from stream.embedder import embed_items
+from stream.embedder import Embedded, embed_items
 from stream.publisher import Outgoing
 from stream.topics import Topics
 
@@ -44,7 +44,7 @@ def published(*values: bytes | None) -> list[Outgoing]:
 
     batch: Any = [Event(value, Message(10 + n)) for n, value in enumerate(values)]
     publish: Any = Publishes()
-    asyncio.run(embed_items(batch, Picky(), TOPICS, publish))
+    asyncio.run(embed_items(batch, Picky(), TOPICS, publish, Embedded()))
     return out
 
 

@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 
 from models.embedding import CachedEncoder, HashEncoder
-from stream.state import Latest, MemoryRankings, Rankings, RedisRankings, RedisVectors
+from stream.redis_vectors import RedisVectors
+from stream.state import Latest, MemoryRankings, Rankings, RedisRankings
 
 Make = Callable[..., Rankings]
 PATIENCE = 60.0  # seconds: a busy machine is not an outage

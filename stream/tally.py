@@ -1,0 +1,144 @@
+"""What became of the events that this worker committed: counters by partition that only grow.
+
+An event is counted when the commit behind it was accepted, not when it was handled: a batch that is
+abandoned, or whose commit the group refuses, is handled again by the next owner and counted there.
+So over all workers each committed event is counted once, by whoever committed it, and
+`taken == accounted for` holds at any time. What a worker killed with SIGKILL had counted goes with
+it (Prometheus remembers its last scrape); what it had not committed is counted by the next owner.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from itertools import accumulate
+
+from msgspec import Struct
+
+from agents.partition import Partition
+
+FATES = ("asked", "attributed", "organic", "late", "orphan", "duplicate", "too_late", "tick")
+OUTCOMES = ("complete", "expired", "corrected", "unshown", "refused")
+WAITING = "waiting"
+
+
+class Stand(Struct, frozen=True):
+    """How a life's own counters stand at one event."""
+
+    taken: int  # messages, counted as they came
+    events: Counter[str]
+    letters: Counter[str]
+
+    @classmethod
+    def of(cls, partition: Partition, taken: int) -> "Stand":
+        return cls(taken, partition.attribution.counts.copy(), partition.counts.copy())
+
+    @property
+    def waiting(self) -> int:
+        """Events whose request has not come yet."""
+        return self.events[WAITING]
+
+
+class Tally:
+    """One partition's totals over all its lives on this worker.
+
+    Events that wait for their request move with their partition: `inherited` and `released` count
+    them as a life begins and ends. Else a worker that attributes a click which another one took in
+    would account for more than it took.
+
+    >>> tally = Tally()
+    >>> before, after = (Stand(n, Counter(asked=n), Counter()) for n in (0, 2))
+    >>> tally.committed(before, after)
+    >>> tally.taken, tally.accounted, tally.fates["asked"]
+    (2, 2, 2)
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.waiting = 0  # of the life that is, as of its last commit
+        self.inherited = self.released = 0
+        self.fates: Counter[str] = Counter(dict.fromkeys((*FATES, "deadletter"), 0))
+        self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.letters: Counter[str] = Counter()  # by reason
+        self.rankings: Counter[str] = Counter()  # published: ranked or refused
+        self.abandoned = 0  # batches
+        self.older = 0  # batches decided with an older model than their own clicks
+        self.restores = 0
+        self.restore_seconds = 0.0
+        self.silences = 0
+        self.silence_seconds = 0.0
+        self.longest_silence = 0.0
+
+    @property
+    def accounted(self) -> int:
+        """What `taken` must be."""
+        return self.fates.total() + self.waiting + self.released - self.inherited
+
+    def began(self, stand: Stand, seconds: float) -> None:
+        """A life was restored, which took so long."""
+        self.restores += 1
+        self.restore_seconds += seconds
+        self.inherited += stand.waiting
+        self.waiting = stand.waiting
+
+    def ended(self, stand: Stand) -> None:
+        """A life is over; `stand` is what it committed last."""
+        self.released += stand.waiting
+        self.waiting = 0
+
+    def committed(self, before: Stand, after: Stand, over: bool = False) -> None:
+        """The commit of what lies between two stands of one life, maybe over, was accepted."""
+        self.taken += after.taken - before.taken
+        if over:
+            self.released += after.waiting - before.waiting
+        else:
+            self.waiting += after.waiting - before.waiting
+        letters = after.letters - before.letters
+        for name, number in (after.events - before.events).items():
+            if name in OUTCOMES:
+                self.outcomes[name] += number
+            elif name != WAITING:
+                self.fates[name] += number
+                if name == "too_late":
+                    letters[name] += number
+        self.fates["deadletter"] += (after.letters - before.letters).total()
+        self.letters += letters
+
+    def heard(self, seconds: float) -> None:
+        """The oldest event that had come before a life began was handled so long after it came."""
+        self.silences += 1
+        self.silence_seconds += seconds
+        self.longest_silence = max(self.longest_silence, seconds)
+
+
+class Kept(Struct, frozen=True):
+    """Rankings written where readers look, refused there, and lost for want of room here."""
+
+    written: int
+    refused: int
+    lost: int
+    held: int  # in this process; for Redis, those that it has not got yet
+    limit: int
+
+
+class Times:
+    """How long something took, as a histogram: counts of at most so many seconds each.
+
+    >>> times = Times()
+    >>> times.add(0.0007); times.add(3.0)
+    >>> times.buckets()[:2], times.buckets()[-1], round(times.seconds, 4)
+    ((('0.0005', 0), ('0.001', 1)), ('+Inf', 2), 3.0007)
+    """
+
+    BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._counts = [0] * (len(self.BOUNDS) + 1)
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.seconds += seconds
+        self._counts[bisect_left(self.BOUNDS, seconds)] += 1
+
+    def buckets(self) -> tuple[tuple[str, int], ...]:
+        """Bound, and how many took at most as long; the last one counts all."""
+        return tuple(zip([*map(str, self.BOUNDS), "+Inf"], accumulate(self._counts), strict=True))
