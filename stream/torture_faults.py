@@ -7,8 +7,7 @@ from random import Random
 from typing import Any
 
 import redis
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -26,7 +25,7 @@ from stream.server import Server, StackError
 from stream.settings import Settings
 from stream.topics import Topics
 from stream.torture_crew import Worker
-from stream.torture_producer import publish
+from stream.torture_topics import publish, reading, tail
 
 KINDS = {
     "kill": "kill -9 under load",
@@ -44,7 +43,7 @@ KINDS = {
     "redis-down": "Redis stopped for a while",
     "record-again": "a learned record published again",
     "record-astray": "a record that follows none",
-    "decision-again": "a second ranking for a request",
+    "decision-again": "second rankings for ten requests",
 }
 FORGED = "torture"  # the policy of a second ranking: ours can be told from a worker's
 MOST_WORKERS = 4
@@ -199,7 +198,7 @@ class Faults:
         numbers = await asyncio.to_thread(worker.partitions)
         partitions = [TopicPartition(self.topics.rankings, n) for n in numbers]
         deadline = time.monotonic() + 3
-        async with _reader(self.settings) as reader:
+        async with reading(self.settings) as reader:
             before = await reader.end_offsets(partitions)
             while time.monotonic() < deadline:
                 if await reader.end_offsets(partitions) != before:
@@ -264,35 +263,15 @@ class Faults:
             ]
             whole = [d for d in decisions if len(d.slots) > 1 and d.policy != FORGED]
             if whole:
-                await self._forge(number, self.rng.choice(whole[-5:]))
-                self._note(kind, f"partition {number}")
+                forged = [
+                    (rankings.topic, encode(_second(one)), one.user.encode(), number)
+                    for one in whole[-10:]
+                ]
+                await publish(self.settings, forged)
+                self._note(kind, f"{len(forged)} in partition {number}")
                 return
 
-    async def _forge(self, number: int, decision: Decision) -> None:
-        """A second answer, as a worker that slept would give it: other items first."""
-        second = replace(decision, policy=FORGED, slots=decision.slots[:0:-1])
-        sent = self.topics.rankings, encode(second), decision.user.encode(), number
-        await publish(self.settings, [sent])
 
-
-def _reader(settings: Settings) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(**settings.aiokafka_options(), group_id=None, auto_offset_reset="none")
-
-
-async def tail(settings: Settings, tp: TopicPartition, count: int = 50) -> list[ConsumerRecord]:
-    """The last messages of a partition; [] if the broker does not answer."""
-    reader = _reader(settings)
-    found: list[ConsumerRecord] = []
-    try:
-        await reader.start()
-        end = (await reader.end_offsets([tp]))[tp]
-        reader.assign([tp])
-        reader.seek(tp, max(0, end - count))
-        while end and await reader.position(tp) < end:
-            for messages in (await reader.getmany(tp, timeout_ms=1000)).values():
-                found += messages
-    except KafkaError:
-        return []
-    finally:
-        await reader.stop()
-    return found
+def _second(decision: Decision) -> Decision:
+    """Another answer, as a worker that slept would give it: other items, in another order."""
+    return replace(decision, policy=FORGED, slots=decision.slots[:0:-1])

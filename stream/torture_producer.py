@@ -1,7 +1,7 @@
 """Sends what people do, at least once, and writes down what the broker acknowledged."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from aiokafka import AIOKafkaProducer
@@ -97,16 +97,3 @@ class Producer:
         client, self._client = self._client, None
         if client is not None:
             await asyncio.wait([asyncio.ensure_future(client.stop())], timeout=5)
-
-
-async def publish(
-    settings: Settings, messages: Iterable[tuple[str, bytes, bytes | None, int]]
-) -> int:
-    """Publish (topic, value, key, partition) with a client of its own; how many."""
-    client = AIOKafkaProducer(**settings.aiokafka_options(), acks="all")
-    await client.start()
-    try:
-        acks = [await client.send(t, v, key=k, partition=p) for t, v, k, p in messages]
-        return len([await ack for ack in acks])
-    finally:
-        await client.stop()

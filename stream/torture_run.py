@@ -18,7 +18,8 @@ from stream.topics import Topics, create
 from stream.torture_crew import Worker
 from stream.torture_faults import Faults, Injected, script
 from stream.torture_load import People, closing, messages
-from stream.torture_producer import Producer, publish
+from stream.torture_producer import Producer
+from stream.torture_topics import publish
 
 READY_SECONDS = 120.0
 Told = Callable[[str, int], None]  # what is done, and how many

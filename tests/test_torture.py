@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from models.events import Click, Request, Tick, decode_decision
+from models.events import Click, Request, Tick, decode_decision, encode
 from stream.checker import check
 from stream.settings import Settings
 from stream.torture import torture
@@ -131,7 +131,8 @@ def test_who_sleeps_through_a_rebalance_answers_again_only_without_a_lease(
         else:
             eventually(lambda: "batch abandoned" in sleeper.words(), "the sleeper lets go")
         world.publish(Click(id="c", user="ann", item="item:1", at=at + 1, request=ASLEEP))
-        world.publish(*[Tick(at=at + 50_000_000)] * 2)
+        for _ in range(2):
+            world.send(encode(Tick(at=at + 50_000_000)), partition=0)
         eventually(lambda: len(world.records()) >= 2, "the ranking is closed")
         assert answered(world) == answers
         (tmp_path / "book").touch()
