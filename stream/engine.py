@@ -30,6 +30,7 @@ from models.events import (
 )
 from stream import build
 from stream.checkpoint import attributions
+from stream.delivery import Delivery
 from stream.embedder import Embedded
 from stream.follower import Follower
 from stream.identity import agree, begin
@@ -40,13 +41,12 @@ from stream.publisher import Outgoing, Publisher
 from stream.remembering import Remembering
 from stream.routing import owner
 from stream.settings import Settings
-from stream.state import Latest, Rankings
+from stream.state import Rankings
 from stream.tally import Tally, Times
 from stream.topics import Topics
 from stream.watch import Watch
 
 log = logging.getLogger(__name__)
-WAITING_RANKINGS = 10_000  # decisions on their way to Redis; beyond, new ones are not kept there
 
 
 class Engine:
@@ -61,6 +61,7 @@ class Engine:
         self.ledger = Ledger() if settings.role == "rank" else self.parts.learner.ledger
         self.encoder = encoder
         self.rankings = rankings
+        self.delivery = Delivery(rankings)
         self.follower = Follower(options)
         self.keeping = Keeping(
             settings,
@@ -80,10 +81,6 @@ class Engine:
         self._turned = asyncio.Event()  # another fold is in force
         self.deciding = Times()
         self.embedded = Embedded()
-        self.most_on_their_way = WAITING_RANKINGS
-        self.unkept = 0  # rankings not given to Redis: too many were on their way
-        self._latest: list[Latest] = []
-        self._published_some = asyncio.Event()
         self.unreadable = 0
 
     async def run(self) -> None:
@@ -99,7 +96,7 @@ class Engine:
         await self.keeping.start()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
-            group.create_task(self._keep_rankings())
+            group.create_task(self.delivery.run())
             group.create_task(self.keeping.run())
             await self._catch_up()
             found = await self._agreed()
@@ -112,7 +109,7 @@ class Engine:
     async def stop(self) -> None:
         """Finish and commit what is under way, keep what was learned, let go of everything."""
         await self.partitions.stop()
-        await self._flush()
+        await self.delivery.flush()
         await self.follower.stop()
         await self.publish.stop()
         await self.keeping.write()
@@ -148,7 +145,10 @@ class Engine:
         """A batch under way at the switch decides nothing any more (L12); the next owner does."""
         if self.stands_by:
             raise Lost("another fold is in force")
-        return self.parts.recommender(ask)
+        began = time.perf_counter()
+        decision = self.parts.recommender(ask)
+        self.deciding.add(time.perf_counter() - began)
+        return decision
 
     async def _serve(self) -> None:
         """Own partitions while this worker's fold is in force."""
@@ -179,7 +179,7 @@ class Engine:
             self.follower,
             self.publish,
             self._partition,
-            self._published,
+            self.delivery.add,
             self.remembering,
             self.tallies,
         )
@@ -240,36 +240,6 @@ class Engine:
             self._decide,
             lambda user: owner(user, self.settings.partitions),
         )
-
-    def _decide(self, ask: Ask) -> Decision:
-        began = time.perf_counter()
-        decision = self.parts.recommender(ask)
-        self.deciding.add(time.perf_counter() - began)
-        return decision
-
-    def _published(self, message: ConsumerRecord, decision: Decision) -> None:
-        if decision.slots and len(self._latest) >= self.most_on_their_way:
-            self.unkept += 1
-        elif decision.slots:
-            where = f"{message.topic}-{message.partition}"
-            self._latest.append(Latest(decision.user, message.value or b"", where, message.offset))
-            self._published_some.set()
-
-    @property
-    def on_their_way(self) -> int:
-        """Rankings that wait to be given to Redis."""
-        return len(self._latest)
-
-    async def _keep_rankings(self) -> None:
-        while True:
-            await self._published_some.wait()
-            self._published_some.clear()
-            await self._flush()
-
-    async def _flush(self) -> None:
-        latest, self._latest = self._latest, []
-        if latest:
-            await self.rankings.put_many(latest)
 
     def status(self, digest: bool = False) -> dict[str, Any]:
         """What the worker knows and does, for people and health checks."""

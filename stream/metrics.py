@@ -219,7 +219,7 @@ class Page:
             [
                 ("written", kept.written),
                 ("refused", kept.refused),
-                ("lost", kept.lost + self.engine.unkept),
+                ("lost", kept.lost + self.engine.delivery.unkept),
             ],
         )
 
@@ -249,7 +249,7 @@ class Page:
             "items": (catalogue.size, catalogue.limit),
             "items_shown": (len(memory.exposure.items), memory.exposure.items.limit),
             "latest_rankings": (kept.held, kept.limit),
-            "latest_rankings_on_their_way": (engine.on_their_way, engine.most_on_their_way),
+            "latest_rankings_on_their_way": (engine.delivery.waiting, engine.delivery.most),
             "commits_due": (max((life.due for _, life in lives), default=0), MOST_DUE),
             "batch": (engine.partitions.pace.size, engine.settings.batch),
         }

@@ -7,7 +7,6 @@ in tests/test_torture.py.
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -103,19 +102,18 @@ def restore() -> None:
 def lease() -> None:
     """A batch is published however long it took, and whoever has the partition by then."""
 
-    async def broken(
-        self: driven.Partitions, tp: TopicPartition, life: Life, messages: list[ConsumerRecord]
-    ) -> None:
-        life.heard = time.monotonic()
+    async def broken(self: driven.Partitions, life: Life, messages: list[ConsumerRecord]) -> None:
+        life.hears(messages[0].timestamp / 1000)
         waiting = received(messages)
         try:
             while used := await drive(
                 life.partition.batch(waiting), lambda command: self._perform(life, command)
             ):
+                life.handled(used)
                 waiting = waiting[used:]
         except (Lost, Unpublished):
-            if self.lives.get(tp.partition) is life:
-                self._begin(tp)
+            if self.lives.get(life.number) is life:
+                self._begin(TopicPartition(self.topics.events, life.number))
 
     driven.Partitions._receive = broken
 

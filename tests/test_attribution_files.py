@@ -20,6 +20,7 @@ from stream.life import Life
 from stream.remembering import Remembering
 from stream.settings import Settings
 from stream.shelves import Folder
+from stream.tally import Tally
 from stream.tensors import Damaged
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
@@ -158,7 +159,8 @@ def life(fold: Attribution, committed: int) -> Life:
         raise AssertionError("nothing is decided here")
 
     ledger = build.parts(Settings(encoder="hash"), HashEncoder()).learner.ledger
-    one = Life(fold.partition, Partition(fold, ledger, decide, lambda _: fold.partition))
+    partition = Partition(fold, ledger, decide, lambda _: fold.partition)
+    one = Life(fold.partition, partition, Tally())
     one.ready, one.committed = True, committed
     return one
 

@@ -353,7 +353,8 @@ def test_a_state_that_lies_is_refused_or_does_no_harm(
         user, items = f"v{n % 5}", [f"j{n * 5 % 7}", f"i{n % 6}", "x"]
         learn(loaded, [liked(user, items[0]), shown(user, *items[1:])], seed=n)
         for each in (user, f"u{n % 4}"):
-            loaded.histories.seen(each), loaded.histories.repeats(each)
+            loaded.histories.seen(each)
+            loaded.histories.repeats(each)
             loaded.exposure.read(items)
             assert loaded.popularity is not None
             for scorer in (loaded.popularity, *loaded.scorers.values()):

@@ -1,13 +1,14 @@
 """Neighbours in the order of liking: what its words promise, and what every scorer must hold."""
 
 from random import Random
+from typing import Any
 
 import numpy as np
 
 from models.nearby import FADE, Nearby
 
 
-def taught(likes: list[tuple[str, str]], **options: int) -> Nearby:
+def taught(likes: list[tuple[str, str]], **options: Any) -> Nearby:
     model = Nearby(**options)
     for user, item in likes:
         model.learn(user, item, 1.0, seed=0)
@@ -50,7 +51,13 @@ def test_top_is_the_order_of_the_scores():
 
 
 def test_a_loaded_model_learns_on_bit_for_bit_within_its_bounds():
-    options = {"recent": 3, "history": 10, "neighbours": 12, "users": 15, "items": 40}
+    options: dict[str, Any] = {
+        "recent": 3,
+        "history": 10,
+        "neighbours": 12,
+        "users": 15,
+        "items": 40,
+    }
     log = many()
     whole, half = taught(log, **options), taught(log[:300], **options)
     loaded = Nearby(**options)

@@ -44,6 +44,7 @@ from stream.life import Life, Lost
 from stream.publisher import deadletter
 from stream.settings import Settings
 from stream.state import MemoryRankings
+from stream.tally import Tally
 from stream.topics import APPENDED, Topics, create
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
@@ -138,10 +139,13 @@ def test_l4_a_hole_is_refused_and_nothing_beyond_what_was_learned_is_committed()
     verdicts = [ledger(n, records[which])[0] for n, which in enumerate([0, 2, 0, 1, 2])]
     assert verdicts == ["learned", "refused", "duplicate", "learned", "learned"]
     partition = Partition(Attribution(0, RULES), ledger, decided, lambda _: 0)
-    life, mark = Life(0, partition), partition.attribution.bookmark()
-    life.commits = [Commit(3, Source(0, 2, 0), mark), Commit(4, Source(0, 3, 0), mark)]
+    life, mark = Life(0, partition, Tally()), partition.attribution.bookmark()
+    for offset in (3, 4):
+        life.commit = Commit(offset, Source(0, offset - 1, 0), mark)
+        life.handled(1)
     commit = life.done()
     assert commit is not None and commit.offset == 3
+    life.accepted()
     assert life.done() is None
 
 
