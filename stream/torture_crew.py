@@ -68,12 +68,11 @@ class Worker:
 
     def look(self) -> bool:
         """Whether it ended by itself since the last look."""
-        if self._process is None or self._process.poll() is None:
+        if not self.wanted or self._process is None or self._process.poll() is None:
             return False
-        process, self._process = self._process, None
-        if self.wanted:
-            self.ended.append(process.returncode)
-        return self.wanted
+        self.ended.append(self._process.returncode)
+        self._process = None
+        return True
 
     def kill(self) -> None:
         """SIGKILL."""
