@@ -18,7 +18,7 @@ CHUNK = 5_000  # entries encoded or decoded at once: between them, other threads
 Offset = Annotated[int, Meta(ge=0)]
 
 
-class Held(Struct, frozen=True, array_like=True):
+class Held(Struct, frozen=True, array_like=True, gc=False):
     """A decision that may close or be corrected: what `Pending` collects."""
 
     request: Request
@@ -35,7 +35,7 @@ class Held(Struct, frozen=True, array_like=True):
     rewarded: bool
 
 
-class Awaiting(Struct, frozen=True, array_like=True):
+class Awaiting(Struct, frozen=True, array_like=True, gc=False):
     """An event that came before its request: it waits, or is part of the decision `joined`."""
 
     source: Offset
