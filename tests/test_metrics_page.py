@@ -158,6 +158,7 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
         "lateness_seconds": LATENESS / 1000,
         "tick_seconds": 3600,  # time passes by what the test sends alone
         "candidates": 10,
+        "session_timeout_seconds": 20,
     }
     with World(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as world:
         [first] = world.ready()
@@ -171,12 +172,15 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
 
         half = EVENTS // 2
         send(messages[:half])
-        eventually(lambda: scraped(first).total("events_in_total") == half, "half is committed")
+        eventually(
+            lambda: scraped(first).total("events_in_total") == half, "half is committed", 120
+        )
         assert scraped(first).total("events_waiting") > 0  # they go with their partition
         second = world.worker()
-        eventually(lambda: second.status().get("model"), "the second worker is up")
-        send(messages[half:])  # while partitions change hands
-        eventually(lambda: first.owns(2) and second.owns(2), "both own two partitions")
+        eventually(lambda: second.status().get("model"), "the second worker is up", 120)
+        send(messages[half : half + half // 2])  # while partitions change hands
+        eventually(lambda: first.owns(2) and second.owns(2), "both own two partitions", 120)
+        send(messages[half + half // 2 :])
         ticks = [Tick(at=now() - EVENTS * STEP // 2 + n) for n in range(20)]
         send([Sent(encode(t), "", p) for t in ticks for p in range(PARTITIONS)])
         both = first, second
@@ -186,7 +190,7 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
             said = scraped(*both)
             return said if said.total("events_in_total") == total else None
 
-        said = eventually(told, f"{total} events are counted")
+        said = eventually(told, f"{total} events are counted", 120)
         assert all(scraped(worker).total("events_in_total") > 0 for worker in both)
 
         # Every fate, every reason and every status, as the independent count has them.
