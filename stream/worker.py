@@ -29,6 +29,7 @@ from stream.logs import configure
 from stream.metrics import CONTENT_TYPE, Page
 from stream.mistakes import causes
 from stream.pacing import pace
+from stream.parting import part
 from stream.redis_vectors import RedisVectors
 from stream.restore import Cut
 from stream.server import free_port
@@ -129,6 +130,7 @@ def run(settings: Settings) -> None:
     if find_spec("uvloop"):  # not on Windows
         mode.loop.use("uvloop")
     pace()
+    part()
     port = settings.web_port or free_port()
     settings = msgspec.structs.replace(settings, web_port=port)
     asyncio.run(_opened(settings))
