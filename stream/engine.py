@@ -107,13 +107,24 @@ class Engine:
                 group.create_task(self._serve())
 
     async def stop(self) -> None:
-        """Finish and commit what is under way, keep what was learned, let go of everything."""
-        await self.partitions.stop()
-        await self.delivery.flush()
-        await self.follower.stop()
-        await self.publish.stop()
-        await self.keeping.write()
-        await self.rankings.close()
+        """Finish and commit what is under way, keep what was learned, let go of everything.
+
+        Each step is bounded: a broker or a Redis that does not let go holds up nobody's SIGTERM.
+        """
+        steps = {
+            self.partitions.stop: 10,
+            self.delivery.flush: 3,
+            self.follower.stop: 3,
+            self.publish.stop: 5,
+            self.keeping.write: 600,
+            self.rankings.close: 3,
+        }
+        for step, seconds in steps.items():
+            try:
+                async with asyncio.timeout(seconds):
+                    await step()
+            except TimeoutError:
+                log.warning("not let go in time", extra={"step": step.__qualname__})
 
     async def _catch_up(self) -> None:
         for tp in list(self.follower.positions):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from stream.server import free_port
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 30.0  # seconds until a condition counts as never coming true
+PATIENCE = 90.0  # seconds until a condition counts as never coming true
 T = TypeVar("T")
 
 
@@ -93,7 +93,7 @@ class Worker:
         if self.runs:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(30)
+            return self._process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"SIGTERM did not stop the worker:\n{self.words()}") from None
