@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -58,17 +58,25 @@ def audit(
         for name in ORDER:
             messages = logs.read(name) if folder is None else save(logs, folder, name)
             messages = bar.track(messages, logs.total(name), description=name)
-            _take(made, name, messages)
+            for partition, message in messages:
+                take(made, name, partition, message)
     return made.report(), monotonic() - began
 
 
-def auditor(settings: Settings, partitions: int) -> Audit:
-    """An audit with the settings' models, policy and rules, nothing learned."""
+def auditor(
+    settings: Settings,
+    partitions: int,
+    around: Callable[[Recommender], Recommender] = lambda recommender: recommender,
+) -> Audit:
+    """An audit with the settings' models, policy and rules, nothing learned.
+
+    `around` may put something around each recommender that decides again.
+    """
     parts = build.parts(settings, Recorded("", 64))
 
     def make(encoder: str, dimensions: int) -> Recommender:
         catalogue = build.catalogue(settings, Recorded(encoder, dimensions))
-        return build.deciding(settings, parts.learner, catalogue)[1]
+        return around(build.deciding(settings, parts.learner, catalogue)[1])
 
     return Audit(
         parts.learner,
@@ -79,19 +87,19 @@ def auditor(settings: Settings, partitions: int) -> Audit:
     )
 
 
-def _take(made: Audit, name: str, messages: Iterable[tuple[int, Received]]) -> None:
-    for partition, message in messages:
-        match name:
-            case "rankings":
-                made.ranking(partition, message)
-            case "events":
-                made.event(partition, message)
-            case "items":
-                made.item(message)
-            case "embeddings":
-                made.embedding(message)
-            case _:
-                made.feedback(message)
+def take(made: Audit, name: str, partition: int, message: Received) -> None:
+    """Give an audit a message of one of its logs, which come in ORDER."""
+    match name:
+        case "rankings":
+            made.ranking(partition, message)
+        case "events":
+            made.event(partition, message)
+        case "items":
+            made.item(message)
+        case "embeddings":
+            made.embedding(message)
+        case _:
+            made.feedback(message)
 
 
 def lines(report: Report) -> Iterator[str]:

@@ -12,16 +12,14 @@ import numpy as np
 from msgspec import structs
 
 from agents.attribution import Ask
-from agents.audit import Audit
 from agents.recommender import Recommender
 from models.base import Doubles
 from models.candidates import Candidates
 from models.events import Decision, Outcome, decode_record
 from policies.base import Policy
 from stream import build
-from stream.audit import ORDER, Recorded
+from stream.audit import ORDER, auditor, take
 from stream.progress import progress
-from stream.routing import owner
 from stream.saved import FileLogs, KafkaLogs, Logs
 from stream.settings import Settings
 
@@ -82,30 +80,24 @@ def rescored(
     others = [name for name in policies if name != settings.policy]
     targets = {name: build.policy(structs.replace(settings, policy=name)) for name in others}
     outcomes: list[Outcome] = []
-    made = auditing(settings, logs.partitions("events"), targets, found)
+
+    def noting(recommender: Recommender) -> Recommender:
+        return Rescoring(recommender, targets, found)  # pyright: ignore[reportReturnType]
+
+    made = auditor(settings, logs.partitions("events"), noting)
     with progress() as bar:
         for name in ORDER:
             messages = bar.track(logs.read(name), logs.total(name), description=name)
             for partition, message in messages:
-                match name:
-                    case "rankings":
-                        made.ranking(partition, message)
-                    case "events":
-                        made.event(partition, message)
-                    case "items":
-                        made.item(message)
-                    case "embeddings":
-                        made.embedding(message)
-                    case _:
-                        before = made.learner.ledger.counts["learned"]
-                        made.feedback(message)
-                        if made.learner.ledger.counts["learned"] > before:
-                            record = decode_record(message.data)
-                            if isinstance(record, Outcome):
-                                outcomes.append(record)
-                                for policy in targets.values():
-                                    if record.status != "corrected" or settings.learn_late:
-                                        policy.learn(record, message.offset)
+                before = made.learner.ledger.counts["learned"]
+                take(made, name, partition, message)
+                if made.learner.ledger.counts["learned"] > before:
+                    record = decode_record(message.data)
+                    if isinstance(record, Outcome):
+                        outcomes.append(record)
+                        for policy in targets.values():
+                            if record.status != "corrected" or settings.learn_late:
+                                policy.learn(record, message.offset)
     report = made.report()
     if not report.same:
         why = "; ".join([*report.apart, *report.causes]) or "the logs hold none"
@@ -114,26 +106,3 @@ def rescored(
             "known; use the settings of the workers"
         )
     return outcomes, {name: of for name, of in found.items() if name in targets}
-
-
-def auditing(
-    settings: Settings,
-    partitions: int,
-    targets: Mapping[str, Policy],
-    found: dict[str, dict[str, dict[str, float]]],
-) -> Audit:
-    """An audit whose recommenders note what the targets would have chosen."""
-    parts = build.parts(settings, Recorded("", 64))
-
-    def make(encoder: str, dimensions: int) -> Recommender:
-        catalogue = build.catalogue(settings, Recorded(encoder, dimensions))
-        recommender = build.deciding(settings, parts.learner, catalogue)[1]
-        return Rescoring(recommender, targets, found)  # pyright: ignore[reportReturnType]
-
-    return Audit(
-        parts.learner,
-        make,
-        build.rules(settings),
-        parts.recommender.terms,
-        lambda user: owner(user, partitions),
-    )
