@@ -97,5 +97,5 @@ class Answers:
 
     def drop_dead(self) -> None:
         """Wait no more for the decisions of requests that have closed and are forgotten."""
-        self._undecided = {source: one for source, one in self._undecided.items() if one.live}
+        self._undecided = {source: one for source, one in self._undecided.items() if not one.done}
         self._due = sorted((one.deadline, source) for source, one in self._undecided.items())

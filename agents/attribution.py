@@ -6,7 +6,8 @@ expiry is by watermark, never by size (L3), one future timestamp closes nothing 
 
 That all can be made again from a bookmark (L3) rests on what is not remembered: an id is known by
 the events of the last window alone, and a decision takes events until its lateness is over, however
-long its closing had to wait. So no state depends on more of the log than the bookmark reads.
+long its closing had to wait. A bookmark moves beyond a decision once no event that it took would
+wait for it again. So no state, nor any count, depends on more of the log than the bookmark reads.
 """
 
 from collections import Counter
@@ -129,8 +130,8 @@ class Attribution:
             closed=self._closing.last,
             reach=self._reach.state(),
             ahead=self._answers.state(),
-            early=self._reach.early,
-            held=self._reach.pending,
+            early=self._reach.early(self.watermark),
+            held=self._reach.pending(self.watermark),
             seen=self._seen.state(),
         )
 
@@ -144,7 +145,7 @@ class Attribution:
         self._pending = {one.request.id: one for one in held if not one.forgotten}
         self._reach = Reach.of(self.rules.window, state.reach, [*held, *early])
         self._early = Waiting(one for one in early if one.waiting)
-        self._answers = Answers((one for one in held if not one.decided), state.ahead)
+        self._answers = Answers((one for one in held if not one.decided and not one.done), state.ahead)
         self._closing = Closing(self.rules.lateness, state.closed, held)
         self._seen = Seen(state.seen)
 
@@ -226,7 +227,8 @@ class Attribution:
 
     def _open(self, request: Request, at: int, refresh: bool = False) -> Ask:
         explicit = refresh or not self.rules.implied
-        pending = Pending(request, self._offset, at + self.rules.horizon, explicit)
+        deadline, until = at + self.rules.horizon, at + self.rules.window
+        pending = Pending(request, self._offset, deadline, explicit, until)
         ahead = self._answers.ask(pending)
         if ahead is not None:
             self._decide(pending, *ahead)
@@ -271,7 +273,7 @@ class Attribution:
         if gone := self._early.expire(now):
             self._settle("orphan", gone)
         self._seen.forget(now - self.rules.window)
-        self._reach.expire(self._offset)
+        self._reach.expire(self._offset, now)
 
     def _source(self) -> Source:
         return Source(self.partition, self._offset, self._index)

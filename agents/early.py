@@ -20,10 +20,9 @@ class Early:
     def waiting(self) -> bool:
         return self.event is not None
 
-    @property
-    def live(self) -> bool:
-        """True while it may be joined, or its decision may close or be corrected."""
-        return self.waiting or (self.joined is not None and self.joined.live)
+    def live(self, now: int) -> bool:
+        """True while it waits, or its decision is needed."""
+        return self.waiting or (self.joined is not None and self.joined.live(now))
 
     def join(self, pending: Pending) -> bool:
         """Its request has come; False if that is another user's."""
@@ -58,7 +57,7 @@ class Waiting:
     >>> from models.events import Click
     >>> early = Early(Click(id="c", user="u", item="i", at=1, request="r"), 7, until=5)
     >>> waiting = Waiting([early])
-    >>> waiting.expire(5), waiting.expire(6), early.live
+    >>> waiting.expire(5), waiting.expire(6), early.live(6)
     (0, 1, False)
     """
 

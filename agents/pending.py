@@ -31,10 +31,13 @@ class Pending:
     (True, {'i': 1.0})
     """
 
-    def __init__(self, request: Request, source: int, deadline: int, explicit: bool) -> None:
+    def __init__(
+        self, request: Request, source: int, deadline: int, explicit: bool, until: int = 0
+    ) -> None:
         self.request = request
         self.source = source  # the offset that asked
         self.deadline = deadline
+        self.until = until  # no event that it took would wait for it any longer
         self.explicit = explicit  # counts as shown only once an impression or a reward says so
         self.closed = False
         self.forgotten = False  # too old to be corrected
@@ -62,6 +65,7 @@ class Pending:
             self.source,
             self.deadline,
             self.explicit,
+            self.until,
             self.closed,
             self.forgotten,
             self._decision,
@@ -75,7 +79,7 @@ class Pending:
     @classmethod
     def of(cls, state: Held) -> "Pending":
         """Go on from a state."""
-        self = cls(state.request, state.source, state.deadline, state.explicit)
+        self = cls(state.request, state.source, state.deadline, state.explicit, state.until)
         self.closed, self.forgotten = state.closed, state.forgotten
         self._decision, self.shown = state.decision, state.shown
         self.clicked, self.rewards = set(state.clicked), dict(state.rewards)
@@ -92,9 +96,13 @@ class Pending:
         self.request = structs.replace(self.request, k=decision.k, context=decision.context)
 
     @property
-    def live(self) -> bool:
-        """True while it may close or be corrected."""
-        return not (self.closed and self.forgotten)
+    def done(self) -> bool:
+        """True once it may neither close nor be corrected."""
+        return self.closed and self.forgotten
+
+    def live(self, now: int) -> bool:
+        """True while it may close, be corrected, or be missed by an event that it took."""
+        return not self.closed or self.until >= now
 
     def add(self, event: Joined) -> bool:
         """Take an event in; False if it is another user's. `changed`: it made a difference."""

@@ -49,15 +49,15 @@ class Reach:
         first = self._held[0].source if self._held else None
         return Reached(first, self.read, *self.trail.state(), tuple(self._lows))
 
-    @property
-    def pending(self) -> tuple[Held, ...]:
+    def pending(self, now: int) -> tuple[Held, ...]:
         """All decisions that are live, in the log's order."""
-        return tuple(one.state() for one in self._held if isinstance(one, Pending) and one.live)
+        live = (one for one in self._held if isinstance(one, Pending) and one.live(now))
+        return tuple(one.state() for one in live)
 
-    @property
-    def early(self) -> tuple[Awaiting, ...]:
+    def early(self, now: int) -> tuple[Awaiting, ...]:
         """All events that are live and came before their request, in the log's order."""
-        return tuple(one.state() for one in self._held if isinstance(one, Early) and one.live)
+        live = (one for one in self._held if isinstance(one, Early) and one.live(now))
+        return tuple(one.state() for one in live)
 
     @property
     def idle(self) -> bool:
@@ -85,10 +85,10 @@ class Reach:
             source = max(source, self._lows[-1][0])
         self._lows.append((source, offset))
 
-    def expire(self, offset: int) -> None:
+    def expire(self, offset: int, now: int) -> None:
         """Let go of what is not live any more, before the event at `offset` is taken in."""
         held, lows = self._held, self._lows
-        while held and not held[0].live:
+        while held and not held[0].live(now):
             held.popleft()
         first = held[0].source if held else offset
         while lows and lows[0][0] < first:

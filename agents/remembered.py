@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from models.events import Click, Decision, Impression, Request, Reward, Source
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 5_000  # entries encoded or decoded at once: between them, other threads have their turn
 
 Offset = Annotated[int, Meta(ge=0)]
@@ -25,6 +25,7 @@ class Held(Struct, frozen=True, array_like=True, gc=False):
     source: Offset
     deadline: int
     explicit: bool
+    until: int
     closed: bool
     forgotten: bool
     decision: bytes | None

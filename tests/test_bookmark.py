@@ -5,6 +5,7 @@ is taken; what begins there must go on, to the end of the log, as the one that f
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 
@@ -31,6 +32,7 @@ class Logged(Struct, frozen=True):
     bookmark: str  # after it
     rankings: int  # how many there were by then
     open: int
+    counts: Counter[str]  # after it
 
 
 class Story:
@@ -81,6 +83,7 @@ class Story:
                     mark,
                     len(self.rankings),
                     fold.open,
+                    fold.counts.copy(),
                 )
             )
 
@@ -105,13 +108,15 @@ class Story:
             fold.decided(self.rankings[n], n)
         missing = fold.resumed(committed)
         assert not missing, f"without the decisions for {missing}"
+        waiting = self.logged[committed - 1].counts["waiting"]
+        assert fold.counts["waiting"] == waiting, "lets others wait"
         return fold
 
     def follow(self, fold: Attribution, start: int, stop: int) -> None:
         """Fold on, and say where it goes another way than the one that never stopped."""
         read = self.logged[start - 1].rankings
         for offset in range(start, stop):
-            one = self.logged[offset]
+            one, counted = self.logged[offset], fold.counts.copy()
             for n in range(read, one.rankings):
                 if self.rankings[n].source >= offset:  # read ahead
                     fold.decided(self.rankings[n], n)
@@ -123,6 +128,10 @@ class Story:
                 fold.decided(self.rankings[n], n)
             read = one.rankings
             assert fold.open == one.open, f"has others open at {offset}"
+            due = one.counts.copy()
+            due.subtract(self.logged[offset - 1].counts)
+            counted.update(due)
+            assert fold.counts == counted, f"counts otherwise at {offset}"
 
 
 def check(seed: int, spoil: Spoil = lambda _, bookmark: bookmark, size: int = 40) -> None:
@@ -221,7 +230,7 @@ def test_a_bookmark_reads_from_where_it_matters_and_no_further_back() -> None:
         [ask] = fold(n, event.at, event).asks
         assert fold.decided(decided(ask), 2 * n)
     bookmark = fold.bookmark()
-    assert bookmark.open_from == 999 - 150
+    assert bookmark.open_from == 999 - 160
     assert bookmark.rankings_from == 2 * bookmark.open_from
     assert bookmark.open_from - 160 - 2 * 3 <= bookmark.ids_from < bookmark.open_from - 160
     assert bookmark.watermark == 10_000 + bookmark.ids_from - 1
