@@ -1,5 +1,6 @@
 """Request + what is learned + catalogue -> Decision, with all that is needed to make it again."""
 
+import logging
 from hashlib import blake2b
 from random import Random
 
@@ -12,6 +13,7 @@ from models.catalogue import Catalogue
 from models.events import Decision, Request, encode
 from policies.base import rank
 
+log = logging.getLogger(__name__)
 MAX_DECISION_BYTES = 800_000  # leaves room for its outcome within one message
 
 
@@ -48,7 +50,18 @@ class Recommender:
         self.terms = terms
 
     def __call__(self, ask: Ask) -> Decision:
-        """The decision for a request; one that cannot be served says why in `refused`."""
+        """The decision for a request; one that cannot be served says why in `refused`.
+
+        Nor does one that a model or the policy fails at stop the others: whoever tries it again
+        would fail alike.
+        """
+        try:
+            return self._ranked(ask)
+        except Exception as error:
+            log.exception("request not ranked", extra={"request": ask.request.id})
+            return self._decision(ask, refused=f"failed: {type(error).__name__}")
+
+    def _ranked(self, ask: Ask) -> Decision:
         request, policy = ask.request, self.learner.policy
         candidates = self.retrieval(request)
         if not candidates.items:

@@ -92,11 +92,7 @@ class Worker:
         """SIGTERM; its exit code."""
         if self.runs:
             self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"SIGTERM did not stop the worker:\n{self.words()}") from None
+        return self._exit(60, "SIGTERM did not stop the worker")
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -105,4 +101,14 @@ class Worker:
 
     def ended(self, seconds: float = PATIENCE) -> int:
         """Its exit code, once it has ended by itself."""
-        return self._process.wait(seconds)
+        return self._exit(seconds, f"the worker did not end within {seconds:.0f} s")
+
+    def _exit(self, seconds: float, otherwise: str) -> int:
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGUSR1)  # Faust then says where every task is
+            time.sleep(3)
+            self.kill()
+            words = self.log.read_text(errors="replace")[-30_000:]
+            raise AssertionError(f"{otherwise}:\n{words}") from None

@@ -1,6 +1,6 @@
 """A request is answered with all that is needed to answer it again, or with why it cannot be."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,28 @@ def test_a_decision_too_large_to_publish_is_refused_instead() -> None:
     assert refused.refused is not None
     assert refused.refused.startswith("too large: ")
     assert len(encode(refused)) < 1_000
+
+
+class Broken(Uniform):
+    """Cannot judge one item."""
+
+    def scores(
+        self, user: str, context: Mapping[str, str | float | bool], candidates: Candidates
+    ) -> Doubles:
+        if "d" in candidates.items:
+            raise ZeroDivisionError("d")
+        return super().scores(user, context, candidates)
+
+
+def test_a_request_that_cannot_be_ranked_is_refused_and_the_next_is_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recommend = recommender(policy=Broken())
+    refused = recommend(ask())
+    assert (refused.slots, refused.refused) == ((), "failed: ZeroDivisionError")
+    assert "request not ranked" in caplog.text and "ZeroDivisionError" in caplog.text
+    assert recommend(ask()) == refused
+    assert items(recommend(ask(candidates=("a", "b"), k=2))) != []
 
 
 def test_the_largest_candidate_list_is_refused_rather_than_too_large() -> None:
