@@ -145,7 +145,8 @@ class Attribution:
         self._pending = {one.request.id: one for one in held if not one.forgotten}
         self._reach = Reach.of(self.rules.window, state.reach, [*held, *early])
         self._early = Waiting(one for one in early if one.waiting)
-        self._answers = Answers((one for one in held if not one.decided and not one.done), state.ahead)
+        waiting = (one for one in held if not one.decided and not one.done)
+        self._answers = Answers(waiting, state.ahead)
         self._closing = Closing(self.rules.lateness, state.closed, held)
         self._seen = Seen(state.seen)
 
