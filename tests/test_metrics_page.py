@@ -223,7 +223,8 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
             assert one.total("behind") == one.total("lag_events") == 0
             assert one.total("decision_seconds_count") > 0
         assert said.total("restores_total") >= PARTITIONS + PARTITIONS // 2
-        assert said.total("items_embedded_total") == 20
+        # Items are acknowledged behind their embedding: who takes over may embed them once more.
+        assert said.total("items_embedded_total") in (20, 40)
 
         # The log was as mixed as it should be.
         for kind in ("asked", "attributed", "organic", "late", "orphan", "duplicate", "too_late"):
