@@ -245,9 +245,9 @@ def torture(
     FAULTS runs, and checks every event, ranking and record against what the logs imply, by code
     that is not the workers'. The exit code is 0 only if every promise was kept.
     """
-    from stream.torture import torture as run
-    from stream.torture_faults import kinds_of
-    from stream.torture_run import Plan
+    from stream.torture.command import torture as run
+    from stream.torture.faults import kinds_of
+    from stream.torture.run import Plan
 
     plan = Plan(kinds=kinds_of(kinds), **options)
     context.exit(0 if run(_settings(context), plan, folder, out) else 1)

@@ -23,7 +23,7 @@ from models.events import (
     decode_event,
     encode,
 )
-from stream.checker_account import Account, Fact, fact
+from stream.checker.account import Account, Fact, fact
 from stream.routing import owner
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, body, now

@@ -20,7 +20,7 @@ from models.events import (
     decode_event,
     encode,
 )
-from stream.checker_account import Account
+from stream.checker.account import Account
 from stream.routing import owner
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now

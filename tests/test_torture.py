@@ -13,10 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from models.events import Click, Request, Tick, decode_decision, encode
-from stream.checker import check
+from stream.checker.check import check
 from stream.settings import Settings
-from stream.torture import torture
-from stream.torture_run import Plan
+from stream.torture.command import torture
+from stream.torture.run import Plan
 from tests.broken_worker import ASLEEP
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now

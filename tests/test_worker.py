@@ -24,7 +24,7 @@ from models.events import (
     encode,
 )
 from stream import build
-from stream.checker_account import Account, Fact, fact
+from stream.checker.account import Account, Fact, fact
 from stream.local import Stack
 from stream.restore import last_commit
 from tests.conftest import Kafka

@@ -15,11 +15,11 @@ from stream.local import Stack
 from stream.server import StackError
 from stream.settings import Settings
 from stream.topics import Topics, create
-from stream.torture_crew import Worker
-from stream.torture_faults import Faults, Injected, script
-from stream.torture_load import People, closing, messages
-from stream.torture_producer import Producer
-from stream.torture_topics import publish
+from stream.torture.crew import Worker
+from stream.torture.faults import Faults, Injected, script
+from stream.torture.load import People, closing, messages
+from stream.torture.producer import Producer
+from stream.torture.topics import publish
 
 READY_SECONDS = 120.0
 Told = Callable[[str, int], None]  # what is done, and how many

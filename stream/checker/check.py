@@ -1,7 +1,7 @@
 """Reads all topics of a rankloop and counts: is each event accounted for, once and rightly?
 
 It shares no code with the workers but the messages and their codec (`models.events`): what must
-become of an event is counted afresh in `stream.checker_account`.
+become of an event is counted afresh in `stream.checker.account`.
 """
 
 from collections import Counter
@@ -13,15 +13,15 @@ from aiokafka.partitioner import DefaultPartitioner
 from msgspec import Struct
 
 from models.events import Event, Invalid, Tick, decode_event
-from stream.checker_account import Account, Fact
-from stream.checker_answers import Answers
-from stream.checker_learned import Learned
-from stream.checker_letters import Letters
-from stream.checker_logs import count, messages
-from stream.checker_silence import Silence, silences
+from stream.checker.account import Account, Fact
+from stream.checker.answers import Answers
+from stream.checker.learned import Learned
+from stream.checker.letters import Letters
+from stream.checker.logs import count, messages
+from stream.checker.silence import Silence, silences
 from stream.settings import Settings
 from stream.topics import Topics
-from stream.torture_ledger import digest, entries
+from stream.torture.ledger import digest, entries
 
 DAY = 86_400_000
 NOTED = 10  # examples that are spelled out

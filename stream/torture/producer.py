@@ -9,8 +9,8 @@ from aiokafka.errors import KafkaError
 
 from stream.settings import Settings
 from stream.topics import Topics
-from stream.torture_ledger import Book
-from stream.torture_load import Sent
+from stream.torture.ledger import Book
+from stream.torture.load import Sent
 
 CHUNK = 100
 IDLE = 0.02  # seconds between looks whether more may be sent

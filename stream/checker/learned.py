@@ -6,7 +6,7 @@ from collections import Counter
 
 from models.codec import Invalid, chain
 from models.events import Begin, Fold, Mark, decode_feedback
-from stream.checker_account import Fact, fact
+from stream.checker.account import Fact, fact
 
 
 class Learned:

@@ -17,7 +17,7 @@ from stream.settings import Settings, others_environ
 
 STOP_SECONDS = 40.0
 TEST_WORKER = "RANKLOOP_TEST_WORKER"  # our own tests start broken ones
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Worker:

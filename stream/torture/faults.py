@@ -24,8 +24,8 @@ from stream.local import Stack
 from stream.server import Server, StackError
 from stream.settings import Settings
 from stream.topics import Topics
-from stream.torture_crew import Worker
-from stream.torture_topics import publish, reading, tail
+from stream.torture.crew import Worker
+from stream.torture.topics import publish, reading, tail
 
 KINDS = {
     "kill": "kill -9 under load",

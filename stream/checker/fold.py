@@ -1,4 +1,4 @@
-"""A fresh process that folds all feedback anew: `python -m stream.checker_fold TOML VERSION...`.
+"""A fresh process that folds all feedback anew: `python -m stream.checker.fold TOML VERSION...`.
 
 It prints, as JSON, the digest at each version and at the end, and the verdicts. It is the fold that
 nobody interrupted: no snapshot is read.
@@ -8,7 +8,7 @@ import json
 import sys
 
 from stream import build
-from stream.checker_logs import messages
+from stream.checker.logs import messages
 from stream.settings import Settings
 from stream.topics import Topics
 

@@ -1,0 +1,1 @@
+"""`rankloop torture`: workers under a script of faults; `stream.checker` then counts."""
