@@ -120,11 +120,13 @@ class Engine:
             self.rankings.close: 3,
         }
         for step, seconds in steps.items():
-            try:
-                async with asyncio.timeout(seconds):
-                    await step()
-            except TimeoutError:
+            task = asyncio.ensure_future(step())
+            ended, _ = await asyncio.wait([task], timeout=seconds)
+            if not ended:
+                task.cancel()  # nor is waited for what does not let itself be cancelled
                 log.warning("not let go in time", extra={"step": step.__qualname__})
+            elif error := task.exception():
+                log.error("not stopped cleanly", exc_info=error, extra={"step": step.__qualname__})
 
     async def _catch_up(self) -> None:
         for tp in list(self.follower.positions):

@@ -46,6 +46,8 @@ class Brief(logging.Filter):
         if record.name == "faust.worker" and record.levelno == logging.CRITICAL:
             return False  # "Reraising": who catches it says it
         error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+            return False  # Faust stops a thread that has ended, as it was to
         if isinstance(error, (KafkaError, asyncio.CancelledError)):
             record.exc_info = record.exc_text = None
             said = record.getMessage().split("\n", 1)[0]

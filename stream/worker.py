@@ -25,6 +25,7 @@ from stream.door import Door, arrive, needed
 from stream.embedder import embed_items
 from stream.engine import Engine
 from stream.identity import Foreign
+from stream.leaving import GRACE, KEEPING, Leaving
 from stream.logs import configure
 from stream.metrics import CONTENT_TYPE, Page
 from stream.mistakes import causes
@@ -55,7 +56,9 @@ def name(settings: Settings, encoder: Encoder) -> str:
     return f"{settings.app}-{version}"
 
 
-def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]) -> faust.App:
+def app(
+    settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str], leaving: Leaving
+) -> faust.App:
     """The Faust app: the embedder agent, the engine as a service, the status page.
 
     If it stops because it must not go on, the reason is in `why`.
@@ -82,7 +85,9 @@ def app(settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str]
         """Lives as long as the app."""
 
         async def on_stop(self) -> None:
+            leaving.within(KEEPING)
             await engine.stop()
+            leaving.within(GRACE)
 
         @faust.Service.task
         async def _live(self) -> None:
@@ -143,13 +148,20 @@ def run(settings: Settings) -> None:
     rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)
     log.info("starting", extra={"status": f"http://{settings.web_host}:{port}/status"})
     why: list[str] = []
-    made = app(settings, encoder, rankings, why)
-    process = faust.Worker(made, override_logging=False, quiet=True)
-    try:
-        process.execute_from_commandline()
-    finally:
+
+    def finish() -> int:
         if not why and isinstance(process.crash_reason, KafkaError):  # Faust's consumer was refused
             why.append(asyncio.run(Door(settings, rights).says(process.crash_reason)))
         if why:
             log.critical("stopped: %s", "; ".join(why))
+        return 1 if why or process.crash_reason else 0
+
+    leaving = Leaving(finish)
+    made = app(settings, encoder, rankings, why, leaving)
+    process = faust.Worker(made, override_logging=False, quiet=True)
+    try:
+        process.execute_from_commandline()
+    finally:
+        leaving.cancel()
+        if finish() and why:
             sys.exit(1)

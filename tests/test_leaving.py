@@ -1,0 +1,37 @@
+"""A stop that does not end by itself is ended, says who held it up, and keeps its exit code."""
+
+import subprocess
+import sys
+
+HELD_UP = """
+import asyncio, logging, threading
+from stream.leaving import Leaving
+logging.basicConfig(level="INFO")
+async def held_up():
+    leaving = Leaving(lambda: 3)
+    leaving.within(60)
+    leaving.within(0.3)
+    {then}
+    await asyncio.sleep(30)
+asyncio.run(held_up())
+"""
+
+
+def ended(then: str) -> tuple[int, str]:
+    code = HELD_UP.format(then=then)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
+    return done.returncode, done.stderr
+
+
+def test_who_is_held_up_leaves_with_the_code_and_says_what_did_not_end() -> None:
+    code, said = ended("pass")
+    assert code == 3
+    assert "not let go in time" in said and "held_up" in said
+
+
+def test_even_a_loop_that_does_not_turn_any_more_is_left() -> None:
+    assert ended("threading.Event().wait(30)")[0] == 3
+
+
+def test_a_stop_that_ends_by_itself_is_left_alone() -> None:
+    assert ended("leaving.cancel(); return")[0] == 0
