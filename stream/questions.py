@@ -1,33 +1,64 @@
-"""Two questions to a broker that aiokafka cannot ask: what may be done with topics, with groups."""
+"""Questions to a broker that aiokafka cannot ask: which topics are these, and what may we do?"""
 
+from io import BytesIO
+
+from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.admin import DescribeGroupsResponse_v3
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest_v4, MetadataRequest_v5
-from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
+from aiokafka.protocol.types import (
+    Array,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    String,
+    TaggedFields,
+)
 
-TEXT = String("utf-8")
-NODE = Array(("node_id", Int32), ("host", TEXT), ("port", Int32), ("rack", TEXT))
-PARTITION = Array(
+TEXT = CompactString("utf-8")
+TAGS = ("tags", TaggedFields)
+
+
+class Uuid(AbstractType[bytes]):
+    """Sixteen bytes; aiokafka 0.14 has no such type."""
+
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return value
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> bytes:
+        return data.read(16)
+
+
+NODE = CompactArray(("node_id", Int32), ("host", TEXT), ("port", Int32), ("rack", TEXT), TAGS)
+PARTITION = CompactArray(
     ("error_code", Int16),
     ("partition", Int32),
     ("leader", Int32),
     ("leader_epoch", Int32),
-    ("replicas", Array(Int32)),
-    ("isr", Array(Int32)),
-    ("offline_replicas", Array(Int32)),
+    ("replicas", CompactArray(Int32)),
+    ("isr", CompactArray(Int32)),
+    ("offline_replicas", CompactArray(Int32)),
+    TAGS,
 )
-TOPIC = Array(
+TOPIC = CompactArray(
     ("error_code", Int16),
     ("topic", TEXT),
+    ("topic_id", Uuid),
     ("is_internal", Boolean),
     ("partitions", PARTITION),
     ("authorized_operations", Int32),
+    TAGS,
 )
 
 
 class _Described(Response):
     API_KEY = 3  # pyright: ignore
-    API_VERSION = 8  # pyright: ignore
+    API_VERSION = 10  # pyright: ignore
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         ("brokers", NODE),
@@ -35,23 +66,29 @@ class _Described(Response):
         ("controller_id", Int32),
         ("topics", TOPIC),
         ("cluster_authorized_operations", Int32),
+        TAGS,
     )
 
 
 class _Describe(RequestStruct):
+    FLEXIBLE_VERSION = True
     API_KEY = 3
-    API_VERSION = 8
+    API_VERSION = 10
     RESPONSE_TYPE = _Described
     SCHEMA = Schema(
-        ("topics", Array(TEXT)),
+        ("topics", CompactArray(("topic_id", Uuid), ("name", TEXT), TAGS)),
         ("allow_auto_topic_creation", Boolean),
         ("include_cluster_authorized_operations", Boolean),
         ("include_topic_authorized_operations", Boolean),
+        TAGS,
     )
 
 
 class Metadata(Request[MetadataRequest_v4 | MetadataRequest_v5 | _Describe]):
-    """Topics: how many partitions, and what we may do with them; asking creates none."""
+    """Topics: how many partitions, what we may do with them, their ids; asking creates none.
+
+    Brokers before 2.8 are asked by version 5, which tells neither rights nor ids.
+    """
 
     API_KEY = 3
 
@@ -61,15 +98,17 @@ class Metadata(Request[MetadataRequest_v4 | MetadataRequest_v5 | _Describe]):
     def build(
         self, request_struct_class: type[MetadataRequest_v4 | MetadataRequest_v5 | _Describe]
     ) -> MetadataRequest_v4 | MetadataRequest_v5 | _Describe:
-        told = (False, True) if request_struct_class is _Describe else ()
-        return request_struct_class(self._topics, False, *told)
+        if request_struct_class is _Describe:
+            named = [(bytes(16), topic, {}) for topic in self._topics]
+            return _Describe(named, False, False, True, {})
+        return request_struct_class(self._topics, False)
 
 
 class _DescribeGroups(RequestStruct):
     API_KEY = 15
     API_VERSION = 3
     RESPONSE_TYPE = DescribeGroupsResponse_v3
-    SCHEMA = Schema(("groups", Array(TEXT)), ("include_authorized_operations", Boolean))
+    SCHEMA = Schema(("groups", Array(String("utf-8"))), ("include_authorized_operations", Boolean))
 
 
 class Groups(Request[_DescribeGroups]):
