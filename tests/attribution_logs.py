@@ -1,5 +1,6 @@
 """Random logs with small windows: few ids that come again, early, late and orphaned events."""
 
+from collections.abc import Iterable
 from random import Random
 
 from agents.attribution import Ask, Rules
@@ -51,8 +52,10 @@ def some_event(rng: Random, now: int, offset: int, ids: str) -> Event:
     )
 
 
-def decided(ask: Ask) -> Decision:
+def decided(ask: Ask, items: Iterable[str] | None = None) -> Decision:
+    """What some policy showed: these items, or some of a, b and c."""
     request = ask.request
+    shown = "abc"[: request.k] if items is None else items
     return Decision(
         id=request.id,
         user=request.user,
@@ -64,5 +67,5 @@ def decided(ask: Ask) -> Decision:
         items=0,
         embeddings=0,
         source=ask.source,
-        slots=tuple(Slot(item=item, propensity=0.5) for item in "abc"[: request.k]),
+        slots=tuple(Slot(item=item, propensity=0.5) for item in shown),
     )

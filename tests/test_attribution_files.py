@@ -11,7 +11,7 @@ from agents.attribution import Attribution, Rules
 from agents.partition import Partition
 from agents.remembered import Remembered
 from models.embedding import HashEncoder
-from models.events import Click, Decision, Event, Request, Slot, decode_event
+from models.events import Click, Decision, Event, Request, decode_event
 from stream import build
 from stream.attributions import Attributions, named
 from stream.checkpoint import attributions, opened
@@ -22,6 +22,7 @@ from stream.settings import Settings
 from stream.shelves import Folder
 from stream.tally import Tally
 from stream.tensors import Damaged
+from tests.attribution_logs import decided
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import Worker, eventually
@@ -36,27 +37,12 @@ def folded(count: int, partition: int = 0) -> Attribution:
     for n in range(0, count, 2):
         request = Request(id=f"r{n}", user="ünn", at=n, k=1)
         for ask in fold(n, n, request).asks:
-            fold.decided(decision(ask.request, ask.source), ask.source)
+            fold.decided(decided(ask, "a"), ask.source)
         for ask in fold(
             n + 1, n, Click(id=f"c{n}", user="ünn", item="a", at=n, request=request.id)
         ).asks:
-            fold.decided(decision(ask.request, ask.source), ask.source)
+            fold.decided(decided(ask, "a"), ask.source)
     return fold
-
-
-def decision(request: Request, source: int) -> Decision:
-    return Decision(
-        id=request.id,
-        user=request.user,
-        at=request.at,
-        k=request.k,
-        policy="p",
-        model=0,
-        items=0,
-        embeddings=0,
-        source=source,
-        slots=(Slot(item="a", propensity=1.0),),
-    )
 
 
 def kept(folder: Path, prefix: str = "rankloop", rules: Rules = RULES) -> Attributions:

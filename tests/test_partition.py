@@ -25,11 +25,11 @@ from models.events import (
     Decision,
     Event,
     Request,
-    Slot,
     Source,
     Tick,
     encode,
 )
+from tests.attribution_logs import decided
 
 
 def owner(user: str) -> int:
@@ -40,19 +40,7 @@ def partition(*, ledger: Ledger | None = None, **rules: int) -> Partition:
     """A partition of a worker that proposes item a to everybody."""
 
     def decide(ask: Ask) -> Decision:
-        request = ask.request
-        return Decision(
-            id=request.id,
-            user=request.user,
-            at=request.at,
-            k=request.k,
-            policy="p",
-            model=0,
-            items=0,
-            embeddings=0,
-            source=ask.source,
-            slots=(Slot(item="a", propensity=0.5),),
-        )
+        return decided(ask, "a")
 
     rules_ = Rules(**{"horizon": 100, "early": 10, "lateness": 100, "refresh": False, **rules})
     return Partition(Attribution(0, rules_), ledger or Ledger(), decide, owner)

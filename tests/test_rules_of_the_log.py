@@ -24,14 +24,12 @@ from models.events import (
     MAX_MESSAGE_BYTES,
     Begin,
     Click,
-    Decision,
     Event,
     Fold,
     Interaction,
     Item,
     Mark,
     Request,
-    Slot,
     Source,
     Tick,
     chain,
@@ -46,6 +44,7 @@ from stream.settings import Settings
 from stream.state import MemoryRankings
 from stream.tally import Tally
 from stream.topics import APPENDED, Topics, create
+from tests.attribution_logs import decided
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import ROOT, Worker, eventually
@@ -55,22 +54,6 @@ BEGIN = Begin(fold="old", rules="r", partitions=1)
 
 
 RULES = Rules(horizon=100, early=10, lateness=100, future=50, refresh=False, most_closings=2)
-
-
-def decided(ask: Ask, item: str = "a") -> Decision:
-    request = ask.request
-    return Decision(
-        id=request.id,
-        user=request.user,
-        at=request.at,
-        k=request.k,
-        policy="p",
-        model=0,
-        items=0,
-        embeddings=0,
-        source=ask.source,
-        slots=(Slot(item=item, propensity=0.5),),
-    )
 
 
 def received(*events: Event) -> list[Received]:
@@ -117,8 +100,8 @@ def test_l1_what_is_learned_does_not_depend_on_how_batches_are_cut() -> None:
 def test_l2_the_decision_at_the_lowest_offset_counts_whoever_made_it() -> None:
     fold = Attribution(0, RULES)
     [ask] = fold(0, 1000, REQUESTS[0]).asks
-    assert fold.decided(decided(ask, "a sleeper's"), 0)
-    assert not fold.decided(decided(ask, "its own"), 1)
+    assert fold.decided(decided(ask, ["a sleeper's"]), 0)
+    assert not fold.decided(decided(ask, ["its own"]), 1)
     assert b"a sleeper's" in fold(1, 1200, Tick(at=1200)).lessons[0].data
 
 
@@ -126,7 +109,7 @@ def test_l3_a_bookmark_begins_at_what_is_open_however_long_ago_that_was() -> Non
     fold, log = Attribution(0, RULES), received(REQUESTS[0], *(Tick(at=1001) for _ in range(50)))
     for message, event in zip(log, [REQUESTS[0], *(Tick(at=1001) for _ in range(50))], strict=True):
         for ask in fold(message.offset, message.appended, event).asks:
-            fold.decided(decided(ask), 7)
+            fold.decided(decided(ask, "a"), 7)
     mark = fold.bookmark()
     assert (mark.open_from, mark.rankings_from) == (0, 7)
     fold(51, 1101, Tick(at=1101))
@@ -152,7 +135,7 @@ def test_l4_a_hole_is_refused_and_nothing_beyond_what_was_learned_is_committed()
 def test_l5_one_time_far_ahead_closes_nobodys_decisions() -> None:
     fold = Attribution(0, RULES)
     [ask] = fold(0, 1000, REQUESTS[0]).asks
-    fold.decided(decided(ask))
+    fold.decided(decided(ask, "a"))
     assert fold(1, 1001, Tick(at=9_000_000)).lessons == []
     assert (fold.watermark, fold.open) == (1051, 1)
 
@@ -161,7 +144,7 @@ def test_l8_closings_at_one_event_are_bounded_and_the_rest_follow() -> None:
     fold = Attribution(0, RULES)
     for message, request in zip(received(*REQUESTS), REQUESTS, strict=True):
         for ask in fold(message.offset, message.appended, request).asks:
-            fold.decided(decided(ask))
+            fold.decided(decided(ask, "a"))
     closed = [len(fold(n, 1150, Tick(at=1150)).lessons) for n in range(5, 9)]
     assert closed == [2, 2, 1, 0]
 
