@@ -1,6 +1,6 @@
 """Both folds and the recommender over logs in memory: what replay, simulation and tests drive."""
 
-from agents.attribution import Attribution
+from agents.attribution import Ask, Attribution
 from agents.learner import Learner
 from agents.recommender import Recommender
 from models.events import Decision, Embedding, Event, Item
@@ -35,8 +35,16 @@ class Loop:
     def _event(self, event: Event) -> list[Decision]:
         caused = self.attribution(self.attribution.next, event.at, event)
         for lesson in caused.lessons:
-            self.learner(self.learner.version, lesson.data)
-        decisions = [self.recommender(ask) for ask in caused.asks]
+            self.learn(lesson.data)
+        decisions = [self.decide(ask) for ask in caused.asks]
         for decision in decisions:
             self.attribution.decided(decision)
         return decisions
+
+    def learn(self, record: bytes) -> None:
+        """The second fold's next record."""
+        self.learner(self.learner.version, record)
+
+    def decide(self, ask: Ask) -> Decision:
+        """The answer to a request, by what is learned so far."""
+        return self.recommender(ask)

@@ -14,6 +14,7 @@ import msgspec
 from stream.folds import fold
 from stream.imports import imports
 from stream.mistakes import Plain
+from stream.offline import compare, evaluate, replay, simulate
 from stream.settings import Settings, settings_table
 from stream.snapshots import snapshots
 
@@ -137,76 +138,8 @@ def publish(context: click.Context, file: Path) -> None:
     click.echo(f"{publish_file(_settings(context), file)} messages published")
 
 
-@main.command()
-@click.argument("file", type=FILE)
-@click.option(
-    "--policies", help="Compare these in closed loops; the last is the champion, or: all."
-)
-@click.option(
-    "--limit", type=click.IntRange(1), help="Stop after as many liked items; without --policies."
-)
-@click.option("--requests", type=click.IntRange(1), default=10_000, show_default=True)
-@click.option("--k", type=click.IntRange(1, 100), default=10, show_default=True, help="Items each.")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
-@click.option("--horizon", type=float, default=10, show_default=True, help="Seconds of log time.")
-@click.option("--window", type=click.IntRange(1), default=2_000, show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
-@click.option("--json", "out", type=OUT, help="Write the result here as well.")
-@click.option("--decisions", type=OUT, help="Write every decision of one policy here (JSONL).")
-@click.pass_context
-def replay(context: click.Context, file: Path, policies: str | None, **options: Any) -> None:
-    """Replay a log FILE through the agents, in event time.
-
-    Without --policies: which model would have foreseen what users liked next (recall, nDCG, MRR)?
-    With them: each policy answers the same requests, one just before each liked item, and learns
-    from its own clicks. A visitor clicks what is among the user's next 20 events and liked, once.
-    The visitor clicks within 2.5 s, so decisions may close early: --horizon. vw_explore, which is
-    Vowpal Wabbit's own exploration, is for rankings of one item: --k 1.
-    """
-    from stream import reports
-
-    reports.replay(_settings(context), file, policies, **options)
-
-
-@main.command()
-@click.option("--policies", default="all", show_default=True, help="The last is the champion.")
-@click.option("--requests", type=click.IntRange(1), default=10_000, show_default=True)
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
-@click.option("--articles", type=click.IntRange(2), default=1_000, show_default=True)
-@click.option("--readers", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--horizon", type=float, default=10, show_default=True, help="Seconds.")
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
-@click.option("--json", "out", type=OUT, help="Write the result here as well.")
-@click.pass_context
-def simulate(context: click.Context, policies: str, **options: Any) -> None:
-    """Compare policies on simulated news in English and Chinese, with readers of known taste."""
-    from stream import reports
-
-    reports.simulate(_settings(context), policies, **options)
-
-
-main.add_command(imports)
-
-
-@main.command()
-@click.argument("log")
-@click.option("--policy", "policies", multiple=True, help="What would it have earned? Repeatable.")
-@click.option("--candidates", type=click.IntRange(2), help="How many there were a request.")
-@click.option("--model", default="linear", show_default=True, help="Of rewards, for DM and DR.")
-@click.option("--json", "out", type=OUT, help="Write the result here as well.")
-@click.option("--plot", type=OUT, help="Draw the estimates (PNG; needs the extra `evaluate`).")
-@click.pass_context
-def evaluate(context: click.Context, log: str, policies: tuple[str, ...], **options: Any) -> None:
-    """What would these policies have earned on a LOG, had they decided in its place?
-
-    LOG is a file of outcomes (feedback as JSONL or Parquet, or an import of open-bandit), a folder
-    that `audit --save` made, or the word topic: the topics of a running rankloop. From a file,
-    uniform and the policies that are in it; from a folder or topics, every policy, since each
-    request's candidates are found again as they were.
-    """
-    from stream.evaluate import run
-
-    run(_settings(context), log, policies, **options)
+for command in (replay, simulate, imports, compare, evaluate):
+    main.add_command(command)
 
 
 @main.command()

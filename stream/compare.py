@@ -1,116 +1,126 @@
-"""Policies side by side: each in a closed loop of its own, on the same requests.
+"""`rankloop compare`: every arm on one log, the same requests, the same seeds; who earned what."""
 
-Every so many liked items, their user asks for a ranking just before; a visitor clicks; clicks go
-back with their request, in event time, and the logged event itself follows as one without.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from heapq import heappop, heappush
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
-from msgspec import Struct, structs
+import msgspec
+from msgspec import structs
+from rich.console import Console
 
-from agents.loop import Loop
-from models.events import Click, Decision, Embedding, Event, Item, encode
+from models.events import Item, Request, text_of
 from stream import build
+from stream.arm_trial import Trial, run
+from stream.arms import ARMS
+from stream.comparison import Comparison, Runs, Slice, contrasts, slices, standings
+from stream.contest import side_by_side
+from stream.drawing import save_png
+from stream.page import page
+from stream.pictures import overview
 from stream.settings import Settings
-from stream.worlds import Messages, Visitor, World
+from stream.tables import comparison_table
+from stream.timeline import Log, liked, read
+from stream.verdicts import verdicts
+from stream.worlds import LogWorld
 
-NEVER = 1 << 62
-
-
-class Played(Struct, frozen=True):
-    """What one policy did; one entry a decision in `users`, `rewards` and `micros`."""
-
-    policy: str
-    seed: int
-    users: list[str]
-    rewards: list[float]
-    slots: int
-    different: int  # items shown at least once
-    items: int
-    micros: float  # median of a decision
-    seconds: float
-    digest: str
+SAMPLE = 300  # texts embedded again, to know how fast that is
 
 
-def play(loop: Loop, messages: Messages, visitor: Visitor) -> Iterator[tuple[Decision, int, float]]:
-    """Each decision, how many clicks follow, and its microseconds; clicks enter when due."""
-    waiting: list[tuple[int, int, Click]] = []
-    count = 0
+def compare(
+    settings: Settings,
+    file: Path,
+    *,
+    requests: int,
+    seeds: int,
+    events: int,
+    k: int,
+    horizon: float,
+    jobs: int,
+    out: Path | None,
+    plot: Path | None,
+    html: Path | None,
+) -> None:
+    """Compare, print, and write what was asked for."""
+    settings = structs.replace(settings, horizon_seconds=horizon)
+    log = read(file, settings)
+    log = structs.replace(log, events=log.events[:events])
+    if not any(isinstance(event, Request) or liked(event) for event in log.events):
+        raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
+    result = compared(file.name, log, settings, requests=requests, seeds=seeds, k=k, jobs=jobs)
+    console = Console(width=160, highlight=False)
+    console.print(comparison_table(result))
+    for one in verdicts(result):
+        console.print(f"[bold]{one.part}[/] (full against {one.against}): {one.finds}; {one.cost}")
+        for line in one.whom:
+            console.print(f"  {line}", markup=False)
+    if out is not None:
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    if plot is not None:
+        save_png(overview(result), plot)
+        console.print(f"drawn in {plot}", markup=False)
+    if html is not None:
+        html.write_text(page(result), encoding="utf-8")
+        console.print(f"report in {html}", markup=False)
 
-    def due(at: int) -> Iterator[Click]:
-        while waiting and waiting[0][0] <= at:
-            yield heappop(waiting)[2]
 
-    for message in messages:
-        if not isinstance(message, Item | Embedding):
-            for click in due(message.at):
-                loop(click)
-        started = perf_counter()
-        decisions = loop(message)
-        micros = (perf_counter() - started) * 1e6
-        for decision in decisions:
-            clicks = visitor.visit(decision)
-            for click in clicks:
-                count += 1
-                heappush(waiting, (click.at, count, click))
-            yield decision, len(clicks), micros
-    for click in due(NEVER):
-        loop(click)
-
-
-class Trial(Struct, frozen=True, kw_only=True):
-    """One run: a policy (in `settings`) and where its requests and its visitors come from."""
-
-    settings: Settings
-    world: World
-    decisions: Path | None = None
-
-
-def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Played:
-    """Play one policy through; equal trials give equal decisions and an equal digest."""
+def compared(
+    name: str,
+    log: Log,
+    settings: Settings,
+    *,
+    requests: int,
+    seeds: int,
+    k: int = 10,
+    jobs: int = 2,
+    arms: Sequence[str] = tuple(ARMS),
+) -> Comparison:
+    """Play every arm with every seed; those that take longest begin."""
     started = perf_counter()
-    settings = structs.replace(trial.settings, refresh=False)
-    loop = build.loop(settings, trial.world.encoder)
-    users, rewards, micros = list[str](), list[float](), list[float]()
-    shown: dict[str, tuple[int, frozenset[str]]] = {}
-    different: set[str] = set()
-
-    def logged() -> Iterator[Item | Embedding | Event]:
-        for message in trial.world.messages():
-            yield message
-            if isinstance(message, Click) and message.request in shown:
-                i, items = shown[message.request]
-                rewards[i] += message.item in items
-
-    out = trial.decisions.open("wb") if trial.decisions else None
-    slots = 0
-    with out or nullcontext():
-        for decision, clicks, spent in play(loop, logged(), trial.world.visitor()):
-            items = [slot.item for slot in decision.slots]
-            shown[decision.id] = len(users), frozenset(items)
-            users.append(decision.user)
-            rewards.append(float(clicks))
-            micros.append(spent)
-            different.update(items)
-            slots += len(items)
-            if out:
-                out.write(encode(decision) + b"\n")
-            if progress and len(users) % 50 == 0:
-                progress(50)
-    return Played(
-        policy=settings.policy,
-        seed=settings.seed,
-        users=users,
-        rewards=rewards,
-        slots=slots,
-        different=len(different),
-        items=loop.recommender.catalogue.size,
-        micros=median(micros) if micros else 0.0,
+    world = LogWorld(log, requests, k)
+    numbers = range(settings.seed, settings.seed + seeds)
+    trials = [
+        Trial(arm=arm, settings=structs.replace(settings, seed=seed), world=world)
+        for seed in numbers
+        for arm in reversed(arms)
+    ]
+    likes = sum(liked(event) is not None for event in log.events)
+    asks = sum(isinstance(event, Request) for event in log.events)
+    answered = min(requests, asks or likes) * len(trials)
+    found = side_by_side(run, trials, answered, jobs)
+    runs: Runs = {arm: [one for one in found if one.arm == arm] for arm in arms}
+    first = runs[arms[0]][0]
+    if any(one.users != first.users for one in found):
+        raise RuntimeError("arms answered different requests; a difference would mean nothing")
+    return Comparison(
+        log=name,
+        k=k,
+        requests=len(first.users),
+        users=len(set(first.users)),
+        items=len({item.id for item in log.items}),
+        events=len(log.events),
+        seeds=list(numbers),
+        encoder=log.encoder.version,
+        texts_a_second=speed(settings, log.items),
+        asked=world.asks,
         seconds=perf_counter() - started,
-        digest=loop.learner.digest(),
+        slices=[
+            Slice(
+                name, int(mask.sum()), len({u for u, m in zip(first.users, mask, strict=True) if m})
+            )
+            for name, mask in slices(first)
+        ],
+        standings=standings(runs, settings.seed),
+        contrasts=contrasts(runs, settings.seed),
     )
+
+
+def speed(settings: Settings, items: Sequence[Item]) -> float:
+    """Texts embedded a second, on some of the items; 0 if there is no item."""
+    texts = [text_of(item) for item in items[:SAMPLE]]
+    if not texts:
+        return 0.0
+    encoder = build.encoder(settings)
+    encoder.encode(texts[:1])  # the first one pays for the start
+    before, started = encoder.misses, perf_counter()
+    encoder.encode(texts)
+    return (encoder.misses - before) / (perf_counter() - started)

@@ -1,21 +1,25 @@
 """Many trials on the cores there are, and the table that compares their policies."""
 
 import multiprocessing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing.sharedctypes import Synchronized
 from time import perf_counter
+from typing import Any, TypeVar
 
 import numpy as np
 from msgspec import Struct, structs
 
 from models.base import Doubles
 from policies.intervals import Interval, clustered
-from stream.compare import Played, Trial, run
 from stream.progress import progress
 from stream.settings import Settings
+from stream.trial import Played, Trial, run
 from stream.worlds import World
 
+T = TypeVar("T")
+R = TypeVar("R")
+Tell = Callable[[int], None]  # so many more requests are answered
 POLICIES = ("uniform", "popular", "knn", "mf", "content", "blend", "bandit")
 
 
@@ -60,12 +64,17 @@ def _tell(count: int) -> None:
             _done.value += count
 
 
-def _run(trial: Trial) -> Played:
-    return run(trial, _tell)
+def _run(play: Callable[[Any, Tell], Any], trial: Any) -> Any:
+    return play(trial, _tell)
 
 
-def played(trials: Sequence[Trial], total: int, jobs: int) -> list[Played]:
-    """Play all trials, `jobs` at a time, each in a process of its own, with a progress bar."""
+def side_by_side(
+    play: Callable[[T, Tell], R], trials: Sequence[T], total: int, jobs: int
+) -> list[R]:
+    """`play` each trial, `jobs` at a time in processes of their own, with a progress bar.
+
+    `play` is a function of a module; it tells how many more of the `total` requests are done.
+    """
     spawn = multiprocessing.get_context("spawn")
     done: Synchronized[int] = spawn.Value("q", 0)
     with (
@@ -73,7 +82,7 @@ def played(trials: Sequence[Trial], total: int, jobs: int) -> list[Played]:
         ProcessPoolExecutor(jobs, spawn, _start, (done,)) as pool,
     ):
         task = bar.add_task(f"{len(trials)} trials", total=total)
-        futures = [pool.submit(_run, trial) for trial in trials]
+        futures = [pool.submit(_run, play, trial) for trial in trials]
         while not all(future.done() for future in futures):
             bar.update(task, completed=done.value)
             wait(futures, timeout=0.2)
@@ -102,7 +111,7 @@ def contest(
         for seed in seeds
         for policy in reversed(policies)
     ]
-    results = played(trials, requests * len(trials), jobs)
+    results = side_by_side(run, trials, requests * len(trials), jobs)
     by_policy = {name: [one for one in results if one.policy == name] for name in policies}
     champion = policies[-1]
     best = mean_rewards(by_policy[champion])

@@ -127,7 +127,7 @@ async def serve(
 ) -> Served:
     """Publish a log through Kafka; wait for each request's ranking; publish what is clicked.
 
-    Clicks enter in event time among the log's own events, as in `stream.compare.play`. At the end
+    Clicks enter in event time among the log's own events, as in `stream.trial.play`. At the end
     a Tick tells every partition that the last horizons have passed.
     """
     publish = Publisher(settings.aiokafka_options())

@@ -21,8 +21,7 @@ from rich.table import Table
 from models.events import Embedding, Event, Item
 from policies.intervals import clustered
 from stream.audit import audit, lines
-from stream.compare import Trial
-from stream.contest import played
+from stream.contest import side_by_side
 from stream.customer import Served, Silent, embed_through, serve
 from stream.datasets import find_movielens, movielens
 from stream.local import Stack
@@ -33,6 +32,7 @@ from stream.server import free_port
 from stream.settings import Settings, others_environ
 from stream.simulate import NewsWorld
 from stream.timeline import Log
+from stream.trial import Trial, run
 from stream.vectors import Known
 from stream.worlds import LogWorld, Messages, World
 
@@ -130,7 +130,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
             until(lambda: {life["open"] for life in lives()} == {0}, "horizons to close")
         report, _ = audit(settings, KafkaLogs(settings), quiet=True)
     trials = [Trial(settings=structs.replace(settings, policy=p), world=world) for p in OTHERS]
-    others = played(trials, len(served.users) * len(trials), jobs=2)
+    others = side_by_side(run, trials, len(served.users) * len(trials), jobs=2)
     console.print(table({one.policy: one.rewards for one in others}, served, settings.policy))
     p50, p99 = np.percentile(served.millis, [50, 99])
     console.print(

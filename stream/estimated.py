@@ -7,6 +7,7 @@ from rich.table import Table
 
 from policies.estimates import Estimate, cautions
 from policies.intervals import Interval
+from stream.drawing import figure, save_png
 
 
 class Measured(Struct, frozen=True):
@@ -89,15 +90,9 @@ def said(result: Evaluation) -> list[str]:
 
 def draw(result: Evaluation, path: Path) -> None:
     """Estimates with their intervals, and what was measured as bands."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError(
-            "--plot needs matplotlib, which is not installed; say pip install 'rankloop[evaluate]'"
-        ) from None
     rows = [(j, one) for j in result.judged for one in j.estimates]
-    figure = Figure(figsize=(8, 1.5 + 0.3 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
+    drawn = figure(8, 1.5 + 0.3 * len(rows))
+    axes = drawn.add_subplot()
     for i, one in enumerate(result.measured):
         axes.axvspan(one.value.low, one.value.high, color=f"C{i}", alpha=0.15)
         axes.axvline(one.value.mean, color=f"C{i}", label=f"{one.policy}, measured")
@@ -114,4 +109,4 @@ def draw(result: Evaluation, path: Path) -> None:
     axes.set_xlabel("reward a decision, 95%")
     if result.measured:
         axes.legend()
-    figure.savefig(path, dpi=120, format="png")
+    save_png(drawn, path)

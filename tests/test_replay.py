@@ -14,11 +14,11 @@ from msgspec import structs
 
 from models.events import Click, Embedding, Item, Request, Reward, decode_decision
 from stream.__main__ import main
-from stream.compare import Trial, run
 from stream.files import write_log
 from stream.replay import foresee
 from stream.settings import Settings
 from stream.timeline import Log, read
+from stream.trial import Trial, run
 from stream.worlds import LogWorld
 
 ROOT = Path(__file__).parent.parent

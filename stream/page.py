@@ -1,0 +1,126 @@
+"""The report of `rankloop compare`: one page that opens anywhere; the answers come first."""
+
+from stream.comparison import ALL, FULL, POPULAR, SURE, Comparison
+from stream.drawing import data_uri
+from stream.html import Html, document, joined, table, tag
+from stream.pictures import curves, overview
+from stream.tables import short, starred
+from stream.verdicts import Verdict, verdicts
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff;
+  max-width: 1150px; margin: 1.2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 1.6rem 0 .3rem; }
+p { margin: .3rem 0; } .quiet { color: #5a5a5a; font-size: .88em; font-weight: normal; }
+.cards { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; margin: .9rem 0; }
+.card { border: 1px solid #ddd; border-left: 5px solid #888; border-radius: 4px;
+  padding: .5rem .8rem; }
+.card.adds { border-left-color: #009e73; } .card.costs { border-left-color: #d55e00; }
+.card h3 { margin: 0; font-size: 1rem; } .card strong { font-size: 1.02rem; }
+.card ul { margin: .3rem 0; padding-left: 1.1rem; font-size: .88rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .8rem; }
+th, td { padding: .2rem .5rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid #e5e5e5; }
+th:first-child { text-align: left; } thead th { vertical-align: bottom; }
+td { font-variant-numeric: tabular-nums; } img { max-width: 100%; }
+@media (max-width: 800px) { .cards { grid-template-columns: 1fr; } }
+"""
+
+
+def page(result: Comparison) -> str:
+    """The report as HTML. Raises ValueError where matplotlib is not installed."""
+    return document(
+        f"Which part earns its cost: {result.log}",
+        STYLE,
+        tag("h1", f"Which part earns its cost? {result.log}"),
+        tag("p", about(result), class_="quiet"),
+        tag("div", *map(card, verdicts(result)), class_="cards"),
+        tag("h2", "Every arm"),
+        arms(result),
+        tag("img", src=data_uri(overview(result)), alt="Clicks beyond popularity, and cost"),
+        tag("h2", "For whom: clicks a ranking minus those of popular"),
+        by_slice(result),
+        tag("h2", "Learning curves"),
+        tag("img", src=data_uri(curves(result)), alt="Clicks a ranking as the log goes on"),
+        tag("h2", "How to read this"),
+        *(tag("p", line) for line in method(result)),
+    )
+
+
+def about(result: Comparison) -> str:
+    return (
+        f"{result.requests:,} rankings of {result.k} for {result.users:,} users, "
+        f"{result.items:,} items, {result.events:,} events, seeds "
+        f"{', '.join(map(str, result.seeds))}; texts by {result.encoder}. Clicks a ranking, with "
+        "95% intervals over users, paired: every arm answered the same requests."
+    )
+
+
+def card(one: Verdict) -> Html:
+    """One answer: which part, whether it helped, whom, for how much."""
+    kind = one.finds.split()[0]
+    return tag(
+        "div",
+        tag("h3", one.part),
+        tag("p", tag("strong", one.finds)),
+        tag("ul", *(tag("li", line) for line in one.whom)),
+        tag("p", f"Cost: {one.cost}. Full against {one.against}.", class_="quiet"),
+        class_=f"card {kind}",
+    )
+
+
+def arms(result: Comparison) -> Html:
+    head = ["arm", "clicks a ranking", "minus popular", "full minus it", f"nDCG@{result.k}", "MRR"]
+    head += ["µs a decision", "µs an event", "MB", "learns s", "shown"]
+    rows = [
+        [
+            joined(one.arm, tag("br"), tag("span", one.says, class_="quiet")),
+            short(one.clicks[ALL]),
+            starred(result.of(one.arm, POPULAR)),
+            starred(result.of(FULL, one.arm)),
+            short(one.ndcg),
+            short(one.mrr),
+            f"{one.cost.decision_micros:,.0f}",
+            f"{one.cost.event_micros:,.0f}",
+            f"{one.cost.state_mb:,.1f}",
+            f"{one.cost.learning_seconds:,.1f}",
+            f"{one.shown[0].coverage:.0%}",
+        ]
+        for one in result.standings
+    ]
+    return table(head, rows)
+
+
+def by_slice(result: Comparison) -> Html:
+    parts = [one for one in result.slices if one.requests]
+    head = ["arm", *(f"{one.name} ({one.requests:,})" for one in parts)]
+    rows = [
+        [one.arm, *(starred(result.of(one.arm, POPULAR, part.name)) for part in parts)]
+        for one in result.standings
+        if one.arm != POPULAR
+    ]
+    return table(head, rows)
+
+
+def method(result: Comparison) -> list[str]:
+    """What was done, and what it cannot say."""
+    asks = (
+        "The log's own requests were answered; a click counts if its item was shown."
+        if result.asked
+        else "Requests are spread evenly over the log, each just before an item was liked. A shown "
+        "item is clicked, once, if it is among the user's next 20 events and liked there."
+    )
+    return [
+        asks + " Each arm learns from its own clicks and from the log as it goes on; nothing is "
+        "known before its time. An arm has only the parts that it names.",
+        f"Intervals are 95%, users drawn again. A star marks what holds at {SURE:.0%} after Holm's "
+        f"correction for all {len(result.contrasts)} contrasts (each user's difference flipped at "
+        "random); only that is called helping or hurting above.",
+        "nDCG counts a click by its place, against the user's next liked items in front; MRR is "
+        "1 / the place of the first click. Slices by user count items liked before in the log; "
+        "slices by item add up to all clicks.",
+        f"Times were taken here while {len(result.seeds) * len(result.standings)} trials shared "
+        f"the machine: compare them within this page. {result.texts_a_second:,.0f} texts were "
+        "embedded a second. No model was fine-tuned: what that would add is not answered here.",
+    ]

@@ -1,0 +1,162 @@
+"""`rankloop compare`: arms have their own parts alone, and nothing is claimed that is not borne."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from msgspec import structs
+
+from policies.intervals import Interval
+from policies.paired import Columns, holm
+from stream.__main__ import main
+from stream.arm_trial import Trial, run
+from stream.compare import compared
+from stream.comparison import ALL, COLD_ITEMS, OTHER_ITEMS, Comparison, Contrast
+from stream.files import write_log
+from stream.page import page
+from stream.settings import Settings
+from stream.timeline import Log, read
+from stream.verdicts import verdict, verdicts
+from stream.worlds import LogWorld
+from tests.test_replay import messages
+
+ARMS = ("random", "popular", "content", "bandit-no-text", "full")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("compare")
+    return Settings(encoder="hash", data_dir=str(folder), horizon_seconds=10)
+
+
+@pytest.fixture(scope="module")
+def log(settings: Settings) -> Log:
+    path = Path(settings.data_dir) / "log.jsonl"
+    write_log(path, messages())
+    return read(path, settings)
+
+
+@pytest.fixture(scope="module")
+def result(log: Log, settings: Settings) -> Comparison:
+    return compared("log", log, settings, requests=150, seeds=2, arms=ARMS)
+
+
+def test_users_that_differ_by_chance_alone_are_called_different_one_time_in_twenty():
+    rng = np.random.default_rng(1)
+    users = [f"user:{i % 40}" for i in range(120)]
+    columns = Columns(users)
+    for _ in range(1_000):
+        each = rng.normal(0, 1, 40)  # what a user's requests have in common
+        columns.add(np.tile(each, 3) + rng.normal(0, 1, 120))
+    share = float((columns.p_values() < 0.05).mean())
+    assert 0.03 < share < 0.07  # 3 standard errors of 1,000 looks
+
+
+def test_a_difference_of_all_users_is_seen():
+    users = [f"user:{i % 40}" for i in range(120)]
+    columns = Columns(users)
+    columns.add(np.random.default_rng(1).normal(0.5, 1, 120))
+    [interval], [p] = columns.intervals(), columns.p_values()
+    assert interval.low > 0
+    assert p < 0.01
+
+
+def test_after_holm_some_claim_is_wrong_one_time_in_twenty_at_most():
+    rng = np.random.default_rng(2)
+    wrong = [bool((holm(rng.uniform(size=30)) < 0.05).any()) for _ in range(2_000)]
+    assert 0.035 < np.mean(wrong) < 0.065
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "says"),
+    [
+        (0.1, 0.3, 0.01, "helps"),
+        (-0.3, -0.1, 0.01, "hurts"),
+        (0.1, 0.3, 0.06, "too little to claim"),
+        (-0.1, 0.3, 0.01, "nothing measurable"),
+        (-0.1, 0.3, 0.9, "nothing measurable"),
+    ],
+)
+def test_only_what_interval_and_correction_bear_is_claimed(
+    low: float, high: float, p_value: float, says: str
+):
+    interval = Interval((low + high) / 2, low, high)
+    assert verdict(Contrast("full", "hybrid", ALL, interval, p_value)) == says
+
+
+def test_text_carries_the_taste_of_this_log_and_the_report_says_so(result: Comparison):
+    content = result.of("content", "popular", COLD_ITEMS)
+    assert content is not None
+    assert content.sure
+    assert content.difference.low > 0.5
+    [whole] = [one for one in verdicts(result) if one.against == "popular"]
+    assert whole.finds.startswith("adds +")
+
+
+def test_clicks_on_cold_and_on_other_items_are_all_clicks(result: Comparison):
+    for one in result.standings:
+        parts = one.clicks[COLD_ITEMS].mean + one.clicks[OTHER_ITEMS].mean
+        assert parts == pytest.approx(one.clicks[ALL].mean)
+
+
+def test_slices_by_user_hold_every_request_once(result: Comparison):
+    sizes = {one.name: one.requests for one in result.slices}
+    assert sum(n for name, n in sizes.items() if name.startswith("users")) == sizes[ALL] == 150
+
+
+def test_an_arm_pays_for_its_own_parts_alone(result: Comparison):
+    cost = {one.arm: one.cost for one in result.standings}
+    assert cost["random"].state_mb < cost["bandit-no-text"].state_mb < cost["full"].state_mb
+    vectors = 120 * 64 * 4 / 1e6
+    assert cost["content"].state_mb > vectors > cost["popular"].state_mb
+
+
+def test_what_an_arm_without_text_shows_does_not_depend_on_texts(log: Log, settings: Settings):
+    others = tuple(
+        structs.replace(one, vector=bytes(reversed(one.vector))) for one in log.embeddings
+    )
+    for arm, differs in ("bandit-no-text", False), ("full", True):
+        ran = [
+            run(Trial(arm=arm, settings=settings, world=LogWorld(one, 60)))
+            for one in (log, structs.replace(log, embeddings=others))
+        ]
+        assert (ran[0].scores != ran[1].scores) == differs, arm
+
+
+def test_chance_shows_all_items_alike(log: Log, settings: Settings):
+    ran = run(Trial(arm="random", settings=settings, world=LogWorld(log, 300)))
+    assert ran.shown.coverage == 1.0
+
+
+def test_the_page_fetches_nothing_and_escapes_what_it_shows(result: Comparison):
+    hostile = structs.replace(result, log='<script>alert("x")</script>', encoder="<img src=x>")
+    html = page(hostile)
+    assert "<script" not in html
+    assert "<img src=x>" not in html
+    assert "&lt;script&gt;" in html
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', html)
+    assert sources
+    assert all(one.startswith("data:image/svg+xml;base64,") for one in sources)
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_the_command_prints_a_table_and_writes_json_picture_and_page(tmp_path: Path):
+    write_log(tmp_path / "log.jsonl", messages(users=8, likes=6))
+    names = ("--json", "o.json"), ("--plot", "o.png"), ("--html", "o.html")
+    files = [str(part) for option, name in names for part in (option, tmp_path / name)]
+    done = CliRunner().invoke(
+        main,
+        ["compare", str(tmp_path / "log.jsonl"), "--requests", "20", "--seeds", "1", *files],
+        env={"RANKLOOP_ENCODER": "hash", "RANKLOOP_DATA_DIR": str(tmp_path)},
+    )
+    assert done.exit_code == 0, done.output
+    assert "bandit-no-cf" in done.output
+    assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "o.html").read_text().startswith("<!doctype html>")
+    found = msgspec.json.decode((tmp_path / "o.json").read_bytes(), type=Comparison)
+    assert found.requests == 20
+    assert len(found.standings) == 9
