@@ -1,6 +1,7 @@
 """The second fold: feedback -> everything learned, in one order; its offset is the version."""
 
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 
@@ -9,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from agents.ledger import Ledger, Standing, Verdict
+from agents.scoreboard import Score, scoreboard
 from models.base import Arrays
 from models.events import Interaction, Invalid, Mark, Outcome
 from models.memory import Memory
@@ -29,6 +31,8 @@ class State(Struct, frozen=True, kw_only=True):
     ledger: Standing
     memory: Arrays
     policy: bytes
+    challengers: dict[str, bytes] = {}
+    board: bytes = b""
 
     @property
     def version(self) -> int:
@@ -43,13 +47,17 @@ class State(Struct, frozen=True, kw_only=True):
             digest.update(np.ascontiguousarray(array).data)
         digest.update(_places(self.ledger))
         digest.update(self.policy)
+        for name, learned in sorted(self.challengers.items()):
+            digest.update(f"{name}:{len(learned)};".encode() + learned)
+        digest.update(self.board)
         return digest.hexdigest()
 
 
 class Learner:
-    """Folds the feedback log into the memory and the policy; `ledger` says which records count.
+    """Folds the feedback log into the memory and the policies; `ledger` says which records count.
 
-    `fold` names how it folds: see `Fold`. Its last few probes are kept by version.
+    `fold` names how it folds: see `Fold`. Its last few probes are kept by version. `challengers`
+    learn as `policy` does, and each may take its place (see `Champion`); `board` judges them.
 
     >>> from policies.uniform import Uniform
     >>> fold = Learner(Memory(None, {}), Uniform())
@@ -69,14 +77,19 @@ class Learner:
         fold: str = "",
         marked: int = MARKED,
         probed: int = PROBED,
+        challengers: Sequence[Policy] = (),
+        reward: float = 1.0,
     ) -> None:
         self.memory = memory
-        self.policy = policy
+        self.policies = {one.name: one for one in (policy, *challengers)}
+        if len(self.policies) != 1 + len(challengers):
+            raise ValueError(f"policies need names of their own, got {[*self.policies]} alone")
+        self.board = scoreboard([*self.policies], reward)
         self.learn_late = learn_late
         self.fold = fold
         self.marked = marked
         self.probed = probed
-        self.ledger = Ledger()
+        self.ledger = Ledger(policies=[*self.policies])
         self.whole = True  # False while a record is being learned, and for good if that failed
         self.probes: dict[int, str] = {}  # by version, the last few
         self.differs: Mark | None = None  # the first mark that says otherwise
@@ -87,9 +100,26 @@ class Learner:
         """The feedback offset to read next."""
         return self.ledger.version
 
+    @property
+    def policy(self) -> Policy:
+        """The champion: who decides."""
+        return self.policies[self.ledger.champion]
+
+    @property
+    def challengers(self) -> dict[str, Policy]:
+        """All others by name."""
+        champion = self.ledger.champion
+        return {name: one for name, one in self.policies.items() if name != champion}
+
+    def scores(self) -> list[Score]:
+        """How the champion and its challengers do; [] without challengers."""
+        return self.board.scores() if self.board else []
+
     def __call__(self, offset: int, data: bytes) -> Verdict:
         """Take the record at `offset`. Raises Unknown for a type of another release."""
         verdict, record = self.ledger(offset, data)
+        if self.board is not None and verdict in ("learned", "noted"):
+            self.board(record, self.ledger)  # before anybody learns from it
         if verdict == "learned":
             self.whole = False
             if isinstance(record, Interaction):
@@ -110,8 +140,9 @@ class Learner:
     def _judge(self, outcome: Outcome, offset: int) -> None:
         self.memory.shown(outcome)
         if outcome.status != "corrected" or self.learn_late:
-            with suppress(Invalid):  # features no policy can take; all workers refuse them alike
-                self.policy.learn(outcome, offset)
+            for policy in self.policies.values():
+                with suppress(Invalid):  # features it cannot take; all workers refuse them alike
+                    policy.learn(outcome, offset)
 
     def probe(self) -> str:
         """64 bits over the places, the policy and what is known of the last users and items.
@@ -119,7 +150,10 @@ class Learner:
         Cheap, unlike `digest`; equal on every worker at one version.
         """
         digest = blake2b(_places(self.ledger.standing()), digest_size=8)
-        digest.update(self.policy.save())
+        for policy in self.policies.values():
+            digest.update(policy.save())
+        if self.board is not None:
+            digest.update(self.board.save())
         memory, items = self.memory, sorted({one.item for one in self._last})
         scorers = [*memory.scorers.values(), *filter(None, [memory.popularity])]
         for user in sorted({one.user for one in self._last}):
@@ -140,8 +174,13 @@ class Learner:
                 f"the record before {self.version} was learned in part, so this is the state of no "
                 "version; start again from the snapshot before"
             )
+        policy, *challengers = [(name, one.save()) for name, one in self.policies.items()]
         return State(
-            ledger=self.ledger.standing(), memory=self.memory.state(), policy=self.policy.save()
+            ledger=self.ledger.standing(),
+            memory=self.memory.state(),
+            policy=policy[1],
+            challengers=dict(challengers),
+            board=self.board.save() if self.board else b"",
         )
 
     def load(self, state: State) -> None:
@@ -162,8 +201,17 @@ class Learner:
             ) from error
 
     def _take(self, state: State) -> None:
+        (_, policy), *challengers = self.policies.items()
+        if state.challengers.keys() != dict(challengers).keys():
+            raise ValueError(f"its challengers are {sorted(state.challengers)}")
+        if state.ledger.champion not in ("", *self.policies):
+            raise ValueError(f"its champion is {state.ledger.champion!r}")
         self.memory.load(state.memory)
-        self.policy.load(state.policy)
+        policy.load(state.policy)
+        for name, one in challengers:
+            one.load(state.challengers[name])
+        if self.board is not None:
+            self.board.load(state.board)
         self.ledger.load(state.ledger)
         self.probes.clear()
         self._last.clear()
@@ -171,7 +219,8 @@ class Learner:
 
 def _places(ledger: Standing) -> bytes:
     places = sorted((*msgspec.to_builtins(p.source), p.chain) for p in ledger.places.values())
-    return f"{places}{ledger.fold}\n".encode()
+    decided = f"{ledger.champion},{ledger.former}" if ledger.former else ""
+    return f"{places}{ledger.fold}\n{decided}".encode()
 
 
 def _same(ours: State, theirs: State) -> None:

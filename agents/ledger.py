@@ -2,17 +2,19 @@
 
 Rule L4: a record is taken iff its source is above its partition's last one and its `prev` equals
 that partition's chain. A lower source was taken before; anything else is a hole and refused. Who
-writes the log is told by its first `Begin` (L6), who folds it by that and each `Fold` after (L12).
+writes the log is told by its first `Begin` (L6), who folds it by that and each `Fold` after (L12),
+which policy decides by each `Champion`.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
 from models.codec import Invalid, chain, too_deep
-from models.events import Begin, Control, Fold, Mark, Record, Source, decode_feedback
+from models.events import Begin, Champion, Control, Fold, Mark, Record, Source, decode_feedback
 
 Verdict = Literal["learned", "duplicate", "refused", "invalid", "noted"]
 
@@ -36,7 +38,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     """A ledger at a version.
 
     `last` is the chain value of the record before the version, to know the log again by (L6);
-    `fold` the one in force.
+    `fold` the one in force; `champion` the policy that decides, `former` the one before it, empty
+    where no record says so.
     """
 
     version: int = 0
@@ -45,10 +48,14 @@ class Standing(Struct, frozen=True, kw_only=True):
     counts: dict[Verdict, int] = {}
     begin: Begin | None = None
     fold: str = ""
+    champion: str = ""
+    former: str = ""
 
 
 class Ledger:
     """Tells which records of feedback count. `version` is the offset to read next.
+
+    `policies` may be champion; the first one is, until a record says otherwise.
 
     >>> ledger = Ledger()
     >>> ledger(0, b"no record"), ledger.version
@@ -57,7 +64,8 @@ class Ledger:
     (('noted', Fold(fold='new', expects='', v=1)), 'new')
     """
 
-    def __init__(self, standing: Standing | None = None) -> None:
+    def __init__(self, standing: Standing | None = None, policies: Sequence[str] = ()) -> None:
+        self.policies = tuple(policies)
         self.load(standing or Standing())
 
     def load(self, standing: Standing) -> None:
@@ -66,6 +74,8 @@ class Ledger:
         self.places: dict[int, Place] = dict(standing.places)
         self.counts: Counter[Verdict] = Counter(standing.counts)
         self.begin, self.fold = standing.begin, standing.fold
+        self.champion = standing.champion or next(iter(self.policies), "")
+        self.former = standing.former
 
     def standing(self) -> Standing:
         """A copy of where it stands."""
@@ -76,6 +86,8 @@ class Ledger:
             counts=dict(self.counts),
             begin=self.begin,
             fold=self.fold,
+            champion=self.champion if self.former else "",
+            former=self.former,
         )
 
     def has(self, source: Source) -> bool:
@@ -110,6 +122,13 @@ class Ledger:
                 if record.expects != self.fold or record.fold == self.fold:
                     return "duplicate"
                 self.fold = record.fold
+                return "noted"
+            case Champion():
+                if record.policy not in self.policies:  # of workers with other settings
+                    return "noted"
+                if record.expects != self.champion or record.policy == self.champion:
+                    return "duplicate"
+                self.former, self.champion = self.champion, record.policy
                 return "noted"
             case Mark():
                 return "noted"

@@ -148,6 +148,7 @@ class Pending:
         shown = tuple(dict.fromkeys(shown))
         known = [(n, slots[item]) for n, item in enumerate(shown) if item in slots]
         share = self.whole / len(known) if known else 0.0
+        where = {slot.item: n for n, slot in enumerate(decision.slots)} if decision.weights else {}
         judged = tuple(
             Judged(
                 item=slot.item,
@@ -172,6 +173,10 @@ class Pending:
             foreign=tuple(item for item in shown if item not in slots),
             source=source,
             prev=prev,
+            weights={
+                name: tuple(weights[where[slot.item]] for slot in judged)
+                for name, weights in decision.weights.items()
+            },
         )
 
 

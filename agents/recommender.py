@@ -1,6 +1,7 @@
 """Request + what is learned + catalogue -> Decision, with all that is needed to make it again."""
 
 import logging
+from collections.abc import Sequence
 from hashlib import blake2b
 from random import Random
 
@@ -8,10 +9,11 @@ from msgspec import Struct
 
 from agents.attribution import Ask
 from agents.learner import Learner
-from models.candidates import Retrieval
+from models.candidates import Candidates, Retrieval
 from models.catalogue import Catalogue
-from models.events import Decision, Request, encode
-from policies.base import rank
+from models.events import Decision, Request, Slot, encode
+from policies.base import rank, scored
+from policies.weights import chances, weights
 
 log = logging.getLogger(__name__)
 MAX_DECISION_BYTES = 800_000  # leaves room for its outcome within one message
@@ -73,11 +75,31 @@ class Recommender:
             slots=slots,
             features=candidates.names,
             candidates=candidates.items if self.terms.log_candidates else None,
+            weights=self._weights(request, candidates, slots),
         )
         size = len(encode(decision))
         if size > MAX_DECISION_BYTES:
             return self._decision(ask, refused=f"too large: {size} bytes")
         return decision
+
+    def _weights(
+        self, request: Request, candidates: Candidates, slots: Sequence[Slot]
+    ) -> dict[str, tuple[float, ...]]:
+        """How likely each challenger was to rank so, against the champion, slot by slot.
+
+        Only here are all candidates at hand, as it would have judged them. One that fails would
+        have earned nothing; it costs nobody a ranking.
+        """
+        found: dict[str, tuple[float, ...]] = {}
+        for name, policy in self.learner.challengers.items():
+            try:
+                scores = scored(policy, request.user, request.context, candidates)
+                order = [candidates.items.index(slot.item) for slot in slots]
+                found[name] = weights(chances(policy, scores, order), slots)
+            except Exception as error:
+                log.warning("challenger failed", extra={"policy": name, "reason": str(error)})
+                found[name] = (0.0,) * len(slots)
+        return found
 
     def _decision(self, ask: Ask, **rest: object) -> Decision:
         request: Request = ask.request

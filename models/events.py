@@ -6,9 +6,8 @@ Times (`at`) are milliseconds since 1970-01-01 UTC. Every size is bounded: see a
 """
 
 from hashlib import blake2b
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from models.codec import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
@@ -18,6 +17,7 @@ from models.codec import chain as chain
 from models.codec import encode as encode
 from models.fields import (
     MAX_CANDIDATES,
+    MAX_SLOTS,
     DecisionId,
     Flat,
     Id,
@@ -26,10 +26,10 @@ from models.fields import (
     Millis,
     Propensity,
     Value,
+    Weights,
 )
 
 SCHEMA_VERSION = 1
-MAX_SLOTS = 100
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -146,6 +146,7 @@ class Decision(Message, frozen=True, tag="decision"):
     `model` is the feedback offset the model had read up to; `items` and `embeddings` likewise;
     `source` is the offset in the events partition that asked. A request that cannot be served
     has no slots and says why in `refused`. With one id twice, the lowest offset counts.
+    `weights`: how many times as likely as `policy` each challenger was to fill slots down to each.
     """
 
     id: DecisionId
@@ -166,6 +167,10 @@ class Decision(Message, frozen=True, tag="decision"):
     context: Flat = {}
     candidates: tuple[Id, ...] | None = None
     refused: str | None = None
+    weights: Weights = {}
+
+    def __post_init__(self) -> None:
+        _each(self.weights, len(self.slots))
 
 
 class Source(Struct, frozen=True, array_like=True, order=True):
@@ -222,6 +227,15 @@ class Outcome(Message, frozen=True, tag="outcome"):
     reward: float = 0.0
     foreign: tuple[Id, ...] = ()
     prev: str = ""
+    weights: Weights = {}
+
+    def __post_init__(self) -> None:
+        _each(self.weights, len(self.slots))
+
+
+def _each(weights: Weights, slots: int) -> None:
+    if any(len(found) != slots for found in weights.values()):
+        raise ValueError(f"weights are one a slot, of which there are {slots}; got {weights}")
 
 
 class Begin(Message, frozen=True, tag="begin"):
@@ -245,6 +259,13 @@ class Fold(Message, frozen=True, tag="fold"):
     expects: Annotated[str, Meta(max_length=256)]
 
 
+class Champion(Message, frozen=True, tag="champion"):
+    """From here on `policy` decides, if `expects` did before: a promotion, or a rollback."""
+
+    policy: Label
+    expects: Label
+
+
 class Mark(Message, frozen=True, tag="mark"):
     """What a worker of `fold` had learned up to `version`, as a digest, to compare with."""
 
@@ -256,7 +277,7 @@ class Mark(Message, frozen=True, tag="mark"):
 
 Event = Request | Impression | Click | Reward | Tick
 Record = Interaction | Outcome  # what is learned
-Control = Begin | Fold | Mark  # what governs the log
+Control = Begin | Fold | Champion | Mark  # what governs the log
 
 decode_event: Decode[Event] = Decode(Event)
 decode_item: Decode[Item] = Decode(Item)
@@ -277,10 +298,3 @@ def text_of(item: Item) -> str:
 def text_hash(text: str) -> str:
     """128 bits over a text, to know an embedding that is still good."""
     return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def schemas() -> dict[str, dict[str, Any]]:
-    """A JSON Schema (2020-12) for each message type, for producers in other languages."""
-    kinds = (Item, Request, Impression, Click, Reward, Tick)
-    kinds += (Embedding, Decision, Interaction, Outcome, Begin, Fold, Mark)
-    return {kind.__name__.lower(): msgspec.json.schema(kind) for kind in kinds}

@@ -5,6 +5,9 @@ from typing import Annotated
 from msgspec import Meta
 
 MAX_CANDIDATES = 1_000
+MAX_SLOTS = 100
+MAX_CHALLENGERS = 8
+MOST_WEIGHT = 1_000.0  # that is logged; what is greater is cut
 NO_CONTROL = r"^[^\x00-\x1f\x7f]*(?!\n)$"  # Python's $ would let one newline pass
 
 Id = Annotated[
@@ -35,3 +38,8 @@ Propensity = Annotated[float, Meta(gt=0.0, le=1.0)]
 Scalar = Annotated[str, Meta(max_length=200)] | Value | bool
 Flat = Annotated[dict[Label, Scalar], Meta(max_length=50)]
 Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_CANDIDATES)]
+Weight = Annotated[float, Meta(ge=0.0, le=MOST_WEIGHT)]
+Weights = Annotated[
+    dict[Label, Annotated[tuple[Weight, ...], Meta(max_length=MAX_SLOTS)]],
+    Meta(max_length=MAX_CHALLENGERS),
+]

@@ -55,12 +55,7 @@ def rank(
     left = len(candidates.items)
     if left == 0:
         return ()
-    all_scores = policy.scores(user, context, candidates)
-    if all_scores.shape != (left,) or not np.isfinite(all_scores).all():
-        raise ValueError(
-            f"{policy.name}: scores must be {left} finite numbers, got {all_scores}; "
-            "look at the features of this request"
-        )
+    all_scores = scored(policy, user, context, candidates)
     index, scores = np.arange(left), all_scores.copy()
     slots: list[Slot] = []
     for _ in range(min(k, left)):
@@ -79,6 +74,22 @@ def rank(
         index[drawn:left] = index[drawn + 1 : left + 1]
         scores[drawn:left] = scores[drawn + 1 : left + 1]
     return tuple(slots)
+
+
+def scored(
+    policy: Policy,
+    user: str,
+    context: Mapping[str, str | float | bool],
+    candidates: Candidates,
+) -> Doubles:
+    """A policy's scores, shape (n,). Raises ValueError if they are not n finite numbers."""
+    scores, n = policy.scores(user, context, candidates), len(candidates.items)
+    if scores.shape != (n,) or not np.isfinite(scores).all():
+        raise ValueError(
+            f"{policy.name}: scores must be {n} finite numbers, got {scores}; "
+            "look at the features of this request"
+        )
+    return scores
 
 
 def draw(pmf: Doubles, rng: Random) -> tuple[int, float]:

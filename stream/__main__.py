@@ -11,6 +11,7 @@ from typing import Any
 import click
 import msgspec
 
+from stream.champions import champion
 from stream.folds import fold
 from stream.imports import imports
 from stream.mistakes import Plain
@@ -190,7 +191,7 @@ def torture(
 @click.option("--out", type=click.Path(path_type=Path), help="Write one file a type here.")
 def schema(out: Path | None) -> None:
     """Print the JSON Schemas of all messages, for producers in other languages."""
-    from models.events import schemas
+    from models.schemas import schemas
 
     found: dict[str, Any] = schemas()
     if out is None:
@@ -204,6 +205,7 @@ def schema(out: Path | None) -> None:
 
 main.add_command(snapshots)
 main.add_command(fold)
+main.add_command(champion)
 
 if __name__ == "__main__":
     main(prog_name="rankloop")

@@ -87,12 +87,13 @@ class Parts(Struct, frozen=True):
     recommender: Recommender
 
 
-def policy(settings: Settings) -> Policy:
-    """The policy by its name."""
-    if settings.policy not in POLICIES:
+def policy(settings: Settings, name: str = "") -> Policy:
+    """A policy by its name; the one of the settings if none is given."""
+    name = name or settings.policy
+    if name not in POLICIES:
         names = ", ".join(POLICIES)
-        raise ValueError(f"policy must be one of {names}, got {settings.policy!r}")
-    return POLICIES[settings.policy](settings, EXPLORATIONS[settings.exploration](settings))
+        raise ValueError(f"policy must be one of {names}, got {name!r}")
+    return POLICIES[name](settings, EXPLORATIONS[settings.exploration](settings))
 
 
 def encoder(settings: Settings, vectors: Vectors | None = None) -> CachedEncoder:
@@ -157,7 +158,15 @@ def parts(settings: Settings, text: Encoder) -> Parts:
 def learner(settings: Settings) -> Learner:
     """What learns, with nothing learned yet."""
     threadpool_limits(1, user_api="blas")  # small products: threads would wait for each other
-    return Learner(memory(settings), policy(settings), settings.learn_late, settings.fold_hash())
+    champion, *challengers = [policy(settings, name) for name in settings.policies]
+    return Learner(
+        memory(settings),
+        champion,
+        settings.learn_late,
+        settings.fold_hash(),
+        challengers=challengers,
+        reward=settings.score_reward,
+    )
 
 
 def deciding(

@@ -20,9 +20,16 @@ class SettingError(ValueError):
 Steers = Literal["", "joining", "learning", "deciding"]
 
 
-def says(text: str, *, steers: Steers = "", secret: bool = False, **rule: Any) -> Meta:
-    """One line on a setting; `steers`: what it changes, if anything; `secret`: never in a file."""
-    return Meta(description=text, extra={"steers": steers, "secret": secret}, **rule)
+def says(
+    text: str, *, steers: Steers = "", secret: bool = False, added: bool = False, **rule: Any
+) -> Meta:
+    """One line on a setting; `steers`: what it changes, if anything; `secret`: never in a file.
+
+    `added`: it steers nothing at its default, so hashes of before it was there stay as they are.
+    """
+    return Meta(
+        description=text, extra={"steers": steers, "secret": secret, "added": added}, **rule
+    )
 
 
 def joins(text: str, **rule: Any) -> Meta:
@@ -75,9 +82,12 @@ def public(settings: Struct) -> dict[str, Any]:
 
 def steering(settings: Struct, *what: Steers) -> dict[str, Any]:
     """The settings that steer any of `what`; 600 and 600.0 are one."""
-    types = _types(type(settings)).items()
-    chosen = (name for name, kind in types if _extra(kind, "steers") in what)
-    values = {name: getattr(settings, name) for name in chosen}
+    values = {
+        field.name: getattr(settings, field.name)
+        for field in msgspec.structs.fields(type(settings))
+        if _extra(field.type, "steers") in what
+        and not (_extra(field.type, "added") and getattr(settings, field.name) == field.default)
+    }
     whole = {n: int(v) for n, v in values.items() if isinstance(v, float) and v.is_integer()}
     return values | whole
 

@@ -107,7 +107,7 @@ def contest(
     started = perf_counter()
     seeds = list(seeds)
     trials = [
-        Trial(settings=structs.replace(settings, policy=policy, seed=seed), world=world)
+        Trial(settings=structs.replace(settings.alone(policy), seed=seed), world=world)
         for seed in seeds
         for policy in reversed(policies)
     ]

@@ -82,10 +82,10 @@ def arrays_of(state: State) -> Arrays:
     """A state as named arrays; they share its memory."""
     ledger = msgspec.json.encode(state.ledger)
     memory = {f"memory.{name}": array for name, array in state.memory.items()}
-    return memory | {
-        "ledger": np.frombuffer(ledger, np.uint8),
-        "policy": np.frombuffer(state.policy, np.uint8),
-    }
+    rivals = {f"challenger.{name}": learned for name, learned in state.challengers.items()}
+    board = {"board": state.board} if state.board else {}
+    texts = {"ledger": ledger, "policy": state.policy, **rivals, **board}
+    return memory | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
 
 
 def state_in(cover: Cover, arrays: Arrays) -> State:
@@ -95,9 +95,16 @@ def state_in(cover: Cover, arrays: Arrays) -> State:
         policy = arrays["policy"].tobytes()
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"its ledger cannot be read: {error}") from None
-    cut = len("memory.")
     return State(
         ledger=ledger,
-        memory={name[cut:]: a for name, a in arrays.items() if name.startswith("memory.")},
+        memory=_within("memory.", arrays),
         policy=policy,
+        challengers={n: a.tobytes() for n, a in _within("challenger.", arrays).items()},
+        board=arrays["board"].tobytes() if "board" in arrays else b"",
     )
+
+
+def _within(first: str, arrays: Arrays) -> Arrays:
+    """Those whose names begin so, by what follows."""
+    cut = len(first)
+    return {name[cut:]: array for name, array in arrays.items() if name.startswith(first)}

@@ -129,7 +129,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
             served = asyncio.run(serve(settings, world.messages(), world.visitor(), told))
             until(lambda: {life["open"] for life in lives()} == {0}, "horizons to close")
         report, _ = audit(settings, KafkaLogs(settings), quiet=True)
-    trials = [Trial(settings=structs.replace(settings, policy=p), world=world) for p in OTHERS]
+    trials = [Trial(settings=settings.alone(p), world=world) for p in OTHERS]
     others = side_by_side(run, trials, len(served.users) * len(trials), jobs=2)
     console.print(table({one.policy: one.rewards for one in others}, served, settings.policy))
     p50, p99 = np.percentile(served.millis, [50, 99])

@@ -12,6 +12,7 @@ from collections import defaultdict
 from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
+from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from agents.attribution import Ask, Attribution
@@ -58,7 +59,8 @@ class Engine:
         self.fold = settings.fold_hash()
         self.topics = Topics(settings.topic_prefix)
         self.parts = build.parts(settings, encoder)
-        self.ledger = Ledger() if settings.role == "rank" else self.parts.learner.ledger
+        own = self.parts.learner.ledger
+        self.ledger = Ledger(policies=own.policies) if settings.role == "rank" else own
         self.encoder = encoder
         self.rankings = rankings
         self.delivery = Delivery(rankings)
@@ -217,6 +219,7 @@ class Engine:
 
     def _feedback(self, message: ConsumerRecord) -> None:
         offset, data, before = message.offset, message.value or b"", self.ledger.fold
+        champion = self.ledger.champion
         if self.ledger is self.parts.learner.ledger:
             verdict = self.parts.learner(offset, data)
         else:
@@ -227,6 +230,9 @@ class Engine:
         elif verdict == "noted":
             if self.ledger.fold != before:
                 self._turned.set()
+            if self.ledger.champion != champion:
+                names = {"champion": self.ledger.champion, "before": champion, "offset": offset}
+                log.warning("another policy decides from here on", extra=names)
             self._marked()
 
     def _marked(self) -> None:
@@ -263,6 +269,7 @@ class Engine:
             "fold": self.fold,
             "in_force": self.ledger.fold,
             "policy": parts.learner.policy.name,
+            "scoreboard": to_builtins(parts.learner.scores()),
             "encoder": self.encoder.version,
             "model": parts.learner.version,
             "behind": self.ledger.version - parts.learner.version,

@@ -1,6 +1,7 @@
 """The command group `rankloop fold`: which fold decides, and the switch to another (L12)."""
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ from stream.settings import Settings
 
 if TYPE_CHECKING:
     from agents.ledger import Ledger
+    from models.events import Control
 
 
 @click.group(cls=Plain)
@@ -51,24 +53,34 @@ def switch(settings: Settings, to: str | None) -> None:
     if ledger.fold == chosen:
         click.echo(f"{chosen} is in force already")
         return
-    offset = asyncio.run(_switch(settings, chosen, ledger.fold))
+    from models.events import Fold
+
+    offset = asyncio.run(publish(settings, Fold(fold=chosen, expects=ledger.fold)))
     click.echo(f"from {offset} on {chosen} decides; before, {ledger.fold} did")
 
 
 async def _read(settings: Settings) -> "Ledger":
     """All of feedback taken in, as far as who decides goes."""
+    from agents.ledger import Ledger
+
+    ledger = Ledger()
+    await read(settings, lambda offset, data: ledger(offset, data) and None)
+    return ledger
+
+
+async def read(settings: Settings, take: Callable[[int, bytes], None]) -> None:
+    """Feedback up to its present end, record by record."""
     from aiokafka import TopicPartition
 
-    from agents.ledger import Ledger
     from stream.follower import Follower
     from stream.topics import Topics
 
-    ledger, follower = Ledger(), Follower(settings.aiokafka_options())
+    follower = Follower(settings.aiokafka_options())
     feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
-    await follower.start()
     try:
+        await follower.start()
         begins, end = await follower.begins(feedback), await follower.end(feedback)
-        follower.watch(feedback, begins, lambda m: ledger(m.offset, m.value or b"") and None)
+        follower.watch(feedback, begins, lambda m: take(m.offset, m.value or b""))
         reading = asyncio.create_task(follower.run())
         await asyncio.wait(
             {reading, reached := asyncio.create_task(follower.reached(feedback, end))},
@@ -80,17 +92,17 @@ async def _read(settings: Settings) -> "Ledger":
         reading.cancel()
     finally:
         await follower.stop()
-    return ledger
 
 
-async def _switch(settings: Settings, to: str, expects: str) -> int:
-    from models.events import Fold, encode
+async def publish(settings: Settings, record: "Control") -> int:
+    """Put a record into feedback; its offset."""
+    from models.events import encode
     from stream.publisher import Outgoing, Publisher
     from stream.topics import Topics
 
-    publish = Publisher(settings.aiokafka_options())
+    publisher = Publisher(settings.aiokafka_options())
     try:
-        record = encode(Fold(fold=to, expects=expects))
-        return (await publish([Outgoing(Topics(settings.topic_prefix).feedback, record)]))[0]
+        feedback = Topics(settings.topic_prefix).feedback
+        return (await publisher([Outgoing(feedback, encode(record))]))[0]
     finally:
-        await publish.stop()
+        await publisher.stop()

@@ -76,6 +76,7 @@ class Page:
         yield from self.events()
         yield from self.partitions()
         yield from self.learning()
+        yield from self.scoreboard()
         yield from self.serving()
         yield from self.bounds()
 
@@ -199,6 +200,39 @@ class Page:
             (),
             [(held.held_seconds,)],
         )
+
+    def scoreboard(self) -> Iterator[Metric]:
+        """What the champion earns and its challengers would, if there are any."""
+        scores = self.engine.parts.learner.scores()
+        if not scores:
+            return
+        champion = scores[0].policy
+        each = [(score.policy, score) for score in scores]
+        names = ((name, int(name == champion)) for name, _ in each)
+        yield gauge("champion", "1 for the policy that decides.", ("policy",), names)
+        for name, says in (
+            ("outcomes", "Rankings of the champion that it was judged on."),
+            ("effective", "As many independent rankings their weights are worth."),
+            ("weight", "Mean weight; far below 1, the champion hardly shows what it would."),
+            ("cut", "Share of weights that were cut."),
+        ):
+            values = ((policy, getattr(score, name)) for policy, score in each)
+            yield gauge(f"score_{name}", says, ("policy",), values)
+        for name, says in (
+            ("value", "Reward a ranking, with its range at any time."),
+            ("ahead", "How much more than the champion, with its range at any time, for all."),
+        ):
+            yield gauge(
+                f"score_{name}",
+                says,
+                ("policy", "what"),
+                (
+                    (policy, what, getattr(found, what))
+                    for policy, score in each
+                    if (found := getattr(score, name)) is not None
+                    for what in ("mean", "low", "high")
+                ),
+            )
 
     def serving(self) -> Iterator[Metric]:
         """How long deciding takes, what the text model did, and where rankings are."""

@@ -57,7 +57,7 @@ def foresee(
 ) -> Foresight:
     """Rank before learning, for up to `limit` liked items."""
     started = perf_counter()
-    settings = structs.replace(settings, refresh=False, policy="uniform")
+    settings = structs.replace(settings.alone("uniform"), refresh=False)
     loop = build.loop(settings, log.encoder)
     memory, stock = loop.learner.memory, Stock()
     assert memory.popularity is not None

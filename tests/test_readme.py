@@ -67,6 +67,7 @@ def test_every_example_message_is_valid_and_every_type_has_one() -> None:
         "Begin",
         "Mark",
         "Fold",
+        "Champion",
     }
 
 

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections import Counter
 
 from models.codec import Invalid, chain
-from models.events import Begin, Fold, Mark, decode_feedback
+from models.events import Begin, Control, decode_feedback
 from stream.checker.account import Fact, fact
 
 
@@ -35,7 +35,7 @@ class Learned:
         except Invalid:
             self.verdicts["invalid"] += 1
             return None
-        if isinstance(record, Begin | Fold | Mark):  # about the log itself: no event caused it
+        if isinstance(record, Control):  # about the log itself: no event caused it
             again = isinstance(record, Begin) and self._begun
             self._begun = self._begun or isinstance(record, Begin)
             self.verdicts["duplicate" if again else "noted"] += 1

@@ -1,0 +1,109 @@
+"""Another champion, on a real broker: all workers switch at one record, and back."""
+
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from models.events import Champion, Request, encode
+from stream.__main__ import main
+from tests.conftest import Kafka
+from tests.kafka_helpers import World, now
+from tests.kafka_worker import ROOT, eventually
+
+
+def run(loop: World, *arguments: str) -> str:
+    """What a command with the world's settings says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stream", *arguments],
+        cwd=ROOT,
+        env=loop.environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def asked(loop: World, prefix: str, count: int = 12) -> None:
+    """Requests of many users, all answered."""
+    ids = [f"{prefix}{n}" for n in range(count)]
+    loop.publish(*(Request(id=id, user=f"user{id}", at=now(), k=3) for id in ids))
+    for id in ids:
+        loop.decision(id)
+
+
+def switched(loop: World, policy: str) -> int:
+    """The offset of the last record that says so, once all workers have it."""
+    for worker in loop.workers:
+        eventually(lambda w=worker: w.status().get("policy") == policy, f"{policy} decides")
+    data = [m.value for m in loop.read(loop.topics.feedback)]
+    says = f'"champion","policy":"{policy}"'.encode()
+    return max(n for n, one in enumerate(data) if says in (one or b""))
+
+
+@pytest.mark.kafka
+def test_two_workers_switch_at_one_record_and_back(
+    kafka: Kafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    settings = {
+        "partitions": 2,
+        "policy": "popular",
+        "challengers": "bandit,uniform",
+        "exploration": "epsilon",
+        "epsilon": 0.5,
+        "horizon_seconds": 1,
+        "tick_seconds": 0.5,
+    }
+    with World(kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
+        one, other = loop.ready(2)
+        loop.stock(8)
+        asked(loop, "a")
+        assert "one of popular, bandit, uniform" in run(loop, "champion", "promote", "nobody")
+        assert "no champion before popular" in run(loop, "champion", "rollback")
+        assert "on bandit decides; before, popular did" in run(
+            loop, "champion", "promote", "bandit"
+        )
+        promoted = switched(loop, "bandit")
+        repeat = encode(Champion(policy="bandit", expects="popular"))
+        loop.send(repeat, topic=loop.topics.feedback, partition=0)
+        assert "bandit is champion already" in run(loop, "champion", "promote", "bandit")
+        asked(loop, "b")
+        for worker in (one, other):
+            eventually(lambda w=worker: w.status()["scoreboard"][0]["outcomes"] >= 12, "judged")
+        said = run(loop, "champion", "show")
+        assert "champion at version" in said
+        assert ": bandit\n" in said
+        assert all(name in said for name in ("popular", "uniform", "12"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{one.port}/metrics", timeout=20) as page:
+            metrics = page.read().decode()
+        assert 'rankloop_champion{policy="bandit"} 1.0' in metrics
+        assert 'rankloop_score_ahead{policy="uniform",what="low"}' in metrics
+        assert "on popular decides; before, bandit did" in run(loop, "champion", "rollback")
+        back = switched(loop, "popular")
+        asked(loop, "c")
+        decisions = [d for d in loop.decisions().values() if d.slots]
+        assert len(decisions) == 36
+        for decision in decisions:
+            during = promoted < decision.model <= back
+            assert decision.policy == ("bandit" if during else "popular")
+            assert set(decision.weights) == {"popular", "bandit", "uniform"} - {decision.policy}
+        version, digest = loop.agreed()
+        assert loop.folded(version).digest() == digest
+        assert one.status()["scoreboard"] == other.status()["scoreboard"]
+        audited = run(loop, "audit")
+        assert "36 of 36 rankings came out bit for bit the same" in audited
+
+
+def test_without_a_log_the_command_says_so_in_one_line() -> None:
+    found = CliRunner().invoke(
+        main,
+        ["champion", "show"],
+        env={"RANKLOOP_BROKERS": "127.0.0.1:1", "RANKLOOP_CONNECT_SECONDS": "1"},
+    )
+    assert found.exit_code == 1
+    assert found.output.count("\n") == 1
