@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 from aiokafka import ConsumerRecord, OffsetAndMetadata, TopicPartition
@@ -21,12 +22,20 @@ from agents.recommender import Recommender
 from models.events import Control, Decision, Record, Source
 from stream import partition as driven
 from stream.__main__ import main
+from stream.attributions import Attributions
 from stream.life import Life, Lost
 from stream.publisher import Unpublished
-from stream.restore import drive, received
+from stream.restore import Restored, drive, received
 from stream.settings import Settings
 
 ASLEEP = "sleeper"  # whoever decides for a request of this id falls asleep, until SIGCONT
+
+
+def instead(owner: Any, name: str, broken: Any) -> None:
+    """Put it in place of what is there, which must be called alike: else it breaks other things."""
+    now = getattr(owner, name)
+    assert [*signature(broken).parameters] == [*signature(now).parameters], (owner, name)
+    setattr(owner, name, broken)
 
 
 def source() -> None:
@@ -44,7 +53,7 @@ def source() -> None:
             self.places[number] = place
         return verdict
 
-    Ledger._judge = broken
+    instead(Ledger, "_judge", broken)
 
 
 def chain() -> None:
@@ -57,7 +66,7 @@ def chain() -> None:
             self.places[record.source.partition] = replace(place, chain=record.prev)
         return judge(self, record, data)
 
-    Ledger._judge = broken
+    instead(Ledger, "_judge", broken)
 
 
 def _place(ledger: Ledger, record: Record | Control) -> Place | None:
@@ -77,7 +86,7 @@ def first() -> None:
         pending.decision = decision
         return True
 
-    Attribution.decided = broken
+    instead(Attribution, "decided", broken)
 
 
 def restore() -> None:
@@ -88,15 +97,16 @@ def restore() -> None:
         partition: Partition,
         commit: OffsetAndMetadata,
         lost: Callable[[], bool],
-    ) -> int:
+        kept: Attributions,
+    ) -> Restored:
         attribution = partition.attribution
         bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
         if bookmark is not None:
             attribution.resume(bookmark)
         partition.restored(commit.offset)
-        return 0
+        return Restored()
 
-    driven.restore = broken
+    instead(driven, "restore", broken)
 
 
 def lease() -> None:
@@ -115,7 +125,7 @@ def lease() -> None:
             if self.lives.get(life.number) is life:
                 self._begin(TopicPartition(self.topics.events, life.number))
 
-    driven.Partitions._receive = broken
+    instead(driven.Partitions, "_receive", broken)
 
 
 def awaiting() -> None:
@@ -127,7 +137,7 @@ def awaiting() -> None:
             return None
         return await perform(self, life, command)
 
-    driven.Partitions._perform = broken
+    instead(driven.Partitions, "_perform", broken)
 
 
 def nothing() -> None:
@@ -144,7 +154,7 @@ def sleeps() -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         return decision
 
-    Recommender.__call__ = slow
+    instead(Recommender, "__call__", slow)
 
 
 SAFEGUARDS = (source, chain, first, restore, lease, awaiting, nothing)

@@ -1,5 +1,9 @@
-"""Kafka, Redis and the disk go away and come back: the worker waits, says so, and loses nothing."""
+"""Kafka, Redis and the disk go away and come back: the worker waits, says so, and loses nothing.
 
+RANKLOOP_TEST_AWAY_SECONDS sets for how long Kafka is away (a minute is a good length by hand).
+"""
+
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +18,11 @@ from stream.local import Stack
 from stream.server import Server
 from stream.servers import noida, redis_server
 from tests.kafka_helpers import World, now
-from tests.kafka_worker import Worker, eventually
+from tests.kafka_worker import PATIENCE, Worker, eventually
 from tests.test_worker import answers, assert_kept, traffic
 
 pytestmark = pytest.mark.kafka
+AWAY = float(os.environ.get("RANKLOOP_TEST_AWAY_SECONDS", "3"))
 QUICK: dict[str, object] = {"partitions": 2, "horizon_seconds": 3, "tick_seconds": 0.5}
 
 
@@ -69,7 +74,8 @@ def test_a_broker_killed_and_away_for_a_while_is_waited_for(
         loop.publish(*traffic(1, 300, now() - 300))
         eventually(lambda: len(answers(loop)) > 50, "rankings are under way")
         stack.kafka.kill()
-        eventually(lambda: kafka(worker).get("away_seconds", 0) > 3, "it knows that Kafka is away")
+        away = AWAY + PATIENCE
+        eventually(lambda: kafka(worker).get("away_seconds", 0) > AWAY, "it knows it is away", away)
         late = loop.worker()  # one that starts while there is no Kafka
         eventually(lambda: "waiting for kafka" in late.words(), "it waits for Kafka, too")
         stack.kafka.start()

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from stream.checker.check import check
 from stream.settings import Settings
 from stream.torture.command import torture
 from stream.torture.run import Plan
-from tests.broken_worker import ASLEEP
+from tests.broken_worker import ASLEEP, SAFEGUARDS
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import ROOT, eventually
@@ -62,6 +63,12 @@ def tortured(
         return found
 
     return run
+
+
+@pytest.mark.parametrize("safeguard", [one.__name__ for one in SAFEGUARDS])
+def test_a_safeguard_is_still_there_to_be_taken_away(safeguard: str) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "broken_worker.py"), safeguard, "--version"]
+    assert subprocess.run(command, capture_output=True, cwd=ROOT, check=True).stdout
 
 
 def test_ten_faults_lose_nothing_and_teach_nothing_twice(tortured: Tortured) -> None:
