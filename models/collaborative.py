@@ -14,6 +14,8 @@ from models.index import Index, best, grown, nested, part
 from models.names import Names
 
 BOUND = np.float32(8)
+# The same as arrays: numpy takes those as they are, and makes one of a number at each call.
+MOST, LEAST, NONE = np.array(BOUND), np.array(-BOUND), np.zeros((), np.float32)
 
 
 class Ranker(reco.base.Ranker):
@@ -144,7 +146,7 @@ class Factorisation(Ranker):
         self._rate = np.full(factors + 1, own.rate if rate is None else rate, np.float32)
         if not own.biased:
             self._rate[-1] = 0.0
-        self._decay = np.float32(own.decay if decay is None else decay)
+        self._decay = np.array(own.decay if decay is None else decay, np.float32)
         self._scale = own.scale if scale is None else scale
         self._negatives = own.negatives if negatives is None else negatives
         self.user_names, self.item_names = user_names, item_names
@@ -176,7 +178,7 @@ class Factorisation(Ranker):
         q, i = self._row(self._items, self._q, item, bias=self._loss.prior)
         self._q = np.asfortranarray(q)
         # A dislike does not decay: shrinking vectors would raise a score below 0.
-        negatives, decay = (self._negatives, self._decay) if liked else (0, np.float32(0))
+        negatives, decay = (self._negatives, self._decay) if liked else (0, NONE)
         rows = np.array([i, *others(i, len(self._items), negatives, seed)])
         vectors = np.empty((len(rows) + 1, self.factors + 1), np.float32)  # the items', the user's
         q, p = vectors[:-1], vectors[-1]
@@ -231,7 +233,7 @@ class Factorisation(Ranker):
 
 def bounded(vectors: Floats) -> Floats:
     """Entries within -8 and 8: whatever the log and the settings, no score overflows."""
-    return np.maximum(np.minimum(vectors, BOUND), -BOUND)
+    return np.maximum(np.minimum(vectors, MOST), LEAST)
 
 
 def others(row: int, rows: int, n: int, seed: int) -> list[int]:

@@ -10,7 +10,7 @@ from models.base import Arrays, Doubles
 from models.events import MAX_CANDIDATES, Interaction, Outcome
 from models.index import Index, finite, grown, nested, part
 from models.names import Names
-from models.rows import cell, joined, numbers, position, split
+from models.rows import Rows, cell, numbers, position
 
 MOST_TIMES = 2**31 - 1  # is counted of one item shown to one user
 # How much a position is looked at, as in nDCG; rounded, so that it is the same on every machine.
@@ -21,8 +21,7 @@ class Histories:
     """A user's last `length` items, and the last `shown_length` shown and not clicked.
 
     Holds the `limit` users last heard of. An item's latest value says whether it was liked.
-    Bounds, in bytes a user: 16 and about 40 + 4 an item seen; 16 and about 40 + 8 an item shown;
-    and the names of users and items.
+    Bounds, in bytes a user: 26 + 4 an item seen; 26 + 8 an item shown; and the names of both.
 
     >>> from models.events import Source
     >>> histories = Histories()
@@ -45,20 +44,23 @@ class Histories:
         self._items = Names() if item_names is None else item_names
         self._own = item_names is None
         self._seers, self._shown_to = Index(limit, user_names), Index(limit, user_names)
-        self._seen: list[bytes] = []  # by row of the user: 2 * item + liked
-        self._shown: list[bytes] = []  # by row of the user: item, times
+        self._seen = Rows(length)  # by row of the user: 2 * item + liked
+        self._shown = Rows(2 * shown_length)  # by row of the user: item, times
 
     def learn(self, interaction: Interaction) -> None:
         """Take in one interaction; a value of 0 or less marks the item as seen and not liked."""
         user = self._row(self._seers, self._seen, interaction.user, 4)
         row, liked = self._seen[user], interaction.value > 0
         item = self._items.number(interaction.item)
-        at = max(position(row, cell(2 * item)), position(row, cell(2 * item + 1))) if item else -1
+        cells = cell(2 * item), cell(2 * item + 1)
+        at = -1
+        if item and (cells[0] in row or cells[1] in row):
+            at = max(position(row, cells[0]), position(row, cells[1]))
         if at >= 0:
-            row = row[:at] + row[at + 4 :]
+            row = row[:at] + row[at + 4 :] + cells[liked]
         else:
             item = self._items.keep(interaction.item)
-        row += cell(2 * item + liked)
+            row += cell(2 * item + liked)
         if len(row) > 4 * self.length:
             self._items.drop(numbers(row[:4])[0] // 2)
             row = row[4:]
@@ -105,8 +107,8 @@ class Histories:
         own = {"items": self._items.state()} if self._own else {}
         return nested(
             **own,
-            seen=nested(users=self._seers.state()) | joined(self._seen),
-            shown=nested(users=self._shown_to.state()) | joined(self._shown, 2),
+            seen=nested(users=self._seers.state()) | self._seen.state(),
+            shown=nested(users=self._shown_to.state()) | self._shown.state(width=2),
         )
 
     def load(self, state: Arrays) -> None:
@@ -116,8 +118,8 @@ class Histories:
         seen, shown = part(state, "seen"), part(state, "shown")
         self._seers.load(part(seen, "users"))
         self._shown_to.load(part(shown, "users"))
-        self._seen = split(seen, len(self._seers), self.length)
-        self._shown = split(shown, len(self._shown_to), self.shown_length)
+        self._seen.load(seen, len(self._seers))
+        self._shown.load(shown, len(self._shown_to))
         self._items.keep_all(seen["cells"] >> 1)
         self._items.keep_all(shown["cells"][:, 0])
         if len(shown["cells"]) and shown["cells"][:, 1].min() < 1:
@@ -125,11 +127,11 @@ class Histories:
         if self._own:
             self._items.check()
 
-    def _row(self, users: Index, rows: list[bytes], user: str, width: int) -> int:
+    def _row(self, users: Index, rows: Rows, user: str, width: int) -> int:
         """The row of a user, made if need be; whose row it was is forgotten with all its items."""
         row, fresh = users.touch(user)
         if row == len(rows):
-            rows.append(b"")
+            rows.append()
         elif fresh:
             for item in numbers(rows[row])[:: width // 4]:
                 self._items.drop(item if width == 8 else item // 2)

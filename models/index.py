@@ -63,7 +63,8 @@ class Index:
 
     def touch(self, id: str) -> tuple[int, bool]:
         """The row of `id`, made if need be, and whether it is fresh: its contents are another's."""
-        row = self.row(id)
+        number = self.names.number(id)
+        row = self._rows[number] if number < len(self._rows) else -1
         fresh = row < 0
         if fresh:
             number = self.names.keep(id)

@@ -12,7 +12,7 @@ from models.base import Arrays, Doubles, Floats
 from models.collaborative import Ranker
 from models.index import Index, best, copied, finite, nested, part
 from models.names import Names
-from models.rows import cell, joined, numbers, position, split, starts
+from models.rows import Rows, cell, numbers, position, starts
 
 LAST = 2**31 - 1  # stamp, and largest count
 MOST = (
@@ -26,7 +26,7 @@ class Neighbours(Ranker):
     C counts the users who liked both within their last `history` likes, n the likes of an item.
     Bounds: `users` and `items` (the least recently liked make room), `history` likes a user,
     and twice `neighbours` counts an item, of which the largest half stays. In bytes: a user has
-    16 and about 40 + 4 a like, an item 130 and 9 a count, and both their names.
+    26 + 4 a like, an item 130 and 9 a count, and both their names.
 
     >>> model = Neighbours()
     >>> for user, item in [("ann", "a"), ("ann", "b"), ("bob", "a"), ("bob", "c"), ("cid", "b")]:
@@ -65,7 +65,7 @@ class Neighbours(Ranker):
         self._stamps = array("i")  # by item row
         self._others: list[array[int]] = []  # by item row: the stamps that C has counts for, rising
         self._counts: list[array[int]] = []  # by item row: these counts
-        self._histories: list[bytes] = []  # by user row: stamps, the latest last
+        self._histories = Rows(history)  # by user row: stamps, the latest last
 
     def scores(self, user: str, items: Sequence[str], recent: int | None = None) -> Floats:
         rows = self._items.rows(items)
@@ -90,7 +90,7 @@ class Neighbours(Ranker):
             return
         u, fresh = self._users.touch(user)
         if u == len(self._histories):
-            self._histories.append(b"")
+            self._histories.append()
         elif fresh:
             self._histories[u] = b""
         j = self._touch(item)
@@ -142,7 +142,7 @@ class Neighbours(Ranker):
             "counts": np.frombuffer(b"".join(self._counts), np.intc),
             "ends": np.cumsum(lengths),
             **nested(
-                histories=joined(self._histories),
+                histories=self._histories.state(),
                 users=self._users.state(),
                 items=self._items.state(),
             ),
@@ -157,31 +157,32 @@ class Neighbours(Ranker):
         likes, stamps, known = state["likes"], state["stamps"], len(self._items)
         if len(likes) != known or not finite(likes) or likes.max(initial=0.0) > MOST + self.one:
             raise ValueError(f"{known} items have as many likes, of 0 to {MOST:.0f}")
-        rows = np.arange(known)
+        rows = np.arange(known, dtype=np.int32)
         if len(stamps) != known or (stamps % self.items != rows).any() or stamps.min(initial=0) < 0:
             raise ValueError("a stamp is not of its row")
         others, counts, past = state["others"], state["counts"], part(state, "histories")
         bounds = starts(state["ends"], known, len(others), 2 * self.neighbours)
-        self._known(others)
-        self._known(past["cells"])
-        row = np.repeat(rows, np.diff(bounds))
-        other = others % self.items
+        self._rows_of(past["cells"])
+        row, other = np.repeat(rows, np.diff(bounds)), self._rows_of(others)
         alive = stamps[other] == others
-        if ((np.diff(others) <= 0) & (np.diff(row) == 0)).any() or len(counts) != len(others):
+        falls = (others[1:] <= others[:-1]) & (row[1:] == row[:-1])
+        if falls.any() or len(counts) != len(others):
             raise ValueError("the stamps of a table do not rise, or have not as many counts")
-        if (counts < 1).any() or (counts > likes[row] + likes[other])[alive].any():
+        if (counts < 1).any() or ((counts > likes[row] + likes[other]) & alive).any():
             raise ValueError("items are liked together at least once, and no more than each is")
-        self._histories = split(past, len(self._users), self.history)
+        self._histories.load(past, len(self._users))
         self._likes, self._stamps = copied("d", likes), copied("i", stamps)
         cuts = list(pairwise(bounds.tolist()))
         all_others, all_counts = copied("i", others), copied("i", counts)
         self._others = [all_others[a:b] for a, b in cuts]
         self._counts = [all_counts[a:b] for a, b in cuts]
 
-    def _known(self, stamps: NDArray[np.signedinteger]) -> None:
-        """Refuse stamps of no row that there is."""
-        if len(stamps) and (stamps.min() < -1 or (stamps % self.items).max() >= len(self._items)):
+    def _rows_of(self, stamps: NDArray[np.signedinteger]) -> NDArray[np.signedinteger]:
+        """The rows of stamps; refuses those of no row that there is."""
+        rows = stamps % self.items
+        if len(stamps) and (stamps.min() < -1 or rows.max() >= len(self._items)):
             raise ValueError(f"a stamp is of a row beyond the {len(self._items)} there are")
+        return rows
 
     def _recent(self, user: str, recent: int | None) -> list[int]:
         """The rows of the user's last likes that are still known, the latest last."""
@@ -237,8 +238,9 @@ class Neighbours(Ranker):
         for row, others in enumerate(self._others):
             self._others[row] = copied("i", renewed(np.frombuffer(others, np.intc)))
             self._keep(row, np.flatnonzero(np.frombuffer(self._others[row], np.intc) >= 0))
-        for row, history in enumerate(self._histories):
-            self._histories[row] = renewed(np.frombuffer(history, np.intc)).tobytes()
+        for row in range(len(self._histories)):
+            history = np.frombuffer(self._histories[row], np.intc)
+            self._histories[row] = renewed(history).tobytes()
         stamps[:] = np.arange(len(stamps))
 
     def _keep_largest(self, row: int) -> None:

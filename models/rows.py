@@ -1,12 +1,15 @@
 """Rows of a few numbers for each of many users, as bytes: four a number, the latest last."""
 
-from collections.abc import Sequence
+from array import array
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Arrays
+from models.index import copied
+
+TOGETHER = 8  # rows in one piece of memory
 
 
 def cell(number: int) -> bytes:
@@ -35,23 +38,62 @@ def position(row: bytes, cell: bytes, width: int = 4) -> int:
     return at
 
 
-def joined(rows: Sequence[bytes], width: int = 1) -> Arrays:
-    """All rows one after the other, and where each ends, in cells of `width` numbers."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    cells = np.frombuffer(b"".join(rows), "<i4")
-    return {
-        "cells": cells.reshape(-1, width) if width > 1 else cells,
-        "ends": np.cumsum(lengths) // (4 * width),
-    }
+class Rows:
+    """Many rows of at most `most` numbers. Some share one piece of memory: alone each costs twice.
 
+    Bound: some 10 bytes a row besides its numbers.
 
-def split(state: Arrays, rows: int, most: int) -> list[bytes]:
-    """What `joined` made one; refuses another number of rows, and rows above `most` cells."""
-    cells = np.ascontiguousarray(state["cells"], "<i4")
-    bounds = starts(state["ends"], rows, len(cells), most)
-    data = cells.tobytes()
-    width = len(data) // max(len(cells), 1)
-    return [data[a:b] for a, b in pairwise((bounds * width).tolist())]
+    >>> rows = Rows(most=2)
+    >>> rows.append()
+    >>> rows[0] = cell(7) + cell(1)
+    >>> numbers(rows[0]), len(rows)
+    ([7, 1], 1)
+    """
+
+    def __init__(self, most: int) -> None:
+        if not 1 <= most < 2**16:
+            raise ValueError(f"a row has from 1 to {2**16 - 1} numbers at most, got {most}")
+        self.most = most
+        self._blocks: list[bytes] = []  # of TOGETHER rows each, one after the other
+        self._sizes = array("H")  # by row: its numbers
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, row: int) -> bytes:
+        sizes, block = self._sizes, row // TOGETHER
+        start = 4 * sum(sizes[block * TOGETHER : row])
+        return self._blocks[block][start : start + 4 * sizes[row]]
+
+    def __setitem__(self, row: int, cells: bytes) -> None:
+        sizes, block = self._sizes, row // TOGETHER
+        start, before = 4 * sum(sizes[block * TOGETHER : row]), self._blocks[block]
+        self._blocks[block] = before[:start] + cells + before[start + 4 * sizes[row] :]
+        sizes[row] = len(cells) // 4
+
+    def append(self) -> None:
+        """One more row, empty."""
+        if len(self._sizes) % TOGETHER == 0:
+            self._blocks.append(b"")
+        self._sizes.append(0)
+
+    def state(self, width: int = 1) -> Arrays:
+        """All rows one after the other, and where each ends, in cells of `width` numbers."""
+        cells = np.frombuffer(b"".join(self._blocks), "<i4")
+        sizes = np.frombuffer(self._sizes, np.uint16)
+        return {
+            "cells": cells.reshape(-1, width) if width > 1 else cells,
+            "ends": np.cumsum(sizes, dtype=np.int64) // width,
+        }
+
+    def load(self, state: Arrays, rows: int) -> None:
+        """Replace all by what `state` returned; refuses another number of rows than `rows`."""
+        cells = np.ascontiguousarray(state["cells"], "<i4")
+        width = cells.size // max(len(cells), 1)
+        bounds = starts(state["ends"], rows, len(cells), self.most // max(width, 1)) * width
+        data, cuts = cells.tobytes(), [*(4 * bounds[:-1:TOGETHER]).tolist(), cells.nbytes]
+        self._blocks = [data[a:b] for a, b in pairwise(cuts)]
+        self._sizes = copied("H", np.diff(bounds).astype(np.uint16))
 
 
 def starts(ends: NDArray[np.int64], rows: int, cells: int, most: int) -> NDArray[np.int64]:

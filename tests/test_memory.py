@@ -20,6 +20,7 @@ from models.memory import Memory
 from models.names import Names
 from models.neighbours import Neighbours
 from models.popularity import Popularity
+from models.rows import Rows, cell
 
 Status = Literal["complete", "expired", "corrected"]
 NOWHERE = Source(0, 0, 0)
@@ -313,6 +314,36 @@ def test_parts_know_the_same_whether_they_share_names_or_not(
         assert one.histories.repeats(user) == other.histories.repeats(user)
         for name in ("knn", "mf"):
             assert one.scorers[name].top(user, 9) == other.scorers[name].top(user, 9)
+
+
+# Rows
+
+
+writes = st.lists(st.tuples(st.integers(0, 20), st.lists(st.integers(0, 2**31 - 1), max_size=6)))
+
+
+@settings(deadline=None)
+@given(writes, st.sampled_from([1, 2]))
+def test_rows_are_what_was_last_written_there_also_after_a_load(
+    writes: list[tuple[int, list[int]]], width: int
+) -> None:
+    rows, expected = Rows(most=6 * width), list[bytes]()
+    for row, written in writes:
+        while row >= len(rows):
+            rows.append()
+            expected.append(b"")
+        rows[row] = expected[row] = b"".join(map(cell, written)) * width
+    loaded = Rows(most=6 * width)
+    loaded.load(rows.state(width), len(expected))
+    assert [*map(rows.__getitem__, range(len(rows)))] == expected
+    assert [*map(loaded.__getitem__, range(len(loaded)))] == expected
+    assert same(loaded.state(width), rows.state(width))
+
+
+@pytest.mark.parametrize("most", [0, 2**16])
+def test_rows_too_long_to_be_counted_are_refused(most: int) -> None:
+    with pytest.raises(ValueError, match="from 1 to 65535 numbers"):
+        Rows(most)
 
 
 # A state that lies
