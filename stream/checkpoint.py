@@ -16,6 +16,7 @@ from agents.learner import Learner, State
 from stream.attributions import Attributions
 from stream.build import rules
 from stream.cover import Cover, Refused, arrays_of, cover_in, state_in, texts_of
+from stream.freed import give_back
 from stream.settings import Settings
 from stream.shelves import Shelf, shelf
 from stream.tensors import Damaged, header, pieces, read
@@ -120,6 +121,8 @@ class Snapshots:
                 log.error("snapshot not used", extra={"version": version, "reason": str(error)})
                 continue
             self.newest = cover
+            del state
+            give_back()
             return cover
         return None
 
