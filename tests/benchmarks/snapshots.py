@@ -1,29 +1,41 @@
-"""Seconds to copy, write and load what was learned of many users, and the pause it makes.
+"""What a snapshot of many users costs: memory, the copy that holds up learning, file, restart.
 
-`python tests/benchmarks/snapshots.py --users 1000000 --items 100000 --likes 5`: some ten minutes,
-nearly all of it learning.
+`python tests/benchmarks/snapshots.py` fills a memory with a million users (`filled.py`), writes a
+snapshot of it, loads that in fresh processes, and at last starts a real worker on it, on Kafka.
 """
 
+import asyncio
 import gc
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from resource import RUSAGE_SELF, getrusage
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import click
-import msgspec
-from machine import machine
+import uvloop
+from filled import fill, likes
+from machine import disturbed, machine
+from measure import Row, Watch, processor, watch
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+from stand import PATIENCE, Answer, Client, Stand, publish
 
 from agents.attribution import Ask
-from agents.learner import Learner
 from models.embedding import HashEncoder
 from models.events import (
+    Begin,
     Features,
-    Interaction,
     Item,
     Judged,
     Outcome,
@@ -32,79 +44,88 @@ from models.events import (
     chain,
     encode,
 )
+from models.index import part
+from models.memory import Memory
 from stream import build
-from stream.checkpoint import Snapshots, opened
+from stream.checkpoint import opened
+from stream.freed import give_back
+from stream.identity import begin
+from stream.publisher import Outgoing, Publisher
 from stream.settings import Settings
+from stream.topics import Topics
+from tests.kafka_worker import eventually
+
+T = TypeVar("T")
+console = Console(width=120)
 
 
-def learned(settings: Settings, users: int, items: int, likes: int, outcomes: int) -> Learner:
-    """A learner of `likes` a user, with few items liked by many, and of `outcomes` decisions."""
-    learner, rng = fresh(settings), Random(0)
+class Size(Struct, frozen=True):
+    """How much there is of everything."""
 
-    def item() -> str:
-        return f"item:{int(items * rng.random() ** 3)}"
+    users: int
+    items: int
+    likes: int
+    outcomes: int
 
-    for n in range(users * likes):
-        user, value = f"user:{n % users if n < users else rng.randrange(users)}", 1.0
-        liked = Interaction("i", user, item(), 1_700_000_000_000 + n, value, Source(0, n, 0))
-        learner.memory.learn(liked, n)
-    names, prev = tuple(f"x{n}" for n in range(12)), ""
-    for n in range(outcomes):
+    def __str__(self) -> str:
+        return (
+            f"{self.users:,} users, {self.items:,} items, {self.likes} likes a user, "
+            f"{self.outcomes:,} outcomes"
+        )
+
+
+def records(size: Size, first: Begin) -> Iterator[bytes]:
+    """A feedback log: how it began, then what was shown to some of the users."""
+    yield encode(first)
+    names, prev, rng = tuple(f"x{n}" for n in range(12)), "", Random(0)
+    for n in range(size.outcomes):
         features = Features(x=tuple(rng.gauss(0, 1) for _ in names), text=(0.1,) * 16)
+        shown = [f"item:{int(size.items * rng.random() ** 3)}" for _ in range(10)]
         slots = tuple(
-            Judged(item=item(), position=k, propensity=0.1, reward=float(k == 3), features=features)
-            for k in range(10)
+            Judged(item=item, position=k, propensity=0.1, reward=float(k == 3), features=features)
+            for k, item in enumerate(shown)
         )
-        data = encode(
-            Outcome(
-                id="r",
-                user=f"user:{rng.randrange(users)}",
-                at=n,
-                status="complete",
-                policy="bandit",
-                model=0,
-                slots=slots,
-                source=Source(0, n, 0),
-                features=names,
-                prev=prev,
-            )
+        outcome = Outcome(
+            id="r",
+            user=f"user:{rng.randrange(size.users)}",
+            at=n,
+            status="complete",
+            policy="bandit",
+            model=0,
+            slots=slots,
+            source=Source(0, n, 0),
+            features=names,
+            prev=prev,
         )
-        learner(n, data)
+        data = encode(outcome)
+        yield data
         prev = chain(data)
-    return learner
-
-
-def fresh(settings: Settings) -> Learner:
-    return build.parts(settings, HashEncoder()).learner
 
 
 def resident() -> float:
-    """GB of memory that this process has now."""
+    """MB of memory that this process has now."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return megabytes(os.getpid())
 
 
-def ranked(settings: Settings, learner: Learner) -> float:
-    """Seconds of a first ranking: retrieval over 2,000 of the items, features, policy."""
-    items = build.catalogue(settings, HashEncoder())
-    for n in range(min(2_000, settings.max_items)):
-        items.fold_item(n, Item(id=f"item:{n}", at=0))
-    _, recommend = build.deciding(settings, learner, items)
-    began = time.perf_counter()
-    assert recommend(Ask(Request(id="r", user="user:1", at=1), source=0)).slots
-    return time.perf_counter() - began
+def megabytes(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def busy(spent: Watch) -> str:
+    return f"{spent.busy:.1f} s of one core"
 
 
 class Stalled(Thread):
     """Does something in a thread, and says how long and the longest that others waited for it."""
 
-    def __init__(self, what: Any, *args: Any) -> None:
+    def __init__(self, what: Callable[[], Any]) -> None:
         super().__init__()
-        self.what, self.args, self.found = what, args, None
+        self.what, self.found = what, None
 
     def run(self) -> None:
-        self.found = self.what(*self.args)
+        self.found = self.what()
 
     def measured(self) -> tuple[float, float]:
         began = last = time.perf_counter()
@@ -117,33 +138,153 @@ class Stalled(Thread):
         return last - began, longest
 
 
-def report(kept: Snapshots, learner: Learner, settings: Settings) -> None:
-    """Print what each step takes."""
-    began = time.perf_counter()
-    learner.state()
-    click.echo(f"copied at once         {time.perf_counter() - began:6.2f} s")
-    copying = Stalled(learner.state)
-    click.echo(
-        "copied in a thread     {:6.2f} s, longest pause {:.3f} s".format(*copying.measured())
-    )
+def written(settings: Settings, size: Size, first: Begin) -> list[Row]:
+    """Fill a learner, copy and write what it knows, as a worker does."""
+    learner = build.learner(settings)
+    give_back()
+    before = resident()
+    with watch() as spent:
+        fill(learner.memory, *likes(size.users, size.items, size.likes))
+        for offset, data in enumerate(records(size, first)):
+            learner(offset, data)
+    rows = [
+        Row("filled", spent.wall, "s", f"{size}; vectors drawn, all else learned; {busy(spent)}"),
+        Row("memory, filled", resident() - before, "MB", "resident, more than before"),
+    ]
+    with watch() as spent:
+        copying = Stalled(learner.state)
+        seconds, longest = copying.measured()
+    how = "learning waits for it, nothing else does; longest time that other threads stood still "
+    rows.append(Row("copied", seconds, "s", f"{how}{longest:.2f} s; {busy(spent)}"))
     state: Any = copying.found
-    writing = Stalled(kept.write, state)
-    click.echo(
-        "written in a thread    {:6.2f} s, longest pause {:.3f} s".format(*writing.measured())
-    )
-    [entry] = kept.entries()
-    click.echo(f"size                   {entry.size / 1e6:6.1f} MB")
-    del state, copying, writing
+    kept = opened(settings)
+    with watch() as spent:
+        seconds, longest = Stalled(partial(kept.write, state)).measured()
+    how = f"digest, checksum, fsync; others stood still {longest:.2f} s; {busy(spent)}"
+    rows.append(Row("written", seconds, "s", how))
+    [size_now] = [entry.size for entry in kept.entries() if entry.version == state.version]
+    return [*rows, Row("file", size_now / 1e6, "MB", f"version {state.version:,}")]
+
+
+def loaded(settings: Settings, size: Size) -> list[Row]:
+    """Restore as a worker does, and rank for a user who is known."""
+    learner = build.learner(settings)
+    give_back()
     before = resident()
     began = time.perf_counter()
-    kept.read(entry.version)
-    click.echo(f"read and checked       {time.perf_counter() - began:6.2f} s")
-    again, began = fresh(settings), time.perf_counter()
-    kept.restore(again)
-    seconds = time.perf_counter() - began
-    click.echo(f"read, checked, loaded  {seconds:6.2f} s; memory {resident() - before:.2f} GB")
-    click.echo(f"first ranking after    {ranked(settings, again):6.3f} s")
-    assert again.digest() == learner.digest()
+    with watch() as spent:
+        cover = opened(settings).restore(learner)
+    assert cover is not None and cover.version == size.outcomes + 1
+    memory, peak = resident() - before, getrusage(RUSAGE_SELF).ru_maxrss / 1e3 - before
+    rows = [
+        Row("read, checked, loaded", spent.wall, "s", f"checksum, digest, rules; {busy(spent)}"),
+        Row("memory, loaded", memory, "MB", f"resident, more than before; at most {peak:,.0f} MB"),
+        Row("memory a million users", memory / size.users * 1e12 / 2**30, "GiB", "with all items"),
+    ]
+    items, waited = build.catalogue(settings, HashEncoder()), time.perf_counter()
+    for n in range(size.items):
+        items.fold_item(n, Item(id=f"item:{n}", at=0))
+    waited = time.perf_counter() - waited
+    _, recommend = build.deciding(settings, learner, items)
+    assert recommend(Ask(Request(id="r", user="user:1", at=1), source=0)).slots
+    seconds = time.perf_counter() - began - waited
+    return [*rows, Row("loaded and ranked", seconds, "s", "the first ranking of a known user")]
+
+
+def parts(settings: Settings) -> list[Row]:
+    """What each part of the memory holds, loaded one after the other."""
+    kept = opened(settings)
+    _, state = kept.read(kept.versions()[-1])
+    memory: Memory = build.memory(settings)
+    give_back()
+    rows, before = list[Row](), resident()
+    for name, one in (memory._names | memory._parts).items():
+        one.load(part(state.memory, name))
+        give_back()
+        now = resident()
+        rows.append(Row(f"memory of {name}", now - before, "MB", type(one).__name__))
+        before = now
+    return [row for row in rows if row.figure > 0.5]
+
+
+def restarted(stand: Stand, settings: Settings, size: Size) -> list[Row]:
+    """Start a worker on the newest snapshot; ask for a known user as soon as it is ready."""
+    began = time.perf_counter()
+    with stand.worker(settings) as worker:
+        ready = time.perf_counter() - began
+        answer = uvloop.run(first_answer(settings))
+        seconds, spent = answer.read - began, processor(worker.pid)
+        status, held = worker.status(), megabytes(worker.pid)
+    assert len(answer.items) == 10 and status["model"] == size.outcomes + 1, status
+    how = f"from the start of its process, {size.items:,} items read from Kafka; {stand.says}"
+    return [
+        Row("worker restarted, ready", ready, "s", how),
+        Row(
+            "worker restarted, first ranking",
+            seconds,
+            "s",
+            f"until read; {spent:.1f} s of one core",
+        ),
+        Row("memory of the worker", held, "MB", "resident, all of the process"),
+    ]
+
+
+async def first_answer(settings: Settings) -> Answer:
+    async with Client.connected(settings) as client:
+        at = time.time_ns() // 1_000_000
+        return await client.ask(Request(id="first", user="user:1", at=at, k=10), "first")
+
+
+def stocked(stand: Stand, settings: Settings, size: Size) -> None:
+    """Have a worker begin the log and embed all items."""
+    publish(settings, (Item(id=f"item:{n}", title=f"title {n}", at=n) for n in range(size.items)))
+    with stand.worker(settings) as worker:
+        known = lambda: worker.status().get("embeddings", 0) >= size.items  # noqa: E731
+        eventually(known, "all items are embedded", 4 * PATIENCE)
+
+
+async def told(settings: Settings, outcomes: Iterable[bytes]) -> None:
+    """Publish records to feedback."""
+    feedback, producer = (
+        Topics(settings.topic_prefix).feedback,
+        Publisher(settings.aiokafka_options()),
+    )
+    try:
+        await producer([Outgoing(feedback, data) for data in outcomes])
+    finally:
+        await producer.stop()
+
+
+def apart(what: Callable[..., T], *given: Any) -> T:
+    """The same in a process of its own, whose memory nobody used before."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(what, *given).result()
+
+
+def table(rows: list[Row], title: str) -> Table:
+    made = Table(title=title)
+    made.add_column("measure")
+    made.add_column("figure", justify="right", no_wrap=True)
+    made.add_column("how", ratio=1)
+    for row in rows:
+        digits = 0 if row.figure >= 100 else 2
+        made.add_row(row.measure, f"{row.figure:,.{digits}f} {row.unit}", row.how)
+    return made
+
+
+@contextmanager
+def log(settings: Settings, kafka: bool) -> Iterator[tuple[Stand | None, Settings, Begin]]:
+    """A log on a Kafka of its own, and how it begins; without Kafka, that of none."""
+    if not kafka:
+        yield (
+            None,
+            settings,
+            Begin(fold=settings.fold_hash(), rules=build.rules(settings).digest, partitions=1),
+        )
+        return
+    with Stand.running() as stand:
+        made = stand.log("bench-snapshots", settings)
+        yield stand, made, asyncio.run(begin(made))
 
 
 @click.command(context_settings={"show_default": True})
@@ -151,26 +292,33 @@ def report(kept: Snapshots, learner: Learner, settings: Settings) -> None:
 @click.option("--items", default=100_000)
 @click.option("--likes", default=5, help="A user, on average.")
 @click.option("--outcomes", default=5_000)
-def main(users: int, items: int, likes: int, outcomes: int) -> None:
-    """Measure snapshots of a synthetic learner."""
+@click.option("--kafka/--no-kafka", default=True, help="Restart a worker at the end.")
+def main(users: int, items: int, likes: int, outcomes: int, kafka: bool) -> None:
+    """Measure snapshots of a synthetic learner, and a restart from one."""
     for name, value in machine().items():
-        click.echo(f"{name:12} {value}")
-    before = resident()
-    settings = Settings(encoder="hash", max_users=users, max_items=items)
-    began = time.perf_counter()
-    learner = learned(settings, users, items, likes, outcomes)
-    seconds, memory = time.perf_counter() - began, resident() - before
-    click.echo(f"{users:,} users, {items:,} items, {likes} likes a user, {outcomes:,} outcomes")
-    click.echo(
-        f"learned in {seconds:.0f} s; memory {memory:.2f} GB, "
-        f"{memory / users * 1e6:.2f} GB a million users"
-    )
+        console.print(f"[bold]{name:12}[/] {value}", highlight=False)
+    if disturbed():
+        console.print("[yellow]others are using this machine: trust ratios, not figures[/]")
+    size, rows, began = Size(users, items, likes, outcomes), list[Row](), time.perf_counter()
     with TemporaryDirectory() as folder:
-        settings = msgspec.structs.replace(settings, snapshot_url=str(Path(folder)))
-        report(opened(settings), learner, settings)
-    click.echo(
-        f"peak memory, two learners and a copy {getrusage(RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
-    )
+        settings = Settings(
+            encoder="hash",
+            max_users=users,
+            max_items=items,
+            snapshot_url=folder,
+            snapshot_seconds=0.0,
+        )
+        with log(settings, kafka) as (stand, settings, first):
+            if stand:
+                stocked(stand, settings, size)
+                asyncio.run(told(settings, islice(records(size, first), 1, None)))
+            rows += apart(written, settings, size, first)
+            rows += apart(loaded, settings, size)
+            rows += apart(parts, settings)
+            if stand:
+                rows += restarted(stand, settings, size)
+    console.print(table(rows, f"{size}; {time.perf_counter() - began:.0f} s in all"))
+    console.print(f"load average after {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
