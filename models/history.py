@@ -47,6 +47,11 @@ class Histories:
         self._seen = Rows(length)  # by row of the user: 2 * item + liked
         self._shown = Rows(2 * shown_length)  # by row of the user: item, times
 
+    @property
+    def users(self) -> Index:
+        """Who did something; those who were only shown something are as many at most."""
+        return self._seers
+
     def learn(self, interaction: Interaction) -> None:
         """Take in one interaction; a value of 0 or less marks the item as seen and not liked."""
         user = self._row(self._seers, self._seen, interaction.user, 4)

@@ -281,6 +281,7 @@ class Page:
         )
         held = {
             "items": (catalogue.size, catalogue.limit),
+            "users": (len(memory.histories.users), memory.histories.users.limit),
             "items_shown": (len(memory.exposure.items), memory.exposure.items.limit),
             "latest_rankings": (kept.held, kept.limit),
             "latest_rankings_on_their_way": (engine.delivery.waiting, engine.delivery.most),

@@ -1,5 +1,6 @@
 """Every counter is a metric, and over all workers they add up to what was sent."""
 
+import re
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ from stream.checker.account import Account
 from stream.routing import owner
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
-from tests.kafka_worker import Worker, eventually
+from tests.kafka_worker import ROOT, Worker, eventually
 
 pytestmark = pytest.mark.kafka
 
@@ -225,6 +226,14 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
         assert said.total("restores_total") >= PARTITIONS + PARTITIONS // 2
         # Items are acknowledged behind their embedding: who takes over may embed them once more.
         assert said.total("items_embedded_total") in (20, 40)
+
+        # What README says is bounded is told, and is within its limit.
+        told = set(re.findall(r'`held\{what="(\w+)"\}`', (ROOT / "README.md").read_text()))
+        for worker in both:
+            held, limit = (scraped(worker).by(name, "what") for name in ("held", "limit"))
+            assert told - {"vectors_cached"} <= set(limit)  # which is for encoders that cost more
+            assert all(held[what] <= limit[what] for what in held)
+            assert held["users"] > 10
 
         # The log was as mixed as it should be.
         for kind in ("asked", "attributed", "organic", "late", "orphan", "duplicate", "too_late"):
