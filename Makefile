@@ -9,8 +9,9 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/rankloop demo $(ARGS)
 
+# Two at a time: most of the time of most tests is waiting for Kafka.
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
