@@ -5,7 +5,7 @@ likelier it was to fill this slot and all above it so. Decisions log these weigh
 candidates are at hand, so the board is a function of feedback alone. Assumed: users read from the
 top (a slot's reward does not hang on what is below it), a ranking's rewards do not hang on which
 others were shown, and what a producer shows instead of one ranking it would also have shown instead
-of another.
+of another. What was not shown, as far as is known, has no outcome and is not judged.
 
 All is bounded. A ranking's reward is cut to [0, reward], its slots from the top, and a weight to
 `most`. Cut weights can only make a challenger look worse, since rewards below 0 count as 0: what
@@ -34,8 +34,9 @@ class Score(Struct, frozen=True):
 
     `value` holds its mean at any time with probability LEVEL; `ahead`, what it earned more than the
     champion on the same rankings, does so for all challengers at once, for as long as one champion
-    lasts. `effective`: Kish's sample size of the weights; `weight`: their mean, 1 if the champion
-    shows all that the challenger would; `cut`: the share that was cut.
+    lasts. Early rankings weigh more in both (`Running`). `effective`: Kish's sample size of the
+    weights; `weight`: their mean, 1 if the champion shows all that the challenger would; `cut`: the
+    share that was cut.
     """
 
     policy: str

@@ -43,7 +43,8 @@ class Candidates(Struct, frozen=True):
     """What may be chosen for one request, in falling order of nothing: sorted by item id.
 
     `x` is z-scored within the request and rounded to 4 decimals, shape (n, len(names));
-    `text` is the projected embedding, shape (n, d), zeros where there is none.
+    `text` is the projected embedding, shape (n, d), zeros where there is none. `places` are those
+    in the request's own list, if it has one.
     """
 
     names: tuple[str, ...]
@@ -52,6 +53,7 @@ class Candidates(Struct, frozen=True):
     x: Doubles
     tags: tuple[tuple[str, ...], ...]
     text: Doubles
+    places: tuple[int, ...] = ()
 
     def features(self, i: int) -> Features:
         """Candidate `i` as it is logged."""
@@ -115,6 +117,7 @@ class Retrieval:
         found = self._own(request) if request.candidates is not None else self._found(request)
         items = sorted(found)
         rows = self.catalogue.find(items)
+        places = {item: n for n, item in enumerate(dict.fromkeys(request.candidates or ()))}
         return Candidates(
             names=FEATURES,
             items=tuple(items),
@@ -122,6 +125,7 @@ class Retrieval:
             x=standardised(self._features(request, items, rows)),
             tags=tuple(self.catalogue.tags[row] for row in rows.tolist()),
             text=self.catalogue.text[rows],
+            places=tuple(places[item] for item in items) if places else (),
         )
 
     def _own(self, request: Request) -> dict[str, str]:

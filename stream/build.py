@@ -27,6 +27,7 @@ from models.popularity import Popularity
 from policies.base import Policy
 from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
 from policies.greedy import Blend
+from policies.producer import Producer
 from policies.uniform import Uniform
 from policies.vowpal import Vowpal
 from policies.vowpal_explore import VowpalExplore
@@ -51,6 +52,7 @@ AMOUNTS: dict[str, Callable[[Settings], float]] = {
 
 POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "uniform": lambda s, explore: Uniform(),
+    "producer": lambda s, explore: Producer(),
     "popular": lambda s, explore: Blend("popular", weights={"popularity": 1}, exploration=explore),
     "knn": lambda s, explore: Blend("knn", weights={"knn": 1}, exploration=explore),
     "mf": lambda s, explore: Blend("mf", weights={"mf": 1}, exploration=explore),

@@ -60,7 +60,7 @@ def rescored(
         raise ValueError(f"policy must be one of {', '.join(build.POLICIES)}, got {unknown[0]!r}")
     logs: Logs = KafkaLogs(settings) if folder is None else FileLogs(folder)
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in policies}
-    others = [name for name in policies if name != settings.policy]
+    others = [name for name in policies if name != settings.policy or settings.challengers]
     targets = {name: build.policy(settings, name) for name in others}
     outcomes: list[Outcome] = []
 

@@ -28,8 +28,8 @@ def table(scores: list[Score]) -> Table:
 def said(scores: list[Score]) -> list[str]:
     """What to beware of."""
     return [
-        f"warning: {score.policy}: the champion shows only {score.weight:.0%} of what it would: "
-        "explore more (epsilon, temperature, gamma) to judge it; as it is, it looks too poor"
+        f"warning: {score.policy}: the champion shows only {score.weight:.0%} of what it would, "
+        "and the rest counts as worth nothing; explore more (epsilon, temperature, gamma)"
         for score in scores
         if score.outcomes and score.weight < 0.8
     ]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
-from models.events import Champion, Request, encode
+from models.events import Champion, Click, Request, encode
 from stream.__main__ import main
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
@@ -107,3 +108,37 @@ def test_without_a_log_the_command_says_so_in_one_line() -> None:
     )
     assert found.exit_code == 1
     assert found.output.count("\n") == 1
+
+
+@pytest.mark.kafka
+def test_a_challenger_that_is_ahead_for_sure_is_promoted_by_itself(
+    kafka: Kafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    settings = {
+        "partitions": 1,
+        "policy": "uniform",
+        "challengers": "popular",
+        "promote": True,
+        "promote_margin": 0.05,
+        "promote_min_effective": 30,
+        "horizon_seconds": 180,
+        "future_seconds": 600,
+        "tick_seconds": 0.5,
+        "refresh": False,
+    }
+    with World(kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
+        [worker] = loop.ready()
+        loop.stock(4)
+        began, ids = now(), [f"r{n}" for n in range(400)]
+        loop.publish(Click(id="first", user="cid", at=began, item="item:0"))  # so it is popular
+        loop.settled()
+        loop.publish(*(Request(id=id, user=f"u{id}", at=began, k=1) for id in ids))
+        eventually(lambda: loop.decisions().keys() >= set(ids), "all are answered")
+        shown = {id: one.slots[0].item for id, one in loop.decisions().items()}
+        click = Click(id="", user="", at=began, item="item:0")
+        liked = [id for id in ids if shown[id] == "item:0"]
+        loop.publish(*(replace(click, id=f"c{id}", user=f"u{id}", request=id) for id in liked))
+        loop.publish(Request(id="later", user="ann", at=began + 200_000, k=1))  # closes them all
+        eventually(lambda: worker.status()["scoreboard"][0]["outcomes"] >= 400, "all are judged")
+        eventually(lambda: worker.status()["policy"] == "popular", "popular is promoted")
+        assert loop.folded(worker.status()["model"]).policy.name == "popular"

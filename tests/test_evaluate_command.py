@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 from models.events import Item, Judged, Outcome, Source, decode_record
 from policies.greedy import Blend
 from policies.slates import SLATE_ESTIMATORS
+from policies.weights import chances
 from stream.__main__ import main
 from stream.evaluate import evaluate
 from stream.files import read_lines, read_log, write_log
 from stream.open_bandit import open_bandit
-from stream.rescore import chances
 from stream.saved import save
 from stream.settings import Settings
 from tests.test_audit import SETTINGS, lived
@@ -179,11 +179,10 @@ def test_a_policys_chances_are_conditional_on_the_slots_above() -> None:
     found = candidates(4)
     policy = Blend(weights={found.names[0]: 1.0})
     scores = policy.scores("ann", {}, found)
-    shown = [found.items[2], found.items[0]]
-    given = chances(policy, scores, found, shown)
     rest = [0, 1, 3]
-    assert given[shown[0]] == pytest.approx(policy.pmf(scores)[2])
-    assert given[shown[1]] == pytest.approx(policy.pmf(scores[rest])[0])
+    first, second = chances(policy, scores, [2, 0])
+    assert first == pytest.approx(policy.pmf(scores)[2])
+    assert second == pytest.approx(policy.pmf(scores[rest])[0])
 
 
 @pytest.mark.skipif(

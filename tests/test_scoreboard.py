@@ -32,6 +32,7 @@ from policies.weights import chances, weights
 from stream import build
 from stream.checkpoint import Log, Snapshots
 from stream.configuration import SettingError, steering
+from stream.routing import owner
 from stream.scores import said
 from stream.settings import Settings
 from stream.shelves import shelf
@@ -264,6 +265,34 @@ def test_what_was_learned_and_counted_goes_on_from_a_snapshot_bit_for_bit() -> N
     assert again.digest() == whole.digest()
     with pytest.raises(ValueError, match="challengers"):
         build.learner(replace(JUDGED, challengers="bandit")).load(whole.state())
+
+
+def test_an_apprentice_serves_the_producers_list_and_learns_until_another_is_promoted() -> None:
+    life = lived(replace(SETTINGS, policy="producer", challengers="popular"), rounds=6)
+    worker, liked = life.workers[0], "item:3"
+    listed = ("item:4", liked, "item:1", "item:2")
+
+    def asks(id: str) -> Decision:
+        user, at = f"{id}", 10_000
+        owned = next(u for u in (f"{user}{n}" for n in range(99)) if owner(u, 2) == 0)
+        [decision] = worker(Request(id=id, user=owned, at=at, k=3, candidates=listed))
+        click = Click(id=f"c{id}", user=owned, item=liked, at=at, request=id)
+        worker(click)
+        return decision
+
+    for n in range(5):
+        decision = asks(f"a{n}")
+        assert decision.policy == "producer"
+        assert tuple(slot.item for slot in decision.slots) == listed[:3]
+        assert [slot.propensity for slot in decision.slots] == [1.0, 1.0, 1.0]
+        assert max(decision.weights["popular"]) <= 1.0
+    life.logs.append("feedback", switch("popular", expects="producer"))
+    worker.learn()
+    decision = asks("b")
+    assert decision.policy == "popular"
+    assert decision.slots[0].item == liked
+    assert decision.weights["producer"] == (0.0, 0.0, 0.0)
+    assert audited(life.logs, replace(SETTINGS, policy="producer", challengers="popular")).ok
 
 
 def test_a_record_that_expects_another_champion_does_nothing() -> None:
