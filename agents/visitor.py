@@ -7,12 +7,13 @@ twice is clicked alike, with the same click ids.
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
+from msgspec import Struct, structs
 
-from models.base import Floats
+from models.base import Doubles, Floats
 from models.events import Click, Decision, Reward
 
 
@@ -65,15 +66,34 @@ class LogVisitor:
         return frozenset(item for _, item, positive in following if positive)
 
 
+class Drift(Struct, frozen=True):
+    """Tastes that turn, evenly from `start` to `end` (milliseconds), into those of `later`."""
+
+    later: Mapping[str, Floats]
+    start: int
+    end: int
+
+    def share(self, at: int) -> float:
+        """How much of the later taste there is at a time.
+
+        >>> Drift({}, 100, 200).share(150)
+        0.5
+        """
+        return min(max((at - self.start) / max(1, self.end - self.start), 0.0), 1.0)
+
+
 class TasteVisitor:
     """Visitors with hidden tastes: vectors over the same dimensions as the items' (topics, say).
 
     P(click) = patience ** position * sigmoid(steepness * (taste . item - demand)): position bias
-    times attraction. Chance is a hash of (seed, decision id, item), so slots are independent.
+    times attraction. Chance is a hash of (seed, decision id, item), so slots are independent. One
+    click in five comes late: up to `late` milliseconds more.
 
     >>> visitor = TasteVisitor({"ann": [1, 0]}, {"a": [1, 0], "b": [0, 1]})
     >>> round(visitor.probability("ann", "a", 0), 2), round(visitor.probability("ann", "b", 0), 2)
     (0.92, 0.01)
+    >>> round(visitor.best("ann", ["a", "b"], k=2), 2)
+    0.93
     """
 
     def __init__(
@@ -85,6 +105,8 @@ class TasteVisitor:
         patience: float = 0.85,
         steepness: float = 7.0,
         demand: float = 0.65,
+        drift: Drift | None = None,
+        late: int = 0,
     ) -> None:
         if not 0 < patience <= 1:
             raise ValueError(f"patience must be in (0, 1], got {patience}; 1 is no position bias")
@@ -92,19 +114,25 @@ class TasteVisitor:
         self._items = {item: np.asarray(topics, np.float64) for item, topics in items.items()}
         self._seed, self._patience = seed, patience
         self._steepness, self._demand = steepness, demand
+        self._drift, self._late = drift, late
 
     def visit(self, decision: Decision) -> list[Click]:
         """The clicks on this decision, from the top down."""
-        return [
+        clicks = [
             click(decision, position)
             for position, slot in enumerate(decision.slots)
             if _unit(self._seed, decision.id, slot.item)
-            < self.probability(decision.user, slot.item, position)
+            < self.probability(decision.user, slot.item, position, decision.at)
         ]
+        return [structs.replace(one, at=one.at + self._delay(one)) for one in clicks]
 
-    def probability(self, user: str, item: str, position: int) -> float:
+    def _delay(self, click: Click) -> int:
+        chance = _unit(self._seed, click.id, "late")
+        return int(5 * chance * self._late) if chance < 0.2 else 0
+
+    def probability(self, user: str, item: str, position: int, at: int = 0) -> float:
         """The truth: P(click) on an item at a position; 0 for a user or item unknown."""
-        taste, topics = self._tastes.get(user), self._items.get(item)
+        taste, topics = self._taste(user, at), self._items.get(item)
         if taste is None or topics is None:
             return 0.0
         pull = self._steepness * (float((taste * topics).sum()) - self._demand)
@@ -113,7 +141,25 @@ class TasteVisitor:
     def value(self, decision: Decision) -> float:
         """The truth: how many clicks this decision earns on average."""
         shown = enumerate(decision.slots)
-        return sum(self.probability(decision.user, slot.item, i) for i, slot in shown)
+        user, at = decision.user, decision.at
+        return sum(self.probability(user, slot.item, i, at) for i, slot in shown)
+
+    def best(self, user: str, items: Sequence[str], k: int, at: int = 0) -> float:
+        """The truth: what the best `k` of these items earn on average, the best one first."""
+        taste = self._taste(user, at)
+        if taste is None or not items:
+            return 0.0
+        topics = np.array([self._items[item] for item in items])
+        pulls = self._steepness * ((topics * taste).sum(axis=1) - self._demand)
+        each = np.sort(1.0 / (1.0 + np.exp(-pulls)))[::-1][:k]
+        return float((each * self._patience ** np.arange(len(each))).sum())
+
+    def _taste(self, user: str, at: int) -> Doubles | None:
+        taste, drift = self._tastes.get(user), self._drift
+        if taste is None or drift is None or user not in drift.later:
+            return taste
+        share = drift.share(at)
+        return (1.0 - share) * taste + share * np.asarray(drift.later[user], np.float64)
 
 
 def click(decision: Decision, position: int) -> Click:

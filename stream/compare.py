@@ -17,6 +17,7 @@ from stream.contest import side_by_side
 from stream.drawing import save_png
 from stream.page import page
 from stream.pictures import overview
+from stream.regret import Regret
 from stream.settings import Settings
 from stream.tables import comparison_table
 from stream.timeline import Log, liked, read
@@ -39,8 +40,10 @@ def compare(
     out: Path | None,
     plot: Path | None,
     html: Path | None,
+    regret: Path | None,
 ) -> None:
     """Compare, print, and write what was asked for."""
+    found = None if regret is None else msgspec.json.decode(regret.read_bytes(), type=Regret)
     settings = structs.replace(settings, horizon_seconds=horizon)
     log = read(file, settings)
     log = structs.replace(log, events=log.events[:events])
@@ -59,7 +62,7 @@ def compare(
         save_png(overview(result), plot)
         console.print(f"drawn in {plot}", markup=False)
     if html is not None:
-        html.write_text(page(result), encoding="utf-8")
+        html.write_text(page(result, found), encoding="utf-8")
         console.print(f"report in {html}", markup=False)
 
 

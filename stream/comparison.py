@@ -7,6 +7,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models.base import Doubles
+from policies.drift import changes
 from policies.intervals import Interval
 from policies.paired import Columns, holm
 from stream.arm_trial import COLD, Cost, Ran, Shown
@@ -59,6 +60,7 @@ class Standing(Struct, frozen=True):
     cost: Cost
     curve: list[Interval]  # clicks a ranking, by each `PIECES`th of the requests
     calibration: list["Bin"]  # of arms whose scores are expected clicks
+    drift: list[int] = []  # after how many rankings ADWIN noticed that clicks changed
 
 
 class Bin(Struct, frozen=True):
@@ -184,6 +186,7 @@ def standings(runs: Runs, seed: int = 0) -> list[Standing]:
                 cost=middle([one.cost for one in some]),
                 curve=[next(found) for _ in pieces],
                 calibration=calibrated(some) if ARMS[arm].expects else [],
+                drift=changes(clicks(some, ALL)),
             )
         )
     return made

@@ -108,5 +108,5 @@ def draw(result: Evaluation, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("reward a decision, 95%")
     if result.measured:
-        axes.legend()
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # hides none
     save_png(drawn, path)

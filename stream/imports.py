@@ -33,6 +33,24 @@ def movielens(folder: Path, out: Path, user_tags: int) -> None:
     click.echo(f"{written} messages in {out}")
 
 
+@imports.command()
+@click.argument("file", metavar="TEXTS", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("out", type=OUT)
+@click.option("--texts", type=click.IntRange(2), default=1_500, show_default=True)
+@click.option("--readers", type=click.IntRange(1), default=60, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+def readers(file: Path, out: Path, texts: int, readers: int, seed: int) -> None:
+    """Simulated readers of real TEXTS (CSV: text, category) as a log OUT: new items all day.
+
+    What a reader likes is three categories, which the log does not tell: see `compare`.
+    """
+    from stream import datasets
+    from stream.readers import reading
+
+    log = reading(file, texts=texts, readers=readers, seed=seed)
+    click.echo(f"{datasets.write_log(out, log)} messages in {out}")
+
+
 @imports.command(name="open-bandit")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.argument("out", type=OUT)

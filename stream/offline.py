@@ -70,6 +70,7 @@ def simulate(context: click.Context, policies: str, **options: Any) -> None:
 @click.option("--json", "out", type=OUT, help="Write the result here as well.")
 @click.option("--plot", type=OUT, help="Draw it (PNG; needs the extra `evaluate`).")
 @click.option("--html", type=OUT, help="Write a report that opens offline (needs it, too).")
+@click.option("--regret", type=FILE, help="What `regret --json` wrote, for the report.")
 @click.pass_context
 def compare(context: click.Context, file: Path, **options: Any) -> None:
     """Which part earns its cost: rankers with more and fewer parts, on one LOG.
@@ -82,6 +83,27 @@ def compare(context: click.Context, file: Path, **options: Any) -> None:
     from stream.compare import compare as run
 
     run(Settings.load(file=context.obj), file, **options)
+
+
+@click.command()
+@click.option("--requests", type=click.IntRange(60), default=1_500, show_default=True)
+@click.option("--seeds", type=click.IntRange(2), default=20, show_default=True, help="How many.")
+@click.option("--articles", type=click.IntRange(61), default=300, show_default=True)
+@click.option("--readers", type=click.IntRange(2), default=30, show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
+@click.option("--json", "out", type=OUT, help="Write the result here as well.")
+@click.option("--plot", type=OUT, help="Draw the curves (PNG; needs the extra `evaluate`).")
+@click.pass_context
+def regret(context: click.Context, **options: Any) -> None:
+    """What learning costs: clicks lost against the best ranking, where the best is known.
+
+    Simulated readers of a shelf of 60 articles, a new one every ten minutes: tastes drift, lower
+    places are seen less, a fifth of the clicks come up to 20 minutes late. Regret is exact: the
+    expected clicks of the best ranking less those of the one shown.
+    """
+    from stream.regret import report
+
+    report(Settings.load(file=context.obj), **options)
 
 
 @click.command()

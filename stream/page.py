@@ -1,9 +1,14 @@
 """The report of `rankloop compare`: one page that opens anywhere; the answers come first."""
 
-from stream.comparison import ALL, FULL, POPULAR, SURE, Comparison
+from math import expm1
+from statistics import mean
+
+from stream.arms import ARMS
+from stream.comparison import ALL, FULL, POPULAR, SURE, Comparison, Standing
 from stream.drawing import data_uri
 from stream.html import Html, document, joined, table, tag
-from stream.pictures import curves, overview
+from stream.pictures import behaviour, curves, overview
+from stream.regret import Regret, draw, says
 from stream.tables import short, starred
 from stream.verdicts import Verdict, verdicts
 
@@ -22,13 +27,13 @@ p { margin: .3rem 0; } .quiet { color: #5a5a5a; font-size: .88em; font-weight: n
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .8rem; }
 th, td { padding: .2rem .5rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #e5e5e5; }
-th:first-child { text-align: left; } thead th { vertical-align: bottom; }
+th:first-child { text-align: left; } thead th { vertical-align: bottom; white-space: normal; }
 td { font-variant-numeric: tabular-nums; } img { max-width: 100%; }
 @media (max-width: 800px) { .cards { grid-template-columns: 1fr; } }
 """
 
 
-def page(result: Comparison) -> str:
+def page(result: Comparison, regret: Regret | None = None) -> str:
     """The report as HTML. Raises ValueError where matplotlib is not installed."""
     return document(
         f"Which part earns its cost: {result.log}",
@@ -36,13 +41,19 @@ def page(result: Comparison) -> str:
         tag("h1", f"Which part earns its cost? {result.log}"),
         tag("p", about(result), class_="quiet"),
         tag("div", *map(card, verdicts(result)), class_="cards"),
-        tag("h2", "Every arm"),
-        arms(result),
+        tag("h2", "What every arm earned"),
+        earned(result),
         tag("img", src=data_uri(overview(result)), alt="Clicks beyond popularity, and cost"),
+        tag("h2", "What it took"),
+        took(result),
         tag("h2", "For whom: clicks a ranking minus those of popular"),
         by_slice(result),
         tag("h2", "Learning curves"),
         tag("img", src=data_uri(curves(result)), alt="Clicks a ranking as the log goes on"),
+        *regrets(regret),
+        tag("h2", "What was shown"),
+        exposure(result),
+        *exploring(result),
         tag("h2", "How to read this"),
         *(tag("p", line) for line in method(result)),
     )
@@ -70,26 +81,43 @@ def card(one: Verdict) -> Html:
     )
 
 
-def arms(result: Comparison) -> Html:
+def earned(result: Comparison) -> Html:
+    """Clicks and where they were, arm by arm."""
     head = ["arm", "clicks a ranking", "minus popular", "full minus it", f"nDCG@{result.k}", "MRR"]
-    head += ["µs a decision", "µs an event", "MB", "learns s", "shown"]
     rows = [
         [
-            joined(one.arm, tag("br"), tag("span", one.says, class_="quiet")),
+            named(one),
             short(one.clicks[ALL]),
             starred(result.of(one.arm, POPULAR)),
             starred(result.of(FULL, one.arm)),
             short(one.ndcg),
             short(one.mrr),
-            f"{one.cost.decision_micros:,.0f}",
-            f"{one.cost.event_micros:,.0f}",
-            f"{one.cost.state_mb:,.1f}",
-            f"{one.cost.learning_seconds:,.1f}",
-            f"{one.shown[0].coverage:.0%}",
         ]
         for one in result.standings
     ]
     return table(head, rows)
+
+
+def took(result: Comparison) -> Html:
+    """Time and memory, arm by arm."""
+    head = ["arm", "µs a decision", "µs an event learned", "learning, s", "state, MB", "texts"]
+    rows = [
+        [
+            named(one),
+            f"{one.cost.decision_micros:,.0f}",
+            f"{one.cost.event_micros:,.0f}",
+            f"{one.cost.learning_seconds:,.1f}",
+            f"{one.cost.state_mb:,.1f}",
+            f"{result.items:,} to embed" if ARMS[one.arm].text else "none",
+        ]
+        for one in result.standings
+    ]
+    return table(head, rows)
+
+
+def named(one: Standing) -> Html:
+    """An arm with what it is."""
+    return joined(one.arm, tag("br"), tag("span", one.says, class_="quiet"))
 
 
 def by_slice(result: Comparison) -> Html:
@@ -101,6 +129,54 @@ def by_slice(result: Comparison) -> Html:
         if one.arm != POPULAR
     ]
     return table(head, rows)
+
+
+def regrets(regret: Regret | None) -> list[Html]:
+    """What learning cost where the best is known."""
+    if regret is None:
+        return []
+    return [
+        tag("h2", "Regret, where readers are simulated and the best is known"),
+        *(tag("p", line) for line in says(regret)),
+        tag("img", src=data_uri(draw(regret)), alt="Cumulative regret by policy"),
+    ]
+
+
+def exposure(result: Comparison) -> Html:
+    """How much of the catalogue is shown, how popular that is, and when clicks changed."""
+    head = ["arm", "items ever shown", "likes before, of a typical item shown", "clicks changed"]
+    rows = [
+        [
+            one.arm,
+            f"{mean(some.coverage for some in one.shown):.1%}",
+            f"{expm1(mean(some.popularity for some in one.shown)):,.1f}",
+            ", ".join(f"after {n:,}" for n in one.drift) or "no",
+        ]
+        for one in result.standings
+    ]
+    note = (
+        "Typical is the geometric mean: what random shows is the catalogue's own, and the farther "
+        "above it, the more an arm favours what is popular anyway. Changes of clicks a ranking are "
+        "noticed by ADWIN at 0.002, over the seeds' mean."
+    )
+    return tag("div", table(head, rows), tag("p", note, class_="quiet"))
+
+
+def exploring(result: Comparison) -> list[Html]:
+    """The full arm's propensities and calibration, if it was there."""
+    full = [one for one in result.standings if one.arm == FULL and one.calibration]
+    return [
+        tag(
+            "div",
+            tag("h2", "Full: exploration and calibration"),
+            tag(
+                "img",
+                src=data_uri(behaviour(one)),
+                alt="Propensities, and clicks expected against clicks earned",
+            ),
+        )
+        for one in full
+    ]
 
 
 def method(result: Comparison) -> list[str]:
@@ -120,7 +196,7 @@ def method(result: Comparison) -> list[str]:
         "nDCG counts a click by its place, against the user's next liked items in front; MRR is "
         "1 / the place of the first click. Slices by user count items liked before in the log; "
         "slices by item add up to all clicks.",
-        f"Times were taken here while {len(result.seeds) * len(result.standings)} trials shared "
-        f"the machine: compare them within this page. {result.texts_a_second:,.0f} texts were "
-        "embedded a second. No model was fine-tuned: what that would add is not answered here.",
+        "Times are CPU times, medians over seeds; trials shared the machine's caches: compare them "
+        f"within this page. {result.texts_a_second:,.0f} texts were embedded a second.",
+        "No model was fine-tuned: what that would add is not answered here.",
     ]

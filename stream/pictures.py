@@ -1,7 +1,9 @@
 """What `rankloop compare` found, as pictures."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from stream.arm_trial import BINS
 from stream.comparison import ALL, COLD_ITEMS, FULL, OTHER_ITEMS, POPULAR, Comparison, Standing
 from stream.drawing import COLOURS, figure
 
@@ -67,6 +69,27 @@ def curves(result: Comparison) -> "Figure":
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
+    return drawn
+
+
+def behaviour(full: Standing) -> "Figure":
+    """How likely what was shown was, and whether scores are what slots earn."""
+    drawn = figure(11, 3.6)
+    left, right = drawn.subplots(1, 2)
+    slots = [sum(some) for some in zip(*(one.propensities for one in full.shown), strict=True)]
+    edges = [10 ** ((i - BINS) / 3) for i in range(BINS + 1)]
+    left.bar(edges[:-1], slots, [b - a for a, b in pairwise(edges)], align="edge", color=COLOURS[3])
+    left.set_xscale("log")
+    left.set_xlabel("propensity of a slot, given those above")
+    left.set_ylabel("slots")
+    bins = full.calibration
+    right.plot([one.expected for one in bins], [one.earned for one in bins], "o-", color="black")
+    ends = [min(one.expected for one in bins), max(one.earned for one in bins)]
+    right.plot(ends, ends, color="#888888", linewidth=0.8)
+    right.set_xlabel("clicks a slot that the score expected, by tenths of the slots")
+    right.set_ylabel("clicks a slot earned")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
     return drawn
 
 

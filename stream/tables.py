@@ -8,9 +8,10 @@ from stream.contest import Contest
 from stream.replay import Foresight
 
 
-def _table(title: str, caption: str, *columns: str) -> Table:
+def columns(title: str, caption: str, *names: str) -> Table:
+    """An empty table; the first column names the row, the others hold numbers."""
     table = Table(title=title, caption=caption)
-    for i, name in enumerate(columns):
+    for i, name in enumerate(names):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     return table
 
@@ -18,7 +19,7 @@ def _table(title: str, caption: str, *columns: str) -> Table:
 def foresight_table(result: Foresight) -> Table:
     """Models against popularity and chance on the same events."""
     k = result.k
-    table = _table(
+    table = columns(
         f"{result.questions:,} liked items of {result.users} users, each ranked among all "
         f"{result.items:,} items less what the user had met",
         f"{result.cold:.1%} cold (item or user unknown); texts by {result.encoder}; intervals 95%, "
@@ -50,7 +51,7 @@ def foresight_table(result: Foresight) -> Table:
 def contest_table(result: Contest) -> Table:
     """Policies against the champion on the same requests."""
     seeds = ", ".join(map(str, result.seeds))
-    table = _table(
+    table = columns(
         f"{result.requests:,} requests of {result.users} users, seeds {seeds}",
         f"texts by {result.encoder}; decisions close after {result.horizon_seconds:g} s of the "
         f"log's time; intervals 95%, clustered by user; {result.seconds:.0f} s",
@@ -78,7 +79,7 @@ def contest_table(result: Contest) -> Table:
 def comparison_table(result: Comparison) -> Table:
     """Arms against popularity and the full ranker, with what they cost."""
     seeds = ", ".join(map(str, result.seeds))
-    table = _table(
+    table = columns(
         f"{result.requests:,} rankings of {result.k} for {result.users} users, seeds {seeds}",
         f"clicks a ranking, intervals 95% by user; * holds after Holm's correction for all "
         f"{len(result.contrasts)} contrasts; texts by {result.encoder}, "
