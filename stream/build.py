@@ -52,7 +52,6 @@ AMOUNTS: dict[str, Callable[[Settings], float]] = {
 
 POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "uniform": lambda s, explore: Uniform(),
-    "producer": lambda s, explore: Producer(),
     "popular": lambda s, explore: Blend("popular", weights={"popularity": 1}, exploration=explore),
     "knn": lambda s, explore: Blend("knn", weights={"knn": 1}, exploration=explore),
     "mf": lambda s, explore: Blend("mf", weights={"mf": 1}, exploration=explore),
@@ -64,6 +63,7 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
         rate=s.learning_rate,
         largest_reward=s.largest_reward,
     ),
+    "producer": lambda s, explore: Producer(),
     # Vowpal Wabbit's own exploration: for rankings of one item.
     "vw_explore": lambda s, explore: VowpalExplore(
         "vw_explore", explore=s.exploration, amount=AMOUNTS[s.exploration](s), rate=s.learning_rate
