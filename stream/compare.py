@@ -14,7 +14,8 @@ from stream.arm_trial import Trial, run
 from stream.arms import ARMS
 from stream.comparison import Comparison, Runs, Slice, contrasts, slices, standings
 from stream.contest import side_by_side
-from stream.drawing import save_png
+from stream.drawing import figure, save_png
+from stream.files import ready
 from stream.page import page
 from stream.pictures import overview
 from stream.regret import Regret
@@ -43,7 +44,10 @@ def compare(
     regret: Path | None,
 ) -> None:
     """Compare, print, and write what was asked for."""
-    found = None if regret is None else msgspec.json.decode(regret.read_bytes(), type=Regret)
+    found = None if regret is None else known(regret)
+    ready(out, plot, html)
+    if plot or html:
+        figure(1, 1)  # where there is no matplotlib, say so now
     settings = structs.replace(settings, horizon_seconds=horizon)
     log = read(file, settings)
     log = structs.replace(log, events=log.events[:events])
@@ -115,6 +119,14 @@ def compared(
         standings=standings(runs, settings.seed),
         contrasts=contrasts(runs, settings.seed),
     )
+
+
+def known(file: Path) -> Regret:
+    """What `regret --json` wrote."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Regret)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{file} is not what `regret --json` writes: {error}") from None
 
 
 def speed(settings: Settings, items: Sequence[Item]) -> float:

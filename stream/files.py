@@ -33,6 +33,13 @@ def write_log(path: Path, messages: Iterable[Message], progress: Progress | None
     return count
 
 
+def ready(*files: Path | None) -> None:
+    """Refuse files that could not be written in the end, before the work and not after it."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise FileNotFoundError(f"{file.parent} is no folder; make it, or write elsewhere")
+
+
 def read_log(path: Path, progress: Progress | None = None) -> Iterator[Any]:
     """The messages of a file, one by one; `Invalid` names the line (or row) that is not one."""
     for number, data in _counted(read_lines(path), progress):

@@ -15,7 +15,7 @@ EVERY = 10 * MINUTE  # between two texts
 DAY = 24 * 60 * MINUTE
 YOUNG = 2 * DAY  # then a text is gone
 TASTES = 3  # categories a reader likes
-HITS = 0.02  # share of texts that everybody may read, whatever they are about
+HITS = 0.01  # share of texts that everybody may read, whatever they are about
 NOISE = 0.05  # share of visits with a text read by chance
 MOST = 200_000  # texts of a file that are looked at
 
@@ -24,7 +24,7 @@ def reading(path: Path, *, texts: int, readers: int, seed: int = 1) -> Iterator[
     """The texts of a CSV file (`text`, `category`) as items that come all day, and who reads what.
 
     Each reader likes three categories and comes twice a day: reads up to three texts of them, the
-    newest most likely, each hit with 0.15, and now and then any text. A text is gone after two
+    newest most likely, each hit with 0.4, and now and then any text. A text is gone after two
     days. Categories are in no message: who wants to know must read, or watch the readers.
     """
     found = _texts(path)
@@ -48,7 +48,7 @@ def reading(path: Path, *, texts: int, readers: int, seed: int = 1) -> Iterator[
             wanted = np.flatnonzero(young & likes)
             weights = np.exp((at[wanted] - now) / (DAY / 2))
             picked = _some(rng, wanted, weights, int(rng.integers(4)))
-            picked += [i for i in np.flatnonzero(young & hits).tolist() if rng.random() < 0.15]
+            picked += [i for i in np.flatnonzero(young & hits).tolist() if rng.random() < 0.4]
             if rng.random() < NOISE:
                 anything = np.flatnonzero(young)
                 picked += _some(rng, anything, np.ones(len(anything)), 1)

@@ -16,6 +16,7 @@ from policies.intervals import Interval, student
 from stream import build
 from stream.contest import POLICIES, side_by_side
 from stream.drawing import COLOURS, figure, save_png
+from stream.files import ready
 from stream.settings import Settings
 from stream.shelf import shelf_world
 from stream.tables import columns, short, signed
@@ -113,6 +114,9 @@ def report(
     plot: Path | None,
 ) -> None:
     """`rankloop regret`: run, print, and write what was asked for."""
+    ready(out, plot)
+    if plot:
+        figure(1, 1)  # where there is no matplotlib, say so now
     result = regret(
         settings, requests=requests, articles=articles, readers=readers, seeds=seeds, jobs=jobs
     )

@@ -17,6 +17,7 @@ from stream.compare import compared
 from stream.comparison import ALL, COLD_ITEMS, OTHER_ITEMS, Comparison, Contrast
 from stream.files import write_log
 from stream.page import page
+from stream.regret import Course, Regret
 from stream.settings import Settings
 from stream.timeline import Log, read
 from stream.verdicts import verdict, verdicts
@@ -142,6 +143,32 @@ def test_the_page_fetches_nothing_and_escapes_what_it_shows(result: Comparison):
     assert all(one.startswith("data:image/svg+xml;base64,") for one in sources)
     assert "url(" not in html
     assert "@import" not in html
+
+
+def test_the_page_shows_regret_where_it_is_known(result: Comparison):
+    flat = Interval(2.0, 1.9, 2.1)
+    course = Course("bandit", [flat], flat, flat, flat, flat, [2.0, 2.0])
+    known = Regret(10, 70, 3, [1, 2], "hash", [10], 1.0, [course])
+    assert "the best is known" in page(result, known)
+    assert "the best is known" not in page(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--html", "none/o.html"], "none is no folder"),
+        (["--regret", "log.jsonl"], "log.jsonl is not what `regret --json` writes"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_said_before_the_work(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_log(Path("log.jsonl"), messages(users=8, likes=6))
+    done = CliRunner().invoke(main, ["compare", "log.jsonl", *arguments])
+    assert done.exit_code == 1
+    assert says in done.output
+    assert "trials" not in done.output
 
 
 def test_the_command_prints_a_table_and_writes_json_picture_and_page(tmp_path: Path):
