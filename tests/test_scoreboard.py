@@ -117,6 +117,28 @@ def ahead(outcome: Outcome, name: str) -> float:
     return 0.0 if first is None else outcome.weights[name][first] - 1.0
 
 
+def test_a_challengers_value_is_what_it_would_have_earned() -> None:
+    clicked = {"a": 0.2, "b": 0.5, "c": 0.1, "d": 0.1, "e": 0.1}
+    champion, other = Fixed("adecb", epsilon=0.8), Fixed("bcade", epsilon=0.6)
+    world = World(clicked, champion, other=other)
+    board = Scoreboard(world.policies)
+    for outcome in world.rankings(6_000, 7):
+        board.count(outcome)
+    own, score = board.scores()
+    assert score.ahead is not None
+    gain = world.value(other) - world.value(champion)
+    assert gain > 0.1
+    for found, truth in (
+        (own.value, world.value(champion)),
+        (score.value, world.value(other)),
+        (score.ahead, gain),
+    ):
+        assert found.low < truth < found.high
+        assert found.mean == pytest.approx(truth, abs=0.03)
+    assert score.weight == pytest.approx(1.0, abs=0.05)
+    assert score.cut == 0.0
+
+
 def test_promotion_never_happens_on_noise() -> None:
     alike = {"a": 0.3, "b": 0.3, "c": 0.1, "d": 0.1, "e": 0.1}
     champion, mirror = Fixed("abcde", epsilon=0.6), Fixed("bacde", epsilon=0.6)
@@ -293,6 +315,16 @@ def test_an_apprentice_serves_the_producers_list_and_learns_until_another_is_pro
     assert decision.slots[0].item == liked
     assert decision.weights["producer"] == (0.0, 0.0, 0.0)
     assert audited(life.logs, replace(SETTINGS, policy="producer", challengers="popular")).ok
+
+
+def test_a_challenger_learns_what_it_would_as_the_champion() -> None:
+    records = [m.data for m in lived(JUDGED, rounds=12).logs.topics["feedback"][0]]
+    beside, alone = build.learner(JUDGED), build.learner(JUDGED.alone("bandit"))
+    nothing = alone.policy.save()
+    for offset, data in enumerate(records):
+        beside(offset, data)
+        alone(offset, data)
+    assert beside.challengers["bandit"].save() == alone.policy.save() != nothing
 
 
 def test_a_record_that_expects_another_champion_does_nothing() -> None:
