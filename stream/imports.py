@@ -1,6 +1,7 @@
 """`rankloop import`: other data sets as logs of ours."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,8 +39,9 @@ def movielens(folder: Path, out: Path, user_tags: int) -> None:
 @click.argument("out", type=OUT)
 @click.option("--texts", type=click.IntRange(2), default=1_500, show_default=True)
 @click.option("--readers", type=click.IntRange(1), default=60, show_default=True)
+@click.option("--hits", type=click.FloatRange(0, 1), default=0, help="Share that all may read.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-def readers(file: Path, out: Path, texts: int, readers: int, seed: int) -> None:
+def readers(file: Path, out: Path, **options: Any) -> None:
     """Simulated readers of real TEXTS (CSV: text, category) as a log OUT: new items all day.
 
     What a reader likes is three categories, which the log does not tell: see `compare`.
@@ -47,7 +49,7 @@ def readers(file: Path, out: Path, texts: int, readers: int, seed: int) -> None:
     from stream import datasets
     from stream.readers import reading
 
-    log = reading(file, texts=texts, readers=readers, seed=seed)
+    log = reading(file, **options)
     click.echo(f"{datasets.write_log(out, log)} messages in {out}")
 
 

@@ -47,7 +47,8 @@ def page(result: Comparison, regret: Regret | None = None) -> str:
         tag("h2", "What it took"),
         took(result),
         tag("h2", "For whom: clicks a ranking minus those of popular"),
-        by_slice(result),
+        by_slice(result, "users"),
+        by_slice(result, "items"),
         tag("h2", "Learning curves"),
         tag("img", src=data_uri(curves(result)), alt="Clicks a ranking as the log goes on"),
         *regrets(regret),
@@ -120,15 +121,17 @@ def named(one: Standing) -> Html:
     return joined(one.arm, tag("br"), tag("span", one.says, class_="quiet"))
 
 
-def by_slice(result: Comparison) -> Html:
-    parts = [one for one in result.slices if one.requests]
-    head = ["arm", *(f"{one.name} ({one.requests:,})" for one in parts)]
+def by_slice(result: Comparison, kind: str) -> Html:
+    """Clicks beyond popularity in the slices by `users` or by `items`."""
+    parts = [one for one in result.slices if one.requests and one.name.startswith(kind)]
+    counted = kind == "users"  # slices by item are parts of the clicks on all requests
+    head = [f"{one.name} ({one.requests:,})" if counted else one.name for one in parts]
     rows = [
         [one.arm, *(starred(result.of(one.arm, POPULAR, part.name)) for part in parts)]
         for one in result.standings
         if one.arm != POPULAR
     ]
-    return table(head, rows)
+    return table(["arm", *head], rows)
 
 
 def regrets(regret: Regret | None) -> list[Html]:

@@ -80,6 +80,8 @@ def behaviour(full: Standing) -> "Figure":
     edges = [10 ** ((i - BINS) / 3) for i in range(BINS + 1)]
     left.bar(edges[:-1], slots, [b - a for a, b in pairwise(edges)], align="edge", color=COLOURS[3])
     left.set_xscale("log")
+    left.set_yscale("log")  # few slots are free draws, and they are the ones that matter
+    left.set_xlim(min(x for x, n in zip(edges, slots, strict=False) if n) / 2, 1.5)
     left.set_xlabel("propensity of a slot, given those above")
     left.set_ylabel("slots")
     bins = full.calibration

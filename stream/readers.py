@@ -15,22 +15,24 @@ EVERY = 10 * MINUTE  # between two texts
 DAY = 24 * 60 * MINUTE
 YOUNG = 2 * DAY  # then a text is gone
 TASTES = 3  # categories a reader likes
-HITS = 0.01  # share of texts that everybody may read, whatever they are about
 NOISE = 0.05  # share of visits with a text read by chance
 MOST = 200_000  # texts of a file that are looked at
 
 
-def reading(path: Path, *, texts: int, readers: int, seed: int = 1) -> Iterator[Item | Click]:
+def reading(
+    path: Path, *, texts: int, readers: int, hits: float = 0.0, seed: int = 1
+) -> Iterator[Item | Click]:
     """The texts of a CSV file (`text`, `category`) as items that come all day, and who reads what.
 
     Each reader likes three categories and comes twice a day: reads up to three texts of them, the
-    newest most likely, each hit with 0.4, and now and then any text. A text is gone after two
-    days. Categories are in no message: who wants to know must read, or watch the readers.
+    newest most likely, and now and then any text; a share of `hits` is for everybody, each read
+    with 0.4. A text is gone after two days. Categories are in no message: who wants to know them
+    must read, or watch the readers.
     """
     found = _texts(path)
     rng = np.random.default_rng(seed)
     chosen = [found[i] for i in rng.permutation(len(found))[:texts].tolist()]
-    hits = rng.random(len(chosen)) < HITS
+    hit = rng.random(len(chosen)) < hits
     names = sorted({category for _, category in chosen})
     of = {name: i for i, name in enumerate(names)}
     about = np.array([of[category] for _, category in chosen])
@@ -48,7 +50,7 @@ def reading(path: Path, *, texts: int, readers: int, seed: int = 1) -> Iterator[
             wanted = np.flatnonzero(young & likes)
             weights = np.exp((at[wanted] - now) / (DAY / 2))
             picked = _some(rng, wanted, weights, int(rng.integers(4)))
-            picked += [i for i in np.flatnonzero(young & hits).tolist() if rng.random() < 0.4]
+            picked += [i for i in np.flatnonzero(young & hit).tolist() if rng.random() < 0.4]
             if rng.random() < NOISE:
                 anything = np.flatnonzero(young)
                 picked += _some(rng, anything, np.ones(len(anything)), 1)

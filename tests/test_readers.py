@@ -20,7 +20,7 @@ def texts(tmp_path: Path) -> Path:
 
 
 def test_a_reader_keeps_to_few_categories_but_for_hits_and_chance(texts: Path):
-    log = list(reading(texts, texts=1_000, readers=20, seed=3))
+    log = list(reading(texts, texts=1_000, readers=20, hits=0.01, seed=3))
     about = {one.id: one.title.split(",")[0] for one in log if isinstance(one, Item)}
     clicks = [one for one in log if isinstance(one, Click)]
     read = Counter(one.item for one in clicks)
@@ -35,7 +35,7 @@ def test_a_reader_keeps_to_few_categories_but_for_hits_and_chance(texts: Path):
 
 
 def test_hits_are_read_by_many_and_most_texts_by_few(texts: Path):
-    log = reading(texts, texts=1_000, readers=40, seed=3)
+    log = reading(texts, texts=1_000, readers=40, hits=0.01, seed=3)
     times = sorted(Counter(one.item for one in log if isinstance(one, Click)).values())
     assert times[-10] > 15
     assert times[len(times) // 2] < 10
