@@ -275,7 +275,10 @@ def test_a_bad_vector_is_passed_over(world: World, case: str) -> None:
     assert len(world.decision(request.id).slots) == 2
 
 
-@pytest.mark.parametrize("value", [None, b"", b"rubbish", b'{"type":"click"}', body(REQUEST)])
+@pytest.mark.parametrize(
+    "value",
+    [None, b"", b"rubbish", b'{"type":"click"}', pytest.param(body(REQUEST), id="a request")],
+)
 def test_rubbish_among_the_rankings_is_passed_over(world: World, value: bytes | None) -> None:
     world.send(value, topic=world.topics.rankings, partition=owner("ann", 2))
     answered(world)
