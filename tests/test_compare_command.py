@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec import structs
 
+from models.events import Click, Item, Request
 from policies.intervals import Interval
 from policies.paired import Columns, holm
 from stream.__main__ import main
@@ -130,6 +131,24 @@ def test_what_an_arm_without_text_shows_does_not_depend_on_texts(log: Log, setti
 def test_chance_shows_all_items_alike(log: Log, settings: Settings):
     ran = run(Trial(arm="random", settings=settings, world=LogWorld(log, 300)))
     assert ran.shown.coverage == 1.0
+
+
+def test_a_log_with_requests_of_its_own_is_answered_as_it_asks(tmp_path: Path, settings: Settings):
+    asked: list[Item | Request | Click] = [Item(id=f"film:{i}", at=0) for i in range(3)]
+    for i, user in enumerate(("ann", "bob", "ann", "cid")):
+        at = 1_000_000 * (i + 1)
+        asked.append(Request(id=f"r{i}", user=user, at=at, k=3))
+        if user != "bob":
+            film = f"film:{i % 3}"
+            asked.append(Click(id=f"c{i}", user=user, item=film, at=at + 500, request=f"r{i}"))
+    write_log(tmp_path / "log.jsonl", asked)
+    log = read(tmp_path / "log.jsonl", settings)
+    for arm in ("random", "popular", "full"):
+        ran = run(Trial(arm=arm, settings=settings, world=LogWorld(log, 10)))
+        assert ran.users == ["ann", "bob", "ann", "cid"]
+        assert ran.clicks == [1.0, 0.0, 1.0, 1.0], arm
+        assert ran.history == [0, 0, 1, 0]
+        assert ran.ndcg[1] == 0.0 < min(ran.ndcg[0], ran.reciprocal[0]), arm
 
 
 def test_the_page_fetches_nothing_and_escapes_what_it_shows(result: Comparison):
