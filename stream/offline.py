@@ -87,7 +87,7 @@ def compare(context: click.Context, file: Path, **options: Any) -> None:
 
 @click.command()
 @click.option("--requests", type=click.IntRange(60), default=1_500, show_default=True)
-@click.option("--seeds", type=click.IntRange(2), default=20, show_default=True, help="How many.")
+@click.option("--seeds", type=click.IntRange(4), default=20, show_default=True, help="How many.")
 @click.option("--articles", type=click.IntRange(61), default=300, show_default=True)
 @click.option("--readers", type=click.IntRange(2), default=30, show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
