@@ -244,6 +244,6 @@ def settings_table() -> str:
     """Every setting as a row of a Markdown table, for README.
 
     >>> print(settings_table().splitlines()[2])
-    | `app` | `"rankloop"` | name of the group of workers |
+    | `brokers` | `"127.0.0.1:9092"` | Kafka servers, host:port, comma-separated |
     """
     return table(Settings())

@@ -45,7 +45,7 @@ def soak(users: int, limit: int, items: int, clicks: int, samples: int) -> list[
     at, known = 1_000_000, 0
     rng = np.random.default_rng(1)
     for user in range(users):
-        while known < 2 * items * min(1.0, 2 * user / users + 0.01):  # twice what is remembered
+        while known < items * (user / limit + 0.1):  # with each turn of users one of items
             item = Item(id=f"item:{known}", title=f"words {known} of it", at=at)
             loop(item)
             loop(embed([item], text)[0])
