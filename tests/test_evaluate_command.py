@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from models.events import Item, Judged, Outcome, Source, decode_record
+from models.events import Click, Item, Judged, Outcome, Request, Source, decode_record
 from policies.greedy import Blend
 from policies.slates import SLATE_ESTIMATORS
 from policies.weights import chances
@@ -18,6 +18,9 @@ from stream.files import read_lines, read_log, write_log
 from stream.open_bandit import open_bandit
 from stream.saved import save
 from stream.settings import Settings
+from tests.conftest import Kafka
+from tests.kafka_helpers import World, now
+from tests.kafka_worker import eventually
 from tests.test_audit import SETTINGS, lived
 from tests.test_policies import candidates
 
@@ -216,3 +219,33 @@ def test_a_folder_of_all_logs_judges_policies_that_never_ran(tmp_path: Path) -> 
     for judged in found.judged:
         assert {one.estimator for one in judged.estimates} == set(SLATE_ESTIMATORS) - {"cascade-DR"}
         assert all(one.support.rows == found.measured[0].decisions for one in judged.estimates)
+
+
+@pytest.mark.kafka
+def test_the_topics_of_a_running_rankloop_say_what_its_saved_folder_says(
+    kafka: Kafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    settings = {"partitions": 1, "horizon_seconds": 1, "early_seconds": 1, "tick_seconds": 0.5}
+    with World(kafka.brokers, topic_prefix, tmp_path, refresh=False, **settings) as world:
+        world.ready()
+        world.stock(12)
+        world.publish(*(Request(id=f"r{n}", user=f"u{n % 5}", at=now(), k=3) for n in range(30)))
+        shown = eventually(lambda: d if len(d := world.decisions()) == 30 else {}, "30 rankings")
+        for id, decision in list(shown.items())[::3]:
+            item = decision.slots[0].item
+            world.publish(Click(id=f"c{id}", user=decision.user, item=item, at=now(), request=id))
+        eventually(lambda: all(world.outcomes(id) for id in shown), "all decisions are closed")
+        asked = ["--policy", "popular", "--policy", "uniform", "--json"]
+        found = []
+        folder = tmp_path / "kept"
+        for command in (
+            ["audit", "--save", folder],
+            ["evaluate", "topic", *asked, tmp_path / "topic.json"],
+            ["evaluate", folder, *asked, tmp_path / "folder.json"],
+        ):
+            done = CliRunner().invoke(main, [str(one) for one in command], env=world.environ)
+            assert done.exit_code == 0, f"{done.output}{done.exc_info}"
+            found.append(done.stdout)
+        said = [json.loads((tmp_path / f"{one}.json").read_text()) for one in ("topic", "folder")]
+        assert said[0] == said[1] | {"log": said[0].get("log")}
+        assert "uniform" in found[1] and "popular" in found[1]
