@@ -9,6 +9,7 @@ from msgspec import structs
 from rich.console import Console
 
 from models.events import Item, Request, text_of
+from policies.drift import changes, context_changes
 from stream import build
 from stream.arm_trial import Trial, run
 from stream.arms import ARMS
@@ -96,6 +97,7 @@ def compared(
     found = side_by_side(run, trials, answered, jobs)
     runs: Runs = {arm: [one for one in found if one.arm == arm] for arm in arms}
     first = runs[arms[0]][0]
+    asked = [one.context for one in world.messages() if isinstance(one, Request)]
     if any(one.users != first.users for one in found):
         raise RuntimeError("arms answered different requests; a difference would mean nothing")
     return Comparison(
@@ -118,6 +120,7 @@ def compared(
         ],
         standings=standings(runs, settings.seed),
         contrasts=contrasts(runs, settings.seed),
+        drift={"likes of who asks": changes(first.history)} | context_changes(asked),
     )
 
 

@@ -96,6 +96,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     slices: list[Slice]
     standings: list[Standing]
     contrasts: list[Contrast]
+    drift: dict[str, list[int]]  # of what requests say: after how many ADWIN noticed a change
 
     def of(self, arm: str, base: str, slice: str = ALL) -> Contrast | None:
         """The contrast of two arms in a slice, if they were compared there."""

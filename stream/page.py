@@ -1,5 +1,6 @@
 """The report of `rankloop compare`: one page that opens anywhere; the answers come first."""
 
+from collections.abc import Sequence
 from math import expm1
 from statistics import mean
 
@@ -153,7 +154,7 @@ def exposure(result: Comparison) -> Html:
             one.arm,
             f"{mean(some.coverage for some in one.shown):.1%}",
             f"{expm1(mean(some.popularity for some in one.shown)):,.1f}",
-            ", ".join(f"after {n:,}" for n in one.drift) or "no",
+            told(one.drift),
         ]
         for one in result.standings
     ]
@@ -162,7 +163,22 @@ def exposure(result: Comparison) -> Html:
         "above it, the more an arm favours what is popular anyway. Changes of clicks a ranking are "
         "noticed by ADWIN at 0.002, over the seeds' mean."
     )
-    return tag("div", table(head, rows), tag("p", note, class_="quiet"))
+    moved = [f"{name}: {told(found)}" for name, found in result.drift.items()]
+    return tag(
+        "div",
+        table(head, rows),
+        tag("p", note, class_="quiet"),
+        tag("p", "Changes of what requests say: " + "; ".join(moved) + "."),
+    )
+
+
+def told(changes: Sequence[int]) -> str:
+    """After how many requests.
+
+    >>> told([1500, 2000]), told([])
+    ('after 1,500, after 2,000', 'no')
+    """
+    return ", ".join(f"after {n:,}" for n in changes[:10]) or "no"
 
 
 def exploring(result: Comparison) -> list[Html]:

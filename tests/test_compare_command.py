@@ -151,9 +151,27 @@ def test_a_log_with_requests_of_its_own_is_answered_as_it_asks(tmp_path: Path, s
         assert ran.ndcg[1] == 0.0 < min(ran.ndcg[0], ran.reciprocal[0]), arm
 
 
+def test_a_context_that_changes_is_noticed(tmp_path: Path, settings: Settings):
+    asked: list[Item | Request] = [Item(id="film", at=0)]
+    for n in range(300):
+        context = {"hour": 8.0 if n < 150 else 20.0, "page": "home"}
+        asked.append(Request(id=f"r{n}", user=f"u{n}", at=1000 * n, context=context))
+    write_log(tmp_path / "log.jsonl", asked)
+    log = read(tmp_path / "log.jsonl", settings)
+    found = compared("hours", log, settings, requests=300, seeds=1, jobs=1, arms=("popular",))
+    assert [150 < at < 200 for at in found.drift["hour"]] == [True]
+    assert found.drift["page"] == found.drift["likes of who asks"] == []
+
+
 def test_the_page_fetches_nothing_and_escapes_what_it_shows(result: Comparison):
-    hostile = structs.replace(result, log='<script>alert("x")</script>', encoder="<img src=x>")
+    hostile = structs.replace(
+        result,
+        log='<script>alert("x")</script>',
+        encoder="<img src=x>",
+        drift={"<script>hour</script>": [1200]},
+    )
     html = page(hostile)
+    assert "&lt;script&gt;hour&lt;/script&gt;: after 1,200." in html
     assert "<script" not in html
     assert "<img src=x>" not in html
     assert "&lt;script&gt;" in html
