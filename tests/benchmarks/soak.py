@@ -54,7 +54,7 @@ def soak(users: int, limit: int, items: int, clicks: int, samples: int) -> list[
         for n, age in enumerate(rng.integers(0, min(known, items), clicks).tolist()):
             liked = f"item:{known - 1 - age}"
             loop(Click(id=f"c{user}.{n}", user=f"user:{user}", item=liked, at=at))
-        if user % 50 == 0:
+        if user % 4 == 0:  # so that those who were shown something are as many, too, by half-time
             loop(Request(id=f"r{user}", user=f"user:{user}", at=at, k=5))
         if user % (users // samples) == 0 and user:
             gc.collect()
