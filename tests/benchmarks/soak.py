@@ -89,8 +89,8 @@ def drawn(found: list[tuple[int, float]], out: Path) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--users", default=1_000_000, type=click.IntRange(1_000))
-@click.option("--limit", default=100_000, type=click.IntRange(10), help="Users remembered.")
-@click.option("--items", default=50_000, type=click.IntRange(10), help="Items remembered.")
+@click.option("--limit", default=20_000, type=click.IntRange(10), help="Users remembered.")
+@click.option("--items", default=5_000, type=click.IntRange(10), help="Items remembered.")
 @click.option("--clicks", default=3, type=click.IntRange(1), help="Of each user.")
 @click.option("--slope", "most", default=1.0, help="Percent a turn of users may add.")
 @click.option("--out", default="soak.png", type=click.Path(dir_okay=False, path_type=Path))
