@@ -6,11 +6,11 @@ import numpy as np
 from msgspec import Struct, structs
 
 from agents.visitor import Drift, TasteVisitor
-from models.events import Embedding, Request
+from models.events import Embedding
 from stream import build
 from stream.news import MINUTE, START, News, news
 from stream.settings import Settings
-from stream.simulate import hash_of
+from stream.simulate import asking
 from stream.vectors import Known, embedded
 from stream.worlds import Messages
 
@@ -36,16 +36,8 @@ class ShelfWorld(Struct, frozen=True):
     k: int = 10
 
     def messages(self) -> Messages:
-        readers = sorted(self.news.tastes)
-        pairs = iter(zip(self.news.items, self.embeddings, strict=True))
-        following = next(pairs, None)
-        for i in range(self.requests):
-            at = self._at(i)
-            while following and following[0].at <= at:
-                yield from following
-                following = next(pairs, None)
-            reader = readers[hash_of(self.seed, i) % len(readers)]
-            yield Request(id=f"ask:{i + 1}", user=reader, at=at, k=self.k)
+        times = map(self._at, range(self.requests))
+        return asking(self.news, self.embeddings, times, self.seed, self.k)
 
     def _at(self, i: int) -> int:
         """The first one comes when the shelf is full."""

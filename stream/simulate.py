@@ -1,5 +1,6 @@
 """The closed loop on simulated news, in English and Chinese, whose readers' tastes are known."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
@@ -24,20 +25,27 @@ class NewsWorld(Struct, frozen=True):
     k: int = 10
 
     def messages(self) -> Messages:
-        readers = sorted(self.news.tastes)
-        pairs = iter(zip(self.news.items, self.embeddings, strict=True))
-        following = next(pairs, None)
         every = max(1, len(self.news.items) * MINUTE // self.requests)
-        for i in range(self.requests):
-            at = START + (i + 1) * every
-            while following and following[0].at <= at:
-                yield from following
-                following = next(pairs, None)
-            reader = readers[hash_of(self.seed, i) % len(readers)]
-            yield Request(id=f"ask:{i + 1}", user=reader, at=at, k=self.k)
+        times = (START + (i + 1) * every for i in range(self.requests))
+        return asking(self.news, self.embeddings, times, self.seed, self.k)
 
     def visitor(self) -> TasteVisitor:
         return TasteVisitor(self.news.tastes, self.news.topics, seed=self.seed)
+
+
+def asking(
+    news: News, embeddings: Iterable[Embedding], times: Iterable[int], seed: int, k: int
+) -> Messages:
+    """A request by some reader at each time, in order, after the articles that came by then."""
+    readers = sorted(news.tastes)
+    pairs = iter(zip(news.items, embeddings, strict=True))
+    following = next(pairs, None)
+    for i, at in enumerate(times):
+        while following and following[0].at <= at:
+            yield from following
+            following = next(pairs, None)
+        reader = readers[hash_of(seed, i) % len(readers)]
+        yield Request(id=f"ask:{i + 1}", user=reader, at=at, k=k)
 
 
 def hash_of(seed: int, i: int) -> int:

@@ -163,5 +163,6 @@ def run(settings: Settings) -> None:
         process.execute_from_commandline()
     finally:
         leaving.cancel()
-        if finish() and why:
+        finish()
+        if why:
             sys.exit(1)
