@@ -227,7 +227,7 @@ class World:
         return eventually(same, "all workers agree at the end of feedback")
 
     def settled(self, closed: bool = False) -> None:
-        """Wait until the owners have folded every event, and `closed` every decision."""
+        """Wait until all events are folded, answered and committed, and `closed` every decision."""
 
         def done() -> bool:
             ends: dict[int, int] = {}
@@ -235,11 +235,11 @@ class World:
                 ends[message.partition] = message.offset + 1
             lives = {n: life for w in self.workers if w.runs for n, life in w.partitions().items()}
             return all(
-                n in lives and lives[n]["next"] >= end and not (closed and lives[n]["open"])
+                n in lives and lives[n]["committed"] >= end and not (closed and lives[n]["open"])
                 for n, end in ends.items()
             )
 
-        eventually(done, "every event is folded")
+        eventually(done, "every event is committed")
 
 
 def now() -> int:

@@ -227,14 +227,14 @@ def test_a_killed_workers_partition_is_restored_from_its_file_or_else_from_the_b
         world.publish(*some("r", begin, 120))
         eventually(lambda: first.status()["attributions"]["written"], "a file is written")
         world.publish(*some("s", begin, 20))
-        settled(world, first)
+        world.settled()
         first.kill()
 
         [second] = world.ready()
         total, how = len(world.read(world.topics.events)), restored(second)
         assert how["kept"] > 0
         assert how["events"] + how["kept"] <= total
-        settled(world, second)
+        world.settled()
         second.kill()
 
         for path in files.glob("attribution-*"):
@@ -246,7 +246,7 @@ def test_a_killed_workers_partition_is_restored_from_its_file_or_else_from_the_b
 
         late = Click(id="late", user="ann", item="item:2", at=begin + 50, request="r100")
         world.publish(late, *some("closing", begin + 700_000, 12))
-        settled(world, third)
+        world.settled()
         made = implied(world)
         assert [data for data in learned(world) if data.startswith(RECORDS)] == made
         assert sum(b'"type":"outcome"' in data for data in made) >= 70
@@ -261,13 +261,6 @@ def some(name: str, begin: int, count: int) -> list[Event]:
         click = Click(id=f"c-{name}{n}", user="ann", item="item:1", at=begin + n, request=about)
         events.append(click)
     return events
-
-
-def settled(world: World, worker: Worker) -> None:
-    """All events are folded, answered and committed."""
-    world.settled()
-    end = len(world.read(world.topics.events))
-    eventually(lambda: committed(worker) >= end, "all is committed")
 
 
 def restored(worker: Worker) -> dict[str, int]:
