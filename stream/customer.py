@@ -27,7 +27,7 @@ from stream.publish import outgoing
 from stream.publisher import Outgoing, Publisher
 from stream.settings import Settings
 from stream.topics import Topics
-from stream.worlds import Messages, Visitor
+from stream.worlds.world import Messages, Visitor
 
 PATIENCE = 60.0  # seconds without an answer after which the worker must have stopped
 Progress = Callable[[int], None]
@@ -127,8 +127,8 @@ async def serve(
 ) -> Served:
     """Publish a log through Kafka; wait for each request's ranking; publish what is clicked.
 
-    Clicks enter in event time among the log's own events, as in `stream.trial.play`. At the end
-    a Tick tells every partition that the last horizons have passed.
+    Clicks enter in event time among the log's own events, as in `stream.worlds.trial.play`. At
+    the end a Tick tells every partition that the last horizons have passed.
     """
     publish = Publisher(settings.aiokafka_options())
     users, rewards, millis = list[str](), list[float](), list[float]()

@@ -12,7 +12,7 @@ import pyarrow.csv
 
 from models.events import Click, Item, Reward
 from stream.files import read_lines, read_log, write_log
-from stream.news import News, news
+from stream.worlds.news import News, news
 
 __all__ = [
     "News",

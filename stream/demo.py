@@ -21,20 +21,20 @@ from rich.table import Table
 from models.events import Embedding, Event, Item
 from policies.intervals import clustered
 from stream.audit import audit, lines
-from stream.contest import side_by_side
 from stream.customer import Served, Silent, embed_through, serve
 from stream.datasets import find_movielens, movielens
 from stream.local import Stack
-from stream.news import news
 from stream.progress import progress
 from stream.saved import KafkaLogs
 from stream.server import free_port
 from stream.settings import Settings, others_environ
-from stream.simulate import NewsWorld
-from stream.timeline import Log
-from stream.trial import Trial, run
 from stream.vectors import Known
-from stream.worlds import LogWorld, Messages, World
+from stream.worlds.contest import side_by_side
+from stream.worlds.news import news
+from stream.worlds.simulated import NewsWorld
+from stream.worlds.timeline import Log
+from stream.worlds.trial import Trial, run
+from stream.worlds.world import LogWorld, Messages, World
 
 HORIZON = 10.0  # seconds of the log's time: the visitor clicks within 2.5 s
 # Settings of the user's own cluster, of no use on the stack that the demo starts.

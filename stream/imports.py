@@ -47,7 +47,7 @@ def readers(file: Path, out: Path, **options: Any) -> None:
     What a reader likes is three categories, which the log does not tell: see `compare`.
     """
     from stream import datasets
-    from stream.readers import reading
+    from stream.worlds.readers import reading
 
     log = reading(file, **options)
     click.echo(f"{datasets.write_log(out, log)} messages in {out}")

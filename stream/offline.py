@@ -80,7 +80,7 @@ def compare(context: click.Context, file: Path, **options: Any) -> None:
     requests in a closed loop (see `replay`), knows its own parts alone, and is held against the
     others by user, by how much is known of the user and by how new the item is.
     """
-    from stream.compare import compare as run
+    from stream.compare.run import compare as run
 
     run(Settings.load(file=context.obj), file, **options)
 

@@ -14,13 +14,13 @@ from rich.table import Table
 from models.base import Doubles
 from policies.intervals import Interval, student
 from stream import build
-from stream.contest import POLICIES, side_by_side
 from stream.drawing import COLOURS, figure, save_png
 from stream.files import ready
 from stream.settings import Settings
-from stream.shelf import shelf_world
 from stream.tables import columns, short, signed
-from stream.trial import play
+from stream.worlds.contest import POLICIES, side_by_side
+from stream.worlds.shelf import shelf_world
+from stream.worlds.trial import play
 
 if TYPE_CHECKING:
     from stream.drawing import Figure

@@ -20,7 +20,7 @@ from policies.intervals import Interval, clustered
 from stream import build
 from stream.rankings import Blended, Chance, Ranking, Stock, unseen
 from stream.settings import Settings
-from stream.timeline import Log, liked
+from stream.worlds.timeline import Log, liked
 
 DEPTH = 100  # places looked at: below them a reciprocal rank counts as 0
 

@@ -9,14 +9,14 @@ from rich.console import Console
 
 from models.events import Request
 from stream import build
-from stream.contest import POLICIES, contest
 from stream.replay import foresee
 from stream.settings import Settings
-from stream.simulate import news_world
 from stream.tables import contest_table, foresight_table
-from stream.timeline import liked, read
-from stream.trial import Trial, run
-from stream.worlds import LogWorld, World
+from stream.worlds.contest import POLICIES, contest
+from stream.worlds.simulated import news_world
+from stream.worlds.timeline import liked, read
+from stream.worlds.trial import Trial, run
+from stream.worlds.world import LogWorld, World
 
 WIDE = Console(width=130)
 

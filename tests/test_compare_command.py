@@ -13,16 +13,16 @@ from models.events import Click, Item, Request
 from policies.intervals import Interval
 from policies.paired import Columns, holm
 from stream.__main__ import main
-from stream.arm_trial import Trial, run
-from stream.compare import compared
-from stream.comparison import ALL, COLD_ITEMS, OTHER_ITEMS, Comparison, Contrast
+from stream.compare.comparison import ALL, COLD_ITEMS, OTHER_ITEMS, Comparison, Contrast
+from stream.compare.page import page
+from stream.compare.run import compared
+from stream.compare.trial import Trial, run
+from stream.compare.verdicts import verdict, verdicts
 from stream.files import write_log
-from stream.page import page
 from stream.regret import Course, Regret
 from stream.settings import Settings
-from stream.timeline import Log, read
-from stream.verdicts import verdict, verdicts
-from stream.worlds import LogWorld
+from stream.worlds.timeline import Log, read
+from stream.worlds.world import LogWorld
 from tests.test_replay import messages
 
 ARMS = ("random", "popular", "content", "bandit-no-text", "full")

@@ -23,7 +23,7 @@ from models.events import (
     encode,
 )
 from stream.datasets import find_movielens, movielens, news, read_lines, read_log, write_log
-from stream.news import MINUTE, START, TOPICS
+from stream.worlds.news import MINUTE, START, TOPICS
 
 MESSAGES = [
     Item(id="a", at=5, title="标题 with\nlines", tags=("x",)),

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from models.events import Click, Item
 from stream.__main__ import main
-from stream.readers import reading
+from stream.worlds.readers import reading
 
 
 @pytest.fixture

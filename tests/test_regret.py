@@ -10,7 +10,7 @@ from policies.intervals import Interval
 from stream.regret import LEARNER, Course, Trial, course, run, says
 from stream.regret import Regret as Result
 from stream.settings import Settings
-from stream.shelf import LIFE, shelf_world
+from stream.worlds.shelf import LIFE, shelf_world
 
 
 def decision(*items: str, at: int = 0) -> Decision:

@@ -17,9 +17,9 @@ from stream.__main__ import main
 from stream.files import write_log
 from stream.replay import foresee
 from stream.settings import Settings
-from stream.timeline import Log, read
-from stream.trial import Trial, run
-from stream.worlds import LogWorld
+from stream.worlds.timeline import Log, read
+from stream.worlds.trial import Trial, run
+from stream.worlds.world import LogWorld
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,8 +10,8 @@ from models.base import Doubles
 from policies.drift import changes
 from policies.intervals import Interval
 from policies.paired import Columns, holm
-from stream.arm_trial import COLD, Cost, Ran, Shown
-from stream.arms import ARMS
+from stream.compare.arms import ARMS
+from stream.compare.trial import COLD, Cost, Ran, Shown
 
 SURE = 0.05  # a claim may be wrong so often, all claims of a comparison taken together
 POPULAR, FULL = "popular", "full"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.base import Doubles
 from models.events import Click, Item
-from stream.news import MINUTE, START
+from stream.worlds.news import MINUTE, START
 
 EVERY = 10 * MINUTE  # between two texts
 DAY = 24 * 60 * MINUTE

@@ -16,12 +16,12 @@ from agents.loop import Loop
 from agents.recommender import Recommender
 from agents.visitor import LogVisitor
 from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
-from stream import arms
+from stream.compare import arms
 from stream.rankings import Stock
 from stream.settings import Settings
-from stream.timeline import liked
-from stream.trial import play
-from stream.worlds import LogWorld
+from stream.worlds.timeline import liked
+from stream.worlds.trial import play
+from stream.worlds.world import LogWorld
 
 COLD = 20  # an item liked at most so often before is cold
 BINS = 24  # of propensities: three to a factor of ten, the last one up to 1

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from stream.comparison import ALL, FULL, Comparison, Contrast, Standing
+from stream.compare.comparison import ALL, FULL, Comparison, Contrast, Standing
 from stream.tables import signed
 
 # A part, and the arm that does without it. `full` less that arm is what the part adds.

@@ -17,7 +17,7 @@ from agents.loop import Loop
 from models.events import Click, Decision, Embedding, Event, Item, encode
 from stream import build
 from stream.settings import Settings
-from stream.worlds import Messages, Visitor, World
+from stream.worlds.world import Messages, Visitor, World
 
 NEVER = 1 << 62
 

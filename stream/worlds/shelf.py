@@ -8,11 +8,11 @@ from msgspec import Struct, structs
 from agents.visitor import Drift, TasteVisitor
 from models.events import Embedding
 from stream import build
-from stream.news import MINUTE, START, News, news
 from stream.settings import Settings
-from stream.simulate import asking
 from stream.vectors import Known, embedded
-from stream.worlds import Messages
+from stream.worlds.news import MINUTE, START, News, news
+from stream.worlds.simulated import asking
+from stream.worlds.world import Messages
 
 EVERY = 10 * MINUTE  # between two articles
 LIFE = 60  # articles on the shelf: fewer than candidates, so that a policy sees all of them

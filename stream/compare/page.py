@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from math import expm1
 from statistics import mean
 
-from stream.arms import ARMS
-from stream.comparison import ALL, FULL, POPULAR, SURE, Comparison, Standing
+from stream.compare.arms import ARMS
+from stream.compare.comparison import ALL, FULL, POPULAR, SURE, Comparison, Standing
+from stream.compare.html import Html, document, joined, table, tag
+from stream.compare.pictures import behaviour, curves, overview
+from stream.compare.table import starred
+from stream.compare.verdicts import Verdict, verdicts
 from stream.drawing import data_uri
-from stream.html import Html, document, joined, table, tag
-from stream.pictures import behaviour, curves, overview
 from stream.regret import Regret, draw, says
-from stream.tables import short, starred
-from stream.verdicts import Verdict, verdicts
+from stream.tables import short
 
 STYLE = """
 :root { color-scheme: light; }

@@ -11,20 +11,20 @@ from rich.console import Console
 from models.events import Item, Request, text_of
 from policies.drift import changes, context_changes
 from stream import build
-from stream.arm_trial import Trial, run
-from stream.arms import ARMS
-from stream.comparison import Comparison, Runs, Slice, contrasts, slices, standings
-from stream.contest import side_by_side
+from stream.compare.arms import ARMS
+from stream.compare.comparison import Comparison, Runs, Slice, contrasts, slices, standings
+from stream.compare.page import page
+from stream.compare.pictures import overview
+from stream.compare.table import comparison_table
+from stream.compare.trial import Trial, run
+from stream.compare.verdicts import verdicts
 from stream.drawing import figure, save_png
 from stream.files import ready
-from stream.page import page
-from stream.pictures import overview
 from stream.regret import Regret
 from stream.settings import Settings
-from stream.tables import comparison_table
-from stream.timeline import Log, liked, read
-from stream.verdicts import verdicts
-from stream.worlds import LogWorld
+from stream.worlds.contest import side_by_side
+from stream.worlds.timeline import Log, liked, read
+from stream.worlds.world import LogWorld
 
 SAMPLE = 300  # texts embedded again, to know how fast that is
 

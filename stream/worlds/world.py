@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from agents.visitor import LogVisitor
 from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
-from stream.timeline import Log, liked
 from stream.vectors import Known
+from stream.worlds.timeline import Log, liked
 
 Messages = Iterable[Item | Embedding | Event]
 

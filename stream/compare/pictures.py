@@ -3,8 +3,16 @@
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from stream.arm_trial import BINS
-from stream.comparison import ALL, COLD_ITEMS, FULL, OTHER_ITEMS, POPULAR, Comparison, Standing
+from stream.compare.comparison import (
+    ALL,
+    COLD_ITEMS,
+    FULL,
+    OTHER_ITEMS,
+    POPULAR,
+    Comparison,
+    Standing,
+)
+from stream.compare.trial import BINS
 from stream.drawing import COLOURS, figure
 
 if TYPE_CHECKING:

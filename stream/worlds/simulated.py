@@ -8,10 +8,10 @@ from msgspec import Struct
 from agents.visitor import TasteVisitor
 from models.events import Embedding, Request
 from stream import build
-from stream.news import MINUTE, START, News, news
 from stream.settings import Settings
 from stream.vectors import Known, embedded
-from stream.worlds import Messages
+from stream.worlds.news import MINUTE, START, News, news
+from stream.worlds.world import Messages
 
 
 class NewsWorld(Struct, frozen=True):

@@ -14,8 +14,8 @@ from models.base import Doubles
 from policies.intervals import Interval, clustered
 from stream.progress import progress
 from stream.settings import Settings
-from stream.trial import Played, Trial, run
-from stream.worlds import World
+from stream.worlds.trial import Played, Trial, run
+from stream.worlds.world import World
 
 T = TypeVar("T")
 R = TypeVar("R")
