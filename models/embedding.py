@@ -80,14 +80,15 @@ class BertEncoder:
         if device == "cpu" and precision == "float16":
             raise ValueError("float16 on a CPU is up to 100 times slower; use float32 or bfloat16")
         path = _files(name_or_path, revision)
-        self._torch, self._device, self._batch, self._prefix = torch, device, batch, prefix
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self._torch, self.device, self._batch, self._prefix = torch, device, batch, prefix
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
         model: Any = AutoModel.from_pretrained(  # half checkpoints load as half unless told
             path, local_files_only=True, dtype=getattr(torch, precision)
         )
-        self._model = model.to(device).eval()
+        self.model = model.to(device).eval()
         positions = getattr(model.config, "max_position_embeddings", max_tokens)
-        self.max_tokens = int(min(max_tokens, positions, self._tokenizer.model_max_length))
+        self.max_tokens = int(min(max_tokens, positions, self.tokenizer.model_max_length))
+        self._pad = int(self.tokenizer.pad_token_id or 0)
         self.dimensions = int(model.config.hidden_size)
         content = _fingerprint(path, f"mean {self.max_tokens} {prefix}")
         kind = model.config.model_type
@@ -98,38 +99,51 @@ class BertEncoder:
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
         if not texts:
             return vectors
-        pad = self._tokenizer.pad_token_id or 0
-        rows = self._tokenizer(
+        rows = self.tokens(texts)
+        done = 0
+        with self._torch.inference_mode():
+            for places, means in self.pooled(rows):
+                vectors[places] = means.cpu().numpy()
+                done += len(places)
+                if progress:
+                    progress(done, len(rows))
+        lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+        if not np.isfinite(lengths).all() or not lengths.all():
+            raise ValueError(f"{self.version} gave a vector without a length; try float32")
+        return vectors / lengths
+
+    def save(self, folder: Path) -> None:
+        """Write the model's files: a `BertEncoder` of that folder has these vectors."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text, cut at `max_tokens`."""
+        rows = self.tokenizer(
             [self._prefix + text for text in texts],
             truncation=True,
             max_length=self.max_tokens,
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
-        rows = [row or [pad] for row in rows]  # a tokenizer may make nothing of an empty text
+        return [row or [self._pad] for row in rows]  # an empty text may have no token
+
+    def pooled(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Any]]:
+        """Micro-batches of like length, the longest first: places, and means over the tokens.
+
+        The means are a float32 tensor of shape (len(places), dimensions), on the device.
+        """
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         for start in range(0, len(order), self._batch):
-            chosen = order[start : start + self._batch]
-            vectors[chosen] = self._pool([rows[i] for i in chosen], pad)
-            if progress:
-                progress(start + len(chosen), len(order))
-        lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
-        if not np.isfinite(lengths).all() or not lengths.all():
-            raise ValueError(f"{self.version} gave a vector without a length; try float32")
-        return vectors / lengths
-
-    def _pool(self, rows: list[list[int]], pad: int) -> Floats:
-        width = len(rows[0])  # the longest comes first
-        ids = np.full((len(rows), width), pad, np.int64)
-        mask = np.zeros((len(rows), width), np.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)], mask[i, : len(row)] = row, 1
-        with self._torch.inference_mode():
-            tokens = self._torch.from_numpy(ids).to(self._device)
-            seen = self._torch.from_numpy(mask).to(self._device)
-            hidden = self._model(input_ids=tokens, attention_mask=seen).last_hidden_state.float()
-            total = (hidden * seen.unsqueeze(-1)).sum(1)
-            return (total / seen.sum(1, keepdim=True)).cpu().numpy()
+            places = order[start : start + self._batch]
+            shape = len(places), len(rows[places[0]])
+            ids, mask = np.full(shape, self._pad, np.int64), np.zeros(shape, np.int64)
+            for i, place in enumerate(places):
+                ids[i, : len(rows[place])], mask[i, : len(rows[place])] = rows[place], 1
+            tokens = self._torch.from_numpy(ids).to(self.device)
+            seen = self._torch.from_numpy(mask).to(self.device)
+            hidden = self.model(input_ids=tokens, attention_mask=seen).last_hidden_state.float()
+            yield places, (hidden * seen.unsqueeze(-1)).sum(1) / seen.sum(1, keepdim=True)
 
 
 def _files(name_or_path: str | Path, revision: str | None) -> Path:

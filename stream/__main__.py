@@ -15,7 +15,7 @@ from stream.champions import champion
 from stream.folds import fold
 from stream.imports import imports
 from stream.mistakes import Plain
-from stream.offline import compare, evaluate, regret, replay, simulate
+from stream.offline import compare, evaluate, finetune, regret, replay, simulate
 from stream.settings import Settings, settings_table
 from stream.snapshots import snapshots
 
@@ -139,7 +139,7 @@ def publish(context: click.Context, file: Path) -> None:
     click.echo(f"{publish_file(_settings(context), file)} messages published")
 
 
-for command in (replay, simulate, regret, imports, compare, evaluate):
+for command in (replay, simulate, regret, imports, finetune, compare, evaluate):
     main.add_command(command)
 
 

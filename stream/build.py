@@ -99,11 +99,15 @@ def policy(settings: Settings, name: str = "") -> Policy:
 
 
 def encoder(settings: Settings, vectors: Vectors | None = None) -> CachedEncoder:
+    """The text encoder of the settings; it encodes a text once."""
+    return CachedEncoder(plain_encoder(settings), vectors)
+
+
+def plain_encoder(settings: Settings) -> Encoder:
     """The text encoder by its name: a row of ENCODERS, else a Hugging Face name or path."""
     name = settings.encoder_name
     where = Path(name) if Path(name).is_dir() else name
-    make = ENCODERS.get(name, lambda s: BertEncoder(where, threads=THREADS))
-    return CachedEncoder(make(settings), vectors)
+    return ENCODERS.get(name, lambda s: BertEncoder(where, threads=THREADS))(settings)
 
 
 def rules(settings: Settings) -> Rules:

@@ -8,6 +8,7 @@ import click
 from stream.settings import Settings
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -71,6 +72,7 @@ def simulate(context: click.Context, policies: str, **options: Any) -> None:
 @click.option("--plot", type=OUT, help="Draw it (PNG; needs the extra `evaluate`).")
 @click.option("--html", type=OUT, help="Write a report that opens offline (needs it, too).")
 @click.option("--regret", type=FILE, help="What `regret --json` wrote, for the report.")
+@click.option("--tuned", type=FOLDER, help="What `finetune` wrote: two more arms read with it.")
 @click.pass_context
 def compare(context: click.Context, file: Path, **options: Any) -> None:
     """Which part earns its cost: rankers with more and fewer parts, on one LOG.
@@ -78,11 +80,34 @@ def compare(context: click.Context, file: Path, **options: Any) -> None:
     Random, popular, matrix factorisation, item neighbours, text alone, a fixed blend, and the
     bandit without text, without collaborative filtering and with all: each answers the same
     requests in a closed loop (see `replay`), knows its own parts alone, and is held against the
-    others by user, by how much is known of the user and by how new the item is.
+    others by user, by how much is known of the user and by how new the item is. With --tuned, text
+    alone and all of it once more, by BERT fine-tuned on the log's likes: then only requests after
+    those likes count.
     """
     from stream.compare.run import compare as run
 
     run(Settings.load(file=context.obj), file, **options)
+
+
+@click.command()
+@click.argument("file", metavar="LOG", type=FILE)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="First.")
+@click.option("--pairs", type=click.IntRange(1), default=20_000, show_default=True, help="At most.")
+@click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--batch", type=click.IntRange(2, 4_096), default=64, show_default=True)
+@click.option("--rate", type=float, default=5e-5, show_default=True, help="Of learning, at most.")
+@click.pass_context
+def finetune(context: click.Context, file: Path, folder: Path, **options: Any) -> None:
+    """Fine-tune BERT on the likes of a LOG's first half, into a new FOLDER.
+
+    The texts of what one user liked in turn come to lie near each other (a contrastive loss over
+    pairs of likes). RANKLOOP_ENCODER=FOLDER then reads with it; `compare LOG --tuned FOLDER` says
+    whether it is worth that, on what came after. On a GPU if there is one.
+    """
+    from stream.finetune import run
+
+    run(Settings.load(file=context.obj), file, folder, **options)
 
 
 @click.command()

@@ -19,6 +19,7 @@ from models.embedding import (
     vector_of,
 )
 from models.events import Embedding, Invalid, Item, decode_embedding, encode, text_hash
+from tests.tiny_bert import tiny_bert
 
 TEXTS = ["a cat", "", "the little cat sat on the mat " * 3, "猫 和 狗", "mat", "🎬", "a cat\nmat"]
 LONG = "cat mat " * 5_000
@@ -28,26 +29,8 @@ SAME = 1e-5  # how far a float32 vector may move with what else is in its batch
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real BERT, two layers of 32, with a word-piece tokenizer of a few words."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] the a little cat kitten sat on mat tax law 猫 和 狗"
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("tiny")
-    vocabulary = path / "vocab.txt"
-    vocabulary.write_text("\n".join(words.split()), encoding="utf-8")
-    BertTokenizer(str(vocabulary)).save_pretrained(path)
-    config = BertConfig(
-        vocab_size=len(words.split()),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-    )
-    BertModel(config).save_pretrained(path)
-    return path
+    words = "the a little cat kitten sat on mat tax law 猫 和 狗"
+    return tiny_bert(tmp_path_factory.mktemp("tiny"), words.split())
 
 
 @pytest.fixture(params=["bert", "hash", "cached"])
@@ -161,7 +144,7 @@ def test_a_checkpoint_saved_in_half_is_run_in_float32(tiny: Path, tmp_path: Path
     AutoModel.from_pretrained(tiny, dtype=torch.float16).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path)
     encoder = BertEncoder(tmp_path)
-    assert {p.dtype for p in encoder._model.parameters()} == {torch.float32}
+    assert {p.dtype for p in encoder.model.parameters()} == {torch.float32}
 
 
 def test_threads_are_set_only_when_asked_for(tiny: Path) -> None:
@@ -210,7 +193,7 @@ def test_a_model_that_gives_nan_is_an_error(tiny: Path) -> None:
 
     encoder = BertEncoder(tiny)
     with torch.no_grad():
-        encoder._model.embeddings.word_embeddings.weight.fill_(float("nan"))
+        encoder.model.embeddings.word_embeddings.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="without a length"):
         encoder.encode(["a cat"])
 

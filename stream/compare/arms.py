@@ -37,6 +37,7 @@ class Arm(Struct, frozen=True, kw_only=True):
     says: str
     parts: tuple[str, ...]
     policy: Callable[[Settings, Exploration], Policy]
+    tuned: bool = False  # reads with what `finetune` made
 
     @property
     def expects(self) -> bool:
@@ -80,6 +81,18 @@ ARMS: dict[str, Arm] = {
     ),
     "full": Arm(
         says="learns weights of all", parts=("popularity", "knn", "mf", "text"), policy=BANDIT
+    ),
+    "deep": Arm(
+        says="text alone, by BERT fine-tuned on likes",
+        parts=("text",),
+        policy=_fixed(content=1, age=-TIE),
+        tuned=True,
+    ),
+    "full-deep": Arm(
+        says="learns weights of all, by BERT fine-tuned on likes",
+        parts=("popularity", "knn", "mf", "text"),
+        policy=BANDIT,
+        tuned=True,
     ),
 }
 

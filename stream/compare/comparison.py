@@ -7,6 +7,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models.base import Doubles
+from models.finetuning import Tuned
 from policies.drift import changes
 from policies.intervals import Interval
 from policies.paired import Columns, holm
@@ -14,7 +15,8 @@ from stream.compare.arms import ARMS
 from stream.compare.trial import COLD, Cost, Ran, Shown
 
 SURE = 0.05  # a claim may be wrong so often, all claims of a comparison taken together
-POPULAR, FULL = "popular", "full"
+POPULAR, FULL, CONTENT = "popular", "full", "content"
+DEEP, FULL_DEEP = "deep", "full-deep"  # with BERT fine-tuned
 ALL = "all"
 PIECES = 10  # of the learning curve
 COLD_ITEMS, OTHER_ITEMS = f"items liked 0-{COLD} times", f"items liked more than {COLD} times"
@@ -97,6 +99,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     standings: list[Standing]
     contrasts: list[Contrast]
     drift: dict[str, list[int]]  # of what requests say: after how many ADWIN noticed a change
+    tuned: Tuned | None = None  # what fine-tuning was
 
     def of(self, arm: str, base: str, slice: str = ALL) -> Contrast | None:
         """The contrast of two arms in a slice, if they were compared there."""
@@ -129,14 +132,16 @@ def mean(lists: Sequence[Sequence[float]]) -> Doubles:
 
 
 def pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Every arm against popular, and full against every arm.
+    """Every arm against popular, full against every arm, and fine-tuned against as it was.
 
     >>> pairs(["popular", "knn", "full"])
     [('knn', 'popular'), ('full', 'popular'), ('full', 'knn')]
     """
     over = [(arm, POPULAR) for arm in arms if arm != POPULAR and POPULAR in arms]
-    under = [(FULL, arm) for arm in arms if arm not in (FULL, POPULAR) and FULL in arms]
-    return over + under
+    rest = [arm for arm in arms if arm not in (POPULAR, FULL, FULL_DEEP)]
+    under = [(FULL, arm) for arm in rest if FULL in arms]
+    tuned = [(DEEP, CONTENT), (FULL_DEEP, FULL)]
+    return over + under + [pair for pair in tuned if {*pair} <= {*arms}]
 
 
 def contrasts(runs: Runs, seed: int = 0) -> list[Contrast]:

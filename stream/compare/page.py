@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import expm1
 from statistics import mean
 
+from models.finetuning import Tuned
 from stream.compare.arms import ARMS
 from stream.compare.comparison import ALL, FULL, POPULAR, SURE, Comparison, Standing
 from stream.compare.html import Html, document, joined, table, tag
@@ -79,7 +80,7 @@ def card(one: Verdict) -> Html:
         tag("h3", one.part),
         tag("p", tag("strong", one.finds)),
         tag("ul", *(tag("li", line) for line in one.whom)),
-        tag("p", f"Cost: {one.cost}. Full against {one.against}.", class_="quiet"),
+        tag("p", f"Cost: {one.cost}. {one.arm} against {one.against}.", class_="quiet"),
         class_=f"card {kind}",
     )
 
@@ -199,6 +200,20 @@ def exploring(result: Comparison) -> list[Html]:
     ]
 
 
+def tuning(tuned: Tuned | None) -> str:
+    """What was fine-tuned, and what counts then."""
+    if tuned is None:
+        return (
+            "No model was fine-tuned: `rankloop finetune`, then --tuned, says what that would add."
+        )
+    return (
+        f"BERT was fine-tuned on {tuned.pairs:,} pairs of likes of one user, in "
+        f"{tuned.seconds:,.0f} s: of {tuned.batch} texts, the right one is then the nearest in "
+        f"{tuned.after:.1%} of {tuned.held:,} pairs held out ({tuned.before:.1%} before). Only "
+        "requests after those likes count; all arms have learned from everything before."
+    )
+
+
 def method(result: Comparison) -> list[str]:
     """What was done, and what it cannot say."""
     asks = (
@@ -218,5 +233,5 @@ def method(result: Comparison) -> list[str]:
         "slices by item add up to all clicks.",
         "Times are CPU times, medians over seeds; trials shared the machine's caches: compare them "
         f"within this page. {result.texts_a_second:,.0f} texts were embedded a second.",
-        "No model was fine-tuned: what that would add is not answered here.",
+        tuning(result.tuned),
     ]

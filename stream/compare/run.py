@@ -5,12 +5,13 @@ from pathlib import Path
 from time import perf_counter
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 from rich.console import Console
 
 from models.events import Item, Request, text_of
+from models.finetuning import Tuned
 from policies.drift import changes, context_changes
-from stream import build
+from stream import build, finetune
 from stream.compare.arms import ARMS
 from stream.compare.comparison import Comparison, Runs, Slice, contrasts, slices, standings
 from stream.compare.page import page
@@ -29,6 +30,13 @@ from stream.worlds.world import LogWorld
 SAMPLE = 300  # texts embedded again, to know how fast that is
 
 
+class Deep(Struct, frozen=True):
+    """The same log with the vectors of a fine-tuned BERT, and what that came from."""
+
+    log: Log
+    tuned: Tuned
+
+
 def compare(
     settings: Settings,
     file: Path,
@@ -43,6 +51,7 @@ def compare(
     plot: Path | None,
     html: Path | None,
     regret: Path | None,
+    tuned: Path | None,
 ) -> None:
     """Compare, print, and write what was asked for."""
     found = None if regret is None else known(regret)
@@ -50,15 +59,19 @@ def compare(
     if plot or html:
         figure(1, 1)  # where there is no matplotlib, say so now
     settings = structs.replace(settings, horizon_seconds=horizon)
-    log = read(file, settings)
-    log = structs.replace(log, events=log.events[:events])
+    log = read(file, settings, events)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
-    result = compared(file.name, log, settings, requests=requests, seeds=seeds, k=k, jobs=jobs)
+    deep = None if tuned is None else reread(file, settings, events, tuned, log)
+    result = compared(
+        file.name, log, settings, requests=requests, seeds=seeds, k=k, jobs=jobs, deep=deep
+    )
     console = Console(width=160, highlight=False)
     console.print(comparison_table(result))
     for one in verdicts(result):
-        console.print(f"[bold]{one.part}[/] (full against {one.against}): {one.finds}; {one.cost}")
+        console.print(
+            f"[bold]{one.part}[/] ({one.arm} against {one.against}): {one.finds}; {one.cost}"
+        )
         for line in one.whom:
             console.print(f"  {line}", markup=False)
     if out is not None:
@@ -81,13 +94,22 @@ def compared(
     k: int = 10,
     jobs: int = 2,
     arms: Sequence[str] = tuple(ARMS),
+    deep: Deep | None = None,
 ) -> Comparison:
-    """Play every arm with every seed; those that take longest begin."""
+    """Play every arm with every seed, the fine-tuned ones if there are any; the slowest begin."""
     started = perf_counter()
     world = LogWorld(log, requests, k)
+    tuned = world if deep is None else LogWorld(deep.log, requests, k)
+    arms = [arm for arm in arms if deep is not None or not ARMS[arm].tuned]
+    after = 0 if deep is None else deep.tuned.until
     numbers = range(settings.seed, settings.seed + seeds)
     trials = [
-        Trial(arm=arm, settings=structs.replace(settings, seed=seed), world=world)
+        Trial(
+            arm=arm,
+            settings=structs.replace(settings, seed=seed),
+            world=tuned if ARMS[arm].tuned else world,
+            after=after,
+        )
         for seed in numbers
         for arm in reversed(arms)
     ]
@@ -98,6 +120,8 @@ def compared(
     runs: Runs = {arm: [one for one in found if one.arm == arm] for arm in arms}
     first = runs[arms[0]][0]
     asked = [one.context for one in world.messages() if isinstance(one, Request)]
+    if not first.users:
+        raise ValueError(f"no request comes after {after}, until when fine-tuning has seen the log")
     if any(one.users != first.users for one in found):
         raise RuntimeError("arms answered different requests; a difference would mean nothing")
     return Comparison(
@@ -121,7 +145,19 @@ def compared(
         standings=standings(runs, settings.seed),
         contrasts=contrasts(runs, settings.seed),
         drift={"likes of who asks": changes(first.history)} | context_changes(asked),
+        tuned=deep and deep.tuned,
     )
+
+
+def reread(file: Path, settings: Settings, events: int, folder: Path, log: Log) -> Deep:
+    """The log again, as the fine-tuned BERT of a folder reads it."""
+    tuned = finetune.known(folder)
+    if tuned.base != log.encoder.version:
+        raise ValueError(
+            f"{folder} was fine-tuned from {tuned.base}, and the other arms read with "
+            f"{log.encoder.version}: set RANKLOOP_ENCODER to what it was fine-tuned from"
+        )
+    return Deep(read(file, structs.replace(settings, encoder=str(folder)), events), tuned)
 
 
 def known(file: Path) -> Regret:

@@ -28,11 +28,15 @@ BINS = 24  # of propensities: three to a factor of ten, the last one up to 1
 
 
 class Trial(Struct, frozen=True, kw_only=True):
-    """An arm by its name, the settings with the seed, and the log with its requests."""
+    """An arm by its name, the settings with the seed, and the log with its requests.
+
+    What is answered up to `after` (milliseconds) is learned from, and does not count.
+    """
 
     arm: str
     settings: Settings
     world: LogWorld
+    after: int = 0
 
 
 class Cost(Struct, frozen=True):
@@ -159,7 +163,11 @@ def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Ran:
     scores, earned, heat = list[float](), list[bool](), list[float]()
     different, bins = set[str](), np.zeros(BINS, np.int64)
     visitor = trial.world.visitor()
-    for decision, made, _ in play(loop, told.messages(), visitor):
+    for n, (decision, made, _) in enumerate(play(loop, told.messages(), visitor), 1):
+        if progress and n % 50 == 0:
+            progress(50)
+        if decision.at <= trial.after:
+            continue
         wish, items = wants(decision), [slot.item for slot in decision.slots]
         clicked = {one.item for one in made} or (wish if trial.world.asks else set[str]())
         hits = [place for place, item in enumerate(items) if item in clicked]
@@ -176,8 +184,6 @@ def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Ran:
         different.update(items)
         for slot in decision.slots:
             bins[max(0, BINS - 1 + ceil(3 * log10(slot.propensity)))] += 1
-        if progress and len(users) % 50 == 0:
-            progress(50)
     return Ran(
         arm=trial.arm,
         seed=settings.seed,

@@ -2,15 +2,26 @@
 
 from msgspec import Struct
 
-from stream.compare.comparison import ALL, FULL, Comparison, Contrast, Standing
+from stream.compare.comparison import (
+    ALL,
+    CONTENT,
+    DEEP,
+    FULL,
+    FULL_DEEP,
+    Comparison,
+    Contrast,
+    Standing,
+)
 from stream.tables import signed
 
-# A part, and the arm that does without it. `full` less that arm is what the part adds.
+# A part, an arm that has it, and one that differs in nothing else: the difference is what it adds.
 PARTS = {
-    "Text": "bandit-no-text",
-    "Collaborative filtering": "bandit-no-cf",
-    "Learning weights from rewards": "hybrid",
-    "All of it, over popularity": "popular",
+    "Text": (FULL, "bandit-no-text"),
+    "Collaborative filtering": (FULL, "bandit-no-cf"),
+    "Learning weights from rewards": (FULL, "hybrid"),
+    "Fine-tuning BERT on likes": (FULL_DEEP, FULL),
+    "Fine-tuning, where text is alone": (DEEP, CONTENT),
+    "All of it, over popularity": (FULL, "popular"),
 }
 
 
@@ -19,9 +30,10 @@ VERDICTS = ("helps", "hurts", "too little to claim", "nothing measurable")
 
 
 class Verdict(Struct, frozen=True):
-    """What one part adds to the full ranker."""
+    """What one part adds."""
 
     part: str
+    arm: str
     against: str  # the arm without it
     finds: str  # over all requests
     whom: list[str]  # where it is more, less or unknown
@@ -32,15 +44,18 @@ def verdicts(result: Comparison) -> list[Verdict]:
     """One for each part whose arms were compared."""
     arms = {one.arm: one for one in result.standings}
     made: list[Verdict] = []
-    for part, arm in PARTS.items():
-        gains = [one for one in result.contrasts if (one.arm, one.base) == (FULL, arm)]
+    for part, (arm, base) in PARTS.items():
+        gains = [one for one in result.contrasts if (one.arm, one.base) == (arm, base)]
         if not gains:
             continue
-        finds = says(gains[0], arms[arm].clicks[ALL].mean)
-        price = cost(arms[FULL], arms[arm])
+        finds = says(gains[0], arms[base].clicks[ALL].mean)
+        price = cost(arms[arm], arms[base])
+        texts = f"{result.items:,} texts to embed, {result.texts_a_second:,.0f} a second"
         if part == "Text":
-            price += f"; {result.items:,} texts to embed, {result.texts_a_second:,.0f} a second"
-        made.append(Verdict(part, arm, finds, whom(gains), price))
+            price += f"; {texts}"
+        if result.tuned and arm in (DEEP, FULL_DEEP):  # the same model once it is there
+            price = f"{result.tuned.seconds:,.0f} s to fine-tune, and again {texts}"
+        made.append(Verdict(part, arm, base, finds, whom(gains), price))
     return made
 
 
@@ -72,9 +87,9 @@ def verdict(gain: Contrast) -> str:
     return "nothing measurable" if low <= 0 <= high else "too little to claim"
 
 
-def cost(full: Standing, without: Standing) -> str:
-    """What full takes beyond the arm without the part."""
-    a, b = full.cost, without.cost
+def cost(having: Standing, without: Standing) -> str:
+    """What the arm with the part takes beyond the one without."""
+    a, b = having.cost, without.cost
     return (
         f"{a.decision_micros - b.decision_micros:+,.0f} µs a decision, "
         f"{a.event_micros - b.event_micros:+,.0f} µs an event learned, "

@@ -71,8 +71,11 @@ class Log(Struct, frozen=True):
         return iter(sorted(made, key=lambda one: one[0]))
 
 
-def read(path: Path, settings: Settings) -> Log:
-    """Read a log and embed its items; vectors are kept under `data_dir` for the next time."""
+def read(path: Path, settings: Settings, limit: int | None = None) -> Log:
+    """Read a log, of its events the first `limit`, and embed its items.
+
+    Vectors are kept under `data_dir` for the next time.
+    """
     items: list[Item] = []
     places: list[int] = []
     events: list[Event] = []
@@ -84,7 +87,7 @@ def read(path: Path, settings: Settings) -> Log:
             events.append(message)
     texts = [item for item in items if not item.deleted]
     vectors, encoder = embedded(texts, build.encoder(settings), Path(settings.data_dir))
-    return Log(tuple(items), vectors, tuple(events), encoder, tuple(places))
+    return Log(tuple(items), vectors, tuple(events[:limit]), encoder, tuple(places))
 
 
 def liked(event: object) -> str | None:
