@@ -17,7 +17,8 @@ from models.candidates import Retrieval
 from models.catalogue import Catalogue
 from models.collaborative import Factorisation
 from models.content import Content
-from models.embedding import BertEncoder, CachedEncoder, HashEncoder, Vectors, bundled
+from models.embedding import BertEncoder, CachedEncoder, Vectors, bundled
+from models.hashed import HashEncoder
 from models.history import Exposure, Histories
 from models.memory import Memory
 from models.names import Names

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.embedding import HashEncoder
 from models.events import Click, Request
+from models.hashed import HashEncoder
 from stream import worker as workers
 from stream.access import Denied, Right, check
 from stream.door import needed

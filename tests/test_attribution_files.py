@@ -10,8 +10,8 @@ import pytest
 from agents.attribution import Attribution, Rules
 from agents.partition import Partition
 from agents.remembered import Remembered
-from models.embedding import HashEncoder
 from models.events import Click, Decision, Event, Request, decode_event
+from models.hashed import HashEncoder
 from stream import build
 from stream.attributions import Attributions, named
 from stream.checkpoint import attributions, opened

@@ -16,7 +16,7 @@ from agents.differences import compared, likely
 from agents.partition import Received
 from agents.recommender import Recommender
 from agents.report import Report
-from models.embedding import HashEncoder, embed
+from models.embedding import embed
 from models.events import (
     Click,
     Decision,
@@ -32,6 +32,7 @@ from models.events import (
     decode_record,
     encode,
 )
+from models.hashed import HashEncoder
 from stream import build
 from stream.__main__ import main
 from stream.audit import audit, lines

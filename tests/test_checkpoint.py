@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from safetensors.numpy import load as load_safetensors
 
 from agents.learner import Learner, State
-from models.embedding import HashEncoder
 from models.events import (
     Click,
     Features,
@@ -35,6 +34,7 @@ from models.events import (
     chain,
     encode,
 )
+from models.hashed import HashEncoder
 from stream import build
 from stream.__main__ import main
 from stream.checkpoint import Log, Snapshots, named, opened

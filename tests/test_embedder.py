@@ -7,8 +7,8 @@ from typing import Any
 from msgspec import Struct
 
 from models.base import Floats
-from models.embedding import HashEncoder
 from models.events import Item, decode_embedding, encode
+from models.hashed import HashEncoder
 from stream.embedder import Embedded, embed_items
 from stream.publisher import Outgoing
 from stream.topics import Topics

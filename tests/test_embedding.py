@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 from models.base import Encoder, Floats
-from models.embedding import (
-    BertEncoder,
-    CachedEncoder,
-    HashEncoder,
-    bundled,
-    embed,
-    vector_of,
-)
+from models.embedding import BertEncoder, CachedEncoder, bundled, embed, vector_of
 from models.events import Embedding, Invalid, Item, decode_embedding, encode, text_hash
+from models.hashed import HashEncoder
 from tests.tiny_bert import tiny_bert
 
 TEXTS = ["a cat", "", "the little cat sat on the mat " * 3, "猫 和 狗", "mat", "🎬", "a cat\nmat"]

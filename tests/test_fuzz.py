@@ -20,7 +20,7 @@ from agents.attribution import Attribution
 from agents.learner import Learner
 from agents.loop import Loop
 from models.codec import MAX_DEPTH, Decode, too_deep
-from models.embedding import HashEncoder, embed
+from models.embedding import embed
 from models.events import (
     Click,
     Embedding,
@@ -43,6 +43,7 @@ from models.events import (
     decode_record,
     encode,
 )
+from models.hashed import HashEncoder
 from policies.vowpal import Vowpal
 from policies.vowpal_text import head, item, label, shared
 from stream import build

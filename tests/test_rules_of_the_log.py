@@ -19,7 +19,6 @@ from agents.attribution import Ask, Attribution, Rules
 from agents.learner import Learner
 from agents.ledger import Ledger
 from agents.partition import Answer, Commit, Partition, Received, Teach
-from models.embedding import HashEncoder
 from models.events import (
     MAX_MESSAGE_BYTES,
     Begin,
@@ -35,6 +34,7 @@ from models.events import (
     chain,
     encode,
 )
+from models.hashed import HashEncoder
 from models.memory import Memory
 from policies.uniform import Uniform
 from stream.engine import Engine

@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from models.embedding import CachedEncoder, HashEncoder
+from models.embedding import CachedEncoder
+from models.hashed import HashEncoder
 from stream.redis_vectors import RedisVectors
 from stream.state import Latest, MemoryRankings, Rankings, RedisRankings
 

@@ -32,7 +32,6 @@ from rich.table import Table
 from stand import PATIENCE, Answer, Client, Stand, publish
 
 from agents.attribution import Ask
-from models.embedding import HashEncoder
 from models.events import (
     Begin,
     Features,
@@ -44,6 +43,7 @@ from models.events import (
     chain,
     encode,
 )
+from models.hashed import HashEncoder
 from models.index import part
 from models.memory import Memory
 from stream import build

@@ -11,7 +11,8 @@ from measure import Row, Rows, amount, watch
 from transformers.utils.logging import disable_progress_bar
 
 from models.base import Encoder
-from models.embedding import BertEncoder, HashEncoder, bundled
+from models.embedding import BertEncoder, bundled
+from models.hashed import HashEncoder
 
 ROUNDS = 3
 
