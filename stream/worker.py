@@ -48,7 +48,7 @@ REFUSALS = (Refused, Cut, Denied, Diverged, Disagrees, Foreign, Unknown)
 def name(settings: Settings, encoder: Encoder) -> str:
     """The Faust app's, and so its group's: a new encoder reads all items again, from the start.
 
-    >>> from models.embedding import HashEncoder
+    >>> from models.hashed import HashEncoder
     >>> name(Settings(), HashEncoder(64)), name(Settings(), HashEncoder(128))
     ('rankloop-c51ac14b', 'rankloop-11094d61')
     """

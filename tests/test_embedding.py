@@ -240,7 +240,7 @@ def test_importing_is_cheap() -> None:
 
 def test_hashed_vectors_are_the_same_bits_in_every_process() -> None:
     code = (
-        "from models.embedding import HashEncoder\n"
+        "from models.hashed import HashEncoder\n"
         "print(HashEncoder().encode(['Toy Story (1995)', '玩具总动员', '']).tobytes().hex())"
     )
     said = {run(code, PYTHONHASHSEED=seed) for seed in ("0", "1", "4711")}
