@@ -76,17 +76,24 @@ class Columns:
         return (beyond + 1.0) / (FLIPS + 1.0)
 
 
-def holm(p_values: Sequence[float] | Doubles) -> Doubles:
+def holm(
+    p_values: Sequence[float] | Doubles, weights: Sequence[float] | Doubles | None = None
+) -> Doubles:
     """Corrected for having looked so often: Holm 1979, "A simple sequentially rejective ...".
 
     What is below 0.05 after it may be claimed, all together, with 1 in 20 for any wrong claim.
+    What matters most may have more `weight` (section 4 there), at the cost of the others.
 
     >>> holm([0.01, 0.04, 0.02]).tolist()
     [0.03, 0.04, 0.04]
+    >>> holm([0.01, 0.04, 0.02], weights=[1, 1, 2]).tolist()
+    [0.04, 0.04, 0.04]
     """
     p = np.asarray(p_values, np.float64)
-    order = np.argsort(p, kind="stable")
-    stepped = p[order] * np.arange(len(p), 0, -1)
+    w = np.ones(len(p)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(p / w, kind="stable")
+    left = np.cumsum(w[order][::-1])[::-1]  # weight of what is not rejected yet
+    stepped = (p / w)[order] * left
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return corrected

@@ -13,7 +13,7 @@ from models.events import Click, Item, Request
 from policies.intervals import Interval
 from policies.paired import Columns, holm
 from stream.__main__ import main
-from stream.compare.comparison import ALL, COLD_ITEMS, OTHER_ITEMS, Comparison, Contrast
+from stream.compare.comparison import ALL, COLD_ITEMS, OTHER_ITEMS, Comparison, Contrast, weights
 from stream.compare.page import page
 from stream.compare.run import compared
 from stream.compare.trial import Trial, run
@@ -66,10 +66,19 @@ def test_a_difference_of_all_users_is_seen():
     assert p < 0.01
 
 
-def test_after_holm_some_claim_is_wrong_one_time_in_twenty_at_most():
+@pytest.mark.parametrize("heavy", [0, 5])
+def test_after_holm_some_claim_is_wrong_one_time_in_twenty_at_most(heavy: int):
     rng = np.random.default_rng(2)
-    wrong = [bool((holm(rng.uniform(size=30)) < 0.05).any()) for _ in range(2_000)]
+    weights = np.array([5.0] * heavy + [1.0] * (30 - heavy))
+    wrong = [bool((holm(rng.uniform(size=30), weights) < 0.05).any()) for _ in range(2_000)]
     assert 0.035 < np.mean(wrong) < 0.065
+
+
+def test_a_question_needs_less_to_be_answered_than_a_slice():
+    looks = [("full", "hybrid", ALL), *(("full", f"arm {n}", ALL) for n in range(99))]
+    assert holm([0.01] + [1.0] * 99, weights(looks))[0] == pytest.approx(0.02)
+    assert holm([0.01] + [1.0] * 99)[0] == 1.0
+    assert holm([1.0] * 99 + [0.0001], weights(looks))[99] == pytest.approx(0.0198)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,15 @@ DEEP, FULL_DEEP = "deep", "full-deep"  # with BERT fine-tuned
 ALL = "all"
 PIECES = 10  # of the learning curve
 COLD_ITEMS, OTHER_ITEMS = f"items liked 0-{COLD} times", f"items liked more than {COLD} times"
+# A part, an arm that has it, and one that differs in nothing else: the difference is what it adds.
+PARTS = {
+    "Text": (FULL, "bandit-no-text"),
+    "Collaborative filtering": (FULL, "bandit-no-cf"),
+    "Learning weights from rewards": (FULL, "hybrid"),
+    "Fine-tuning BERT on likes": (FULL_DEEP, FULL),
+    "Fine-tuning, where text is alone": (DEEP, CONTENT),
+    "All of it, over popularity": (FULL, POPULAR),
+}
 SLICES = (
     ALL,
     "users with 0 likes",
@@ -155,13 +164,23 @@ def contrasts(runs: Runs, seed: int = 0) -> list[Contrast]:
                 made.append((arm, base, name))
     if not made:
         return []
-    p_values = holm(columns.p_values(seed)).tolist()
+    p_values = holm(columns.p_values(seed), weights(made)).tolist()
     return [
         Contrast(*names, difference, p_value)
         for names, difference, p_value in zip(
             made, columns.intervals(seed=seed), p_values, strict=True
         )
     ]
+
+
+def weights(made: Sequence[tuple[str, str, str]]) -> Doubles:
+    """The questions of a comparison have half of the weight, all other contrasts the other half.
+
+    >>> weights([("full", "hybrid", "all"), ("mf", "popular", "all"), ("mf", "popular", "cold")])
+    array([1. , 0.5, 0.5])
+    """
+    asked = np.array([slice == ALL and (arm, base) in PARTS.values() for arm, base, slice in made])
+    return np.where(asked, 1 / max(1, asked.sum()), 1 / max(1, (~asked).sum()))
 
 
 def standings(runs: Runs, seed: int = 0) -> list[Standing]:

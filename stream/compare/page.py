@@ -80,7 +80,7 @@ def card(one: Verdict) -> Html:
         tag("h3", one.part),
         tag("p", tag("strong", one.finds)),
         tag("ul", *(tag("li", line) for line in one.whom)),
-        tag("p", f"Cost: {one.cost}. {one.arm} against {one.against}.", class_="quiet"),
+        tag("p", f"Measured: {one.arm} against {one.against}. Cost: {one.cost}.", class_="quiet"),
         class_=f"card {kind}",
     )
 
@@ -227,7 +227,8 @@ def method(result: Comparison) -> list[str]:
         "known before its time. An arm has only the parts that it names.",
         f"Intervals are 95%, users drawn again. A star marks what holds at {SURE:.0%} after Holm's "
         f"correction for all {len(result.contrasts)} contrasts (each user's difference flipped at "
-        "random); only that is called helping or hurting above.",
+        "random), the questions above over all requests having half of the weight; only that is "
+        "called helping or hurting.",
         "nDCG counts a click by its place, against the user's next liked items in front; MRR is "
         "1 / the place of the first click. Slices by user count items liked before in the log; "
         "slices by item add up to all clicks.",

@@ -4,26 +4,14 @@ from msgspec import Struct
 
 from stream.compare.comparison import (
     ALL,
-    CONTENT,
     DEEP,
-    FULL,
     FULL_DEEP,
+    PARTS,
     Comparison,
     Contrast,
     Standing,
 )
 from stream.tables import signed
-
-# A part, an arm that has it, and one that differs in nothing else: the difference is what it adds.
-PARTS = {
-    "Text": (FULL, "bandit-no-text"),
-    "Collaborative filtering": (FULL, "bandit-no-cf"),
-    "Learning weights from rewards": (FULL, "hybrid"),
-    "Fine-tuning BERT on likes": (FULL_DEEP, FULL),
-    "Fine-tuning, where text is alone": (DEEP, CONTENT),
-    "All of it, over popularity": (FULL, "popular"),
-}
-
 
 # In order of telling. Too little: the interval leaves out 0, but so many were looked at.
 VERDICTS = ("helps", "hurts", "too little to claim", "nothing measurable")
