@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from models.events import Champion, Click, Request, encode
+from models.events import Champion, Click, Item, Request, encode
 from stream.__main__ import main
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
-from tests.kafka_worker import ROOT, eventually
+from tests.kafka_worker import ROOT, Worker, eventually
 
 
 def run(loop: World, *arguments: str) -> str:
@@ -38,9 +38,9 @@ def asked(loop: World, prefix: str, count: int = 12) -> None:
         loop.decision(id)
 
 
-def switched(loop: World, policy: str) -> int:
-    """The offset of the last record that says so, once all workers have it."""
-    for worker in loop.workers:
+def switched(workers: list[Worker], loop: World, policy: str) -> int:
+    """The offset of the last record that says so, once these workers have it."""
+    for worker in workers:
         eventually(lambda w=worker: w.status().get("policy") == policy, f"{policy} decides")
     data = [m.value for m in loop.read(loop.topics.feedback)]
     says = f'"champion","policy":"{policy}"'.encode()
@@ -69,7 +69,7 @@ def test_two_workers_switch_at_one_record_and_back(
         assert "on bandit decides; before, popular did" in run(
             loop, "champion", "promote", "bandit"
         )
-        promoted = switched(loop, "bandit")
+        promoted = switched([one, other], loop, "bandit")
         repeat = encode(Champion(policy="bandit", expects="popular"))
         loop.send(repeat, topic=loop.topics.feedback, partition=0)
         assert "bandit is champion already" in run(loop, "champion", "promote", "bandit")
@@ -85,8 +85,9 @@ def test_two_workers_switch_at_one_record_and_back(
         assert 'rankloop_champion{policy="bandit"} 1.0' in metrics
         assert 'rankloop_score_ahead{policy="uniform",what="low"}' in metrics
         assert "on popular decides; before, bandit did" in run(loop, "champion", "rollback")
-        back = switched(loop, "popular")
+        back = switched([one, other], loop, "popular")
         asked(loop, "c")
+        loop.settled(closed=True)
         decisions = [d for d in loop.decisions().values() if d.slots]
         assert len(decisions) == 36
         for decision in decisions:
@@ -98,6 +99,60 @@ def test_two_workers_switch_at_one_record_and_back(
         assert one.status()["scoreboard"] == other.status()["scoreboard"]
         audited = run(loop, "audit")
         assert "36 of 36 rankings came out bit for bit the same" in audited
+
+
+@pytest.mark.kafka
+def test_a_worker_that_ranks_switches_with_the_snapshot_that_holds_the_record(
+    apache_kafka: Kafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    settings = {
+        "partitions": 2,
+        "policy": "popular",
+        "challengers": "bandit,uniform",
+        "epsilon": 0.5,
+        "horizon_seconds": 1,
+        "tick_seconds": 0.5,
+        "snapshot_url": tmp_path / "common",
+        "snapshot_seconds": 0.5,
+        "renew_seconds": 0.2,
+    }
+    with World(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
+
+        def started(role: str) -> Worker:
+            loop.environ["RANKLOOP_ROLE"] = role
+            return loop.worker()
+
+        learn, rank = started("learn"), started("rank")
+        started("embed")
+        eventually(lambda: rank.owns(2), "it owns the partitions")
+        items = [Item(id=f"item:{n}", title=f"title {n}", at=n) for n in range(8)]
+        loop.publish(*items)
+        eventually(lambda: rank.status()["embeddings"] >= 8, "items are embedded")
+        switches: list[int] = []
+        for n, says in enumerate((["promote", "bandit"], ["rollback"])):
+            asked(loop, f"{n}-before")
+            assert "decides; before" in run(loop, "champion", *says)
+            policy = ("bandit", "popular")[n]
+            switches.append(switched([learn, rank], loop, policy))
+            if n == 0:
+                assert rank.stop() == 0
+                rank = started("rank")  # has the champion from the snapshot it starts with
+                eventually(lambda w=rank: w.owns(2), "it owns the partitions again")
+                assert rank.status()["policy"] == policy
+            asked(loop, f"{n}-after")
+        loop.settled(closed=True)
+        promoted, back = switches
+        decisions = list(loop.decisions().values())
+        assert len(decisions) == 48
+        for decision in decisions:
+            during = promoted < decision.model <= back
+            assert decision.policy == ("bandit" if during else "popular")
+            assert set(decision.weights) == {"popular", "bandit", "uniform"} - {decision.policy}
+        assert {"bandit", "popular"} == {decision.policy for decision in decisions}
+        end, board = learn.status()["model"], learn.status()["scoreboard"]
+        eventually(lambda: rank.status()["model"] >= end, "a snapshot of the end has come")
+        assert rank.status()["scoreboard"] == board
+        assert "48 of 48 rankings came out bit for bit the same" in run(loop, "audit")
 
 
 def test_without_a_log_the_command_says_so_in_one_line() -> None:
