@@ -7,23 +7,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 
-from models.events import Click, Item, Judged, Outcome, Request, Source, decode_record
+from models.events import (
+    Champion,
+    Click,
+    Item,
+    Judged,
+    Outcome,
+    Request,
+    Source,
+    Tick,
+    decode_decision,
+    decode_record,
+    encode,
+)
 from policies.greedy import Blend
 from policies.slates import SLATE_ESTIMATORS
-from policies.weights import chances
+from policies.weights import chances, weights
 from stream.__main__ import main
 from stream.evaluate import evaluate
 from stream.files import read_lines, read_log, write_log
 from stream.open_bandit import open_bandit
+from stream.rescore import rescored
 from stream.saved import save
 from stream.settings import Settings
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import eventually
-from tests.test_audit import SETTINGS, lived
+from tests.test_audit import SETTINGS, lived, user_of
 from tests.test_policies import candidates
 
+JUDGED = structs.replace(
+    SETTINGS, policy="popular", challengers="bandit,uniform", exploration="epsilon", epsilon=0.5
+)
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "open-bandit"
 COLUMNS = "timestamp,item_id,position,click,propensity_score," + ",".join(
     f"user_feature_{i}" for i in range(4)
@@ -219,6 +236,40 @@ def test_a_folder_of_all_logs_judges_policies_that_never_ran(tmp_path: Path) -> 
     for judged in found.judged:
         assert {one.estimator for one in judged.estimates} == set(SLATE_ESTIMATORS) - {"cascade-DR"}
         assert all(one.support.rows == found.measured[0].decisions for one in judged.estimates)
+
+
+def test_a_log_whose_champion_was_switched_judges_each_policy_as_it_was_then(
+    tmp_path: Path,
+) -> None:
+    life, folder = lived(JUDGED, rounds=30), tmp_path / "week"
+    life.logs.append("feedback", encode(Champion(policy="bandit", expects="popular")))
+    for worker in life.workers:
+        for n in range(30):
+            worker.learn()
+            user, at, id = user_of(worker.number, n % 7), 40_000 + 50 * n, f"s{n}-{worker.number}"
+            [decision] = worker(Request(id=id, user=user, at=at, k=3))
+            click = Click(id=f"d{id}", user=user, item=decision.slots[n % 3].item, at=at)
+            worker(structs.replace(click, request=id))
+        worker(Tick(at=60_000))
+    for name in ("events", "rankings", "feedback", "items", "embeddings"):
+        assert list(save(life.logs, folder, name))
+
+    # The workers wrote down how likely their challengers would have shown the same.
+    rankings = [m for log in life.logs.topics["rankings"] for m in log]
+    decisions = {d.id: d for m in rankings if (d := decode_decision(m.data)).slots}
+    _, found = rescored(JUDGED, folder, ("popular", "bandit", "uniform"))
+    told = {(d.policy, name) for d in decisions.values() for name in d.weights}
+    assert len(told) == 4  # two champions, two challengers each
+    for decision in decisions.values():
+        for name, wanted in decision.weights.items():
+            of = found[name][decision.id]
+            assert weights([of[slot.item] for slot in decision.slots], decision.slots) == wanted
+
+    result = evaluate(JUDGED, str(folder))
+    assert [one.policy for one in result.measured] == ["bandit", "popular"]
+    assert all(one.decisions > 30 for one in result.measured)
+    pairs = {(one.logged_by, one.target) for one in result.judged}
+    assert {("bandit", "popular"), ("popular", "bandit"), ("bandit", "uniform")} <= pairs
 
 
 @pytest.mark.kafka
