@@ -46,7 +46,7 @@ def finetune(
     *,
     epochs: int = 1,
     batch: int = 64,
-    rate: float = 5e-5,
+    rate: float = 2e-4,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[int, float, float]:

@@ -96,7 +96,7 @@ def compare(context: click.Context, file: Path, **options: Any) -> None:
 @click.option("--pairs", type=click.IntRange(1), default=20_000, show_default=True, help="At most.")
 @click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(2, 4_096), default=64, show_default=True)
-@click.option("--rate", type=float, default=5e-5, show_default=True, help="Of learning, at most.")
+@click.option("--rate", type=float, default=2e-4, show_default=True, help="Of learning, at most.")
 @click.pass_context
 def finetune(context: click.Context, file: Path, folder: Path, **options: Any) -> None:
     """Fine-tune BERT on the likes of a LOG's first half, into a new FOLDER.
