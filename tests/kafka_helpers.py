@@ -227,19 +227,36 @@ class World:
         return eventually(same, "all workers agree at the end of feedback")
 
     def settled(self, closed: bool = False) -> None:
-        """Wait until all events are folded, answered and committed, and `closed` every decision."""
+        """Wait until what is in events now is folded, answered and committed.
+
+        `closed`: and so is what closed the last open decision.
+        """
+        known = self._committed()
+        if closed:
+
+            def done() -> bool:
+                lives = self._lives()
+                return lives.keys() >= known and not any(lives[n]["open"] for n in known)
+
+            eventually(done, "every decision is closed")
+            self._committed()
+
+    def _committed(self) -> set[int]:
+        """Waits; the partitions that have events."""
+        ends: dict[int, int] = {}
+        for message in self.read(self.topics.events):
+            ends[message.partition] = message.offset + 1
 
         def done() -> bool:
-            ends: dict[int, int] = {}
-            for message in self.read(self.topics.events):
-                ends[message.partition] = message.offset + 1
-            lives = {n: life for w in self.workers if w.runs for n, life in w.partitions().items()}
-            return all(
-                n in lives and lives[n]["committed"] >= end and not (closed and lives[n]["open"])
-                for n, end in ends.items()
-            )
+            lives = self._lives()
+            return all(n in lives and lives[n]["committed"] >= end for n, end in ends.items())
 
         eventually(done, "every event is committed")
+        return set(ends)
+
+    def _lives(self) -> dict[int, dict[str, Any]]:
+        """What running workers say of the partitions they own."""
+        return {n: life for w in self.workers if w.runs for n, life in w.partitions().items()}
 
 
 def now() -> int:
