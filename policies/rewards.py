@@ -151,3 +151,37 @@ def cross_fitted(
         for i, fit in enumerate(fits):
             every[fold == i, action] = predicted(fit, columns[fold == i])
     return shown, every
+
+
+def cascaded(
+    shown: Doubles,
+    chosen: Doubles,
+    rewards: Doubles,
+    given: Doubles,
+    users: Sequence[str],
+    *,
+    folds: int = 3,
+    seed: int = 0,
+) -> tuple[Doubles, Doubles]:
+    """Expected rewards of each slot and all below it, as cascade_dr needs them, both (n, k).
+
+    `shown` holds the features of each slot's item, shape (n, k, d), and `chosen` their means over
+    what the target would put there; a linear model's reward of a mean is the mean of its rewards.
+    `given` is 1 where a ranking has a slot, else 0. From the last slot up, each place has a model
+    of its own reward and of what the one below expects: Kiyohara et al. 2022, section 3.1.
+    """
+    fold = folded(users, folds, seed)
+    models = np.zeros_like(rewards), np.zeros_like(rewards)
+    for i in range(folds):
+        below = np.zeros(len(rewards))
+        for place in reversed(range(rewards.shape[1])):
+            there = given[:, place] > 0.0
+            rows = there & (fold != i)
+            fit = Linear()
+            if rows.any():
+                fit.fit(shown[rows, place], rewards[rows, place] + below[rows])
+                below = np.where(there, fit.predict(chosen[:, place]), 0.0)
+                held = there & (fold == i)
+                models[0][held, place] = fit.predict(shown[held, place])
+                models[1][held, place] = below[held]
+    return models

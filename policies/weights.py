@@ -1,6 +1,6 @@
 """How likely a policy would have been to rank as another one did."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from models.base import Doubles
 from models.events import Slot
@@ -10,22 +10,30 @@ from policies.base import Policy
 MOST_PRODUCT = 1e100  # of many slots, so that none overflows
 
 
+def choices(
+    policy: Policy, scores: Doubles, order: Sequence[int]
+) -> Iterator[tuple[list[int], Doubles]]:
+    """Before each candidate of `order`: those left, and the policy's probability of each of them.
+
+    `scores` are of all candidates, `order` of any. The list is changed by the next step.
+    """
+    left = list(range(len(scores)))
+    for i in order:
+        pmf = policy.pmf(scores[left])
+        yield left, pmf / pmf.sum()
+        left.remove(i)
+
+
 def chances(policy: Policy, scores: Doubles, order: Sequence[int]) -> list[float]:
     """A policy's probability of each candidate of `order`, given those before it.
-
-    `scores` are of all candidates, `order` of any.
 
     >>> import numpy as np
     >>> from policies.uniform import Uniform
     >>> chances(Uniform(), np.zeros(4), [2, 0])
     [0.25, 0.3333333333333333]
     """
-    left, found = list(range(len(scores))), list[float]()
-    for i in order:
-        pmf, place = policy.pmf(scores[left]), left.index(i)
-        found.append(min(float(pmf[place] / pmf.sum()), 1.0))
-        del left[place]
-    return found
+    drawn = zip(order, choices(policy, scores, order), strict=True)
+    return [min(float(pmf[left.index(i)]), 1.0) for i, (left, pmf) in drawn]
 
 
 def weights(chances: Sequence[float], slots: Sequence[Slot]) -> tuple[float, ...]:

@@ -80,7 +80,7 @@ def evaluate(
             if served.policy == target:
                 continue
             if target in remade:
-                judged.append(ranked(served, target, remade[target], ()))
+                judged.append(ranked(served, target, remade[target]))
             elif target == "uniform":
                 n = candidates or (len(found.items) if found.listed else settings.candidates)
                 where = "--candidates" if candidates else "the log" if found.listed else "settings"
@@ -107,7 +107,7 @@ def measured(served: Served) -> Measured:
 def against_uniform(served: Served, log: Log, candidates: int, model: str) -> Judged:
     """The uniform policy on another's log."""
     if not served.single or candidates != len(log.items):
-        return ranked(served, "uniform", uniform(served, candidates), ())
+        return ranked(served, "uniform", uniform(served, candidates))
     even = np.full((len(served.outcomes), candidates), 1.0 / candidates)
     beyond = Frequencies(served, log.items)
     never = (beyond.counted(served) == 0).mean(axis=0)
@@ -149,7 +149,7 @@ def single(served: Served, target: str, log: Logged, model: str) -> Judged:
     )
 
 
-def ranked(served: Served, target: str, chances: Chances, warnings: tuple[str, ...]) -> Judged:
+def ranked(served: Served, target: str, chances: Chances) -> Judged:
     """Estimators of rankings; each has weights of its own, and so a support of its own."""
     log: Slates = slates(served, chances)
     missing = len(served.outcomes) - len(log.users)
@@ -160,9 +160,13 @@ def ranked(served: Served, target: str, chances: Chances, warnings: tuple[str, .
         "SNRIPS": log.upto.mean(axis=1),
     }
     total = log.rewards.sum(axis=1)
+    found: list[str] = []
+    if log.shown is not None:
+        weights["cascade-DR"] = weights["RIPS"]
+    else:
+        found.append("no cascade-DR: the log does not tell the candidates, or has too few users")
     bears = {name: support(w, total, log.users) for name, w in weights.items()}
     terms = {name: SLATE_ESTIMATORS[name](log) for name in weights}
-    found = list(warnings)
     if missing:
         found.append(f"{missing:,} decisions could not be made again, and are left out")
     if log.rewards.shape[1] > 1:

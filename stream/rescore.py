@@ -8,16 +8,19 @@ it was judged on all decisions before.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from agents.attribution import Ask
 from agents.recommender import Recommender
 from models.events import Decision, Outcome, decode_record
 from policies.base import Policy
-from policies.weights import chances
+from policies.weights import choices
 from stream import build
 from stream.audit import ORDER, auditor, take
 from stream.progress import progress
 from stream.saved import FileLogs, KafkaLogs, Logs
 from stream.settings import Settings
+from stream.targets import Place
 
 
 class Rescoring:
@@ -27,13 +30,13 @@ class Rescoring:
         self,
         recommender: Recommender,
         targets: Mapping[str, Policy],
-        chances: dict[str, dict[str, dict[str, float]]],
+        places: dict[str, dict[str, dict[str, Place]]],
     ) -> None:
         self.recommender = recommender
         self.catalogue = recommender.catalogue
         self.retrieval = recommender.retrieval
         self._targets = targets
-        self._chances = chances
+        self._places = places
 
     def __call__(self, ask: Ask) -> Decision:
         """The decision, made again."""
@@ -42,24 +45,29 @@ class Rescoring:
             candidates = self.retrieval(ask.request)
             shown = [slot.item for slot in decision.slots]
             order = [candidates.items.index(item) for item in shown]
+            x = np.concatenate([candidates.x, candidates.text], axis=1)
             for name, policy in self._targets.items():
                 scores = policy.scores(ask.request.user, ask.request.context, candidates)
-                found = chances(policy, scores, order)
-                self._chances[name][decision.id] = dict(zip(shown, found, strict=True))
+                self._places[name][decision.id] = {
+                    item: Place(float(pmf[left.index(i)]), x[i].copy(), pmf @ x[left])
+                    for item, i, (left, pmf) in zip(
+                        shown, order, choices(policy, scores, order), strict=True
+                    )
+                }
         return decision
 
 
 def rescored(
     settings: Settings, folder: Path | None, policies: Sequence[str]
-) -> tuple[list[Outcome], dict[str, dict[str, dict[str, float]]]]:
-    """The log's outcomes, and for each policy and decision its probabilities of what was shown.
+) -> tuple[list[Outcome], dict[str, dict[str, dict[str, Place]]]]:
+    """The log's outcomes, and for each policy and decision what it would have shown there.
 
     Only decisions that come out bit for bit as they were published are judged.
     """
     if unknown := sorted(set(policies) - set(build.POLICIES)):
         raise ValueError(f"policy must be one of {', '.join(build.POLICIES)}, got {unknown[0]!r}")
     logs: Logs = KafkaLogs(settings) if folder is None else FileLogs(folder)
-    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in policies}
+    found: dict[str, dict[str, dict[str, Place]]] = {name: {} for name in policies}
     others = [name for name in policies if name != settings.policy or settings.challengers]
     targets = {name: build.policy(settings, name) for name in others}
     outcomes: list[Outcome] = []

@@ -4,14 +4,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from msgspec import Struct
 
 from models.base import Doubles
+from models.events import Outcome
 from policies.evaluation import Logged
-from policies.rewards import cross_fitted
+from policies.rewards import cascaded, cross_fitted
 from policies.slates import Slates
 from stream.served import Served
 
-Chances = Mapping[str, Mapping[str, float]]  # decision -> item -> probability under a target
+FOLDS = 3  # of users, for models of rewards
+
+
+class Place(Struct, frozen=True):
+    """A place of a ranking: its item, and what a target would have put there instead.
+
+    `shown` are the features of its item and `chosen` their mean over what the target would put
+    there, given the same items above; None where the log does not tell.
+    """
+
+    chance: float  # of its item under the target, given those above
+    shown: Doubles | None = None
+    chosen: Doubles | None = None
+
+
+Chances = Mapping[str, Mapping[str, Place]]  # decision -> item -> its place
 
 
 def uniform(served: Served, candidates: int) -> Chances:
@@ -20,7 +37,7 @@ def uniform(served: Served, candidates: int) -> Chances:
     if candidates < longest:
         raise ValueError(f"{candidates} candidates cannot fill rankings of {longest}; say more")
     return {
-        one.id: {slot.item: 1.0 / (candidates - i) for i, slot in enumerate(one.slots)}
+        one.id: {slot.item: Place(1.0 / (candidates - i)) for i, slot in enumerate(one.slots)}
         for one in served.outcomes
     }
 
@@ -108,7 +125,10 @@ def logged(
 
 
 def slates(served: Served, chances: Chances) -> Slates:
-    """A log of rankings, as far as the target's probabilities are known."""
+    """A log of rankings, as far as the target's probabilities are known.
+
+    With a model of rewards where candidates are known and there are users enough to fit one.
+    """
     ones = [one for one in served.outcomes if one.id in chances]
     k = max(len(one.slots) for one in ones)
     rewards = np.zeros((len(ones), k))
@@ -117,10 +137,33 @@ def slates(served: Served, chances: Chances) -> Slates:
         for column, slot in enumerate(one.slots):
             rewards[row, column] = slot.reward
             propensities[row, column] = slot.propensity
-            target[row, column] = chances[one.id].get(slot.item, 0.0)
+            place = chances[one.id].get(slot.item)
+            target[row, column] = place.chance if place else 0.0
+    users = tuple(one.user for one in ones)
+    shown, chosen = _modelled(ones, chances, rewards, users)
     return Slates(
         rewards=rewards,
         propensities=propensities,
         chances=target,
-        users=tuple(one.user for one in ones),
+        users=users,
+        shown=shown,
+        chosen=chosen,
     )
+
+
+def _modelled(
+    ones: Sequence[Outcome], chances: Chances, rewards: Doubles, users: Sequence[str]
+) -> tuple[Doubles, Doubles] | tuple[None, None]:
+    """What a model expects of each slot and those below, or nothing: see Slates."""
+    found = [[chances[one.id].get(slot.item) for slot in one.slots] for one in ones]
+    first = next((place for places in found for place in places), None)
+    if first is None or first.shown is None or len(set(users)) < FOLDS:
+        return None, None
+    shown = np.zeros((*rewards.shape, len(first.shown)))
+    chosen, given = np.zeros_like(shown), np.zeros_like(rewards)
+    for row, places in enumerate(found):
+        for column, place in enumerate(places):
+            if place is not None and place.shown is not None and place.chosen is not None:
+                shown[row, column], chosen[row, column] = place.shown, place.chosen
+                given[row, column] = 1.0
+    return cascaded(shown, chosen, rewards, given, users, folds=FOLDS)
