@@ -1,5 +1,6 @@
 """`rankloop torture` finds nothing in sound workers, and finds what each broken one does."""
 
+import asyncio
 import json
 import os
 import shlex
@@ -17,6 +18,7 @@ from models.events import Click, Request, Tick, decode_decision, encode
 from stream.checker.check import check
 from stream.settings import Settings
 from stream.torture.command import torture
+from stream.torture.faults import Faults
 from stream.torture.run import Plan
 from tests.broken_worker import ASLEEP, SAFEGUARDS
 from tests.conftest import Kafka
@@ -69,6 +71,41 @@ def tortured(
 def test_a_safeguard_is_still_there_to_be_taken_away(safeguard: str) -> None:
     command = [sys.executable, str(ROOT / "tests" / "broken_worker.py"), safeguard, "--version"]
     assert subprocess.run(command, capture_output=True, cwd=ROOT, check=True).stdout
+
+
+class Leaving:
+    """A worker that has lost its partitions when it is asked a second time."""
+
+    number, busy = 1, True
+
+    def __init__(self) -> None:
+        self.owns = [[0], list[int]()]
+        self.killed = 0
+
+    def partitions(self) -> list[int]:
+        return self.owns.pop(0)
+
+    def parts(self) -> list[Path]:
+        return []
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    def start(self) -> None:
+        return None
+
+
+def test_a_worker_that_has_just_lost_its_partitions_is_killed_all_the_same(kafka: Kafka) -> None:
+    worker = Leaving()
+
+    async def fault() -> None:
+        crew = [worker]
+        faults = Faults(Settings(brokers=kafka.brokers), None, crew, 1)  # pyright: ignore[reportArgumentType]
+        await faults.inject("kill-sending")
+        await faults.settle()
+
+    asyncio.run(fault())
+    assert worker.killed == 1
 
 
 def test_ten_faults_lose_nothing_and_teach_nothing_twice(tortured: Tortured) -> None:

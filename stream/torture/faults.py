@@ -197,6 +197,8 @@ class Faults:
         """Wait, three seconds at most, until a ranking of the worker's was just published."""
         numbers = await asyncio.to_thread(worker.partitions)
         partitions = [TopicPartition(self.topics.rankings, n) for n in numbers]
+        if not partitions:  # it has just lost them: it publishes nothing
+            return
         deadline = time.monotonic() + 3
         async with reading(self.settings) as reader:
             before = await reader.end_offsets(partitions)
