@@ -92,11 +92,21 @@ def compare(context: click.Context, file: Path, **options: Any) -> None:
 @click.command()
 @click.argument("file", metavar="LOG", type=FILE)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="First.")
-@click.option("--pairs", type=click.IntRange(1), default=20_000, show_default=True, help="At most.")
+@click.option(
+    "--share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="First of likes."
+)
+@click.option(
+    "--pairs", type=click.IntRange(1), default=20_000, show_default=True, help="At most, of likes."
+)
 @click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(2, 4_096), default=64, show_default=True)
-@click.option("--rate", type=float, default=2e-4, show_default=True, help="Of learning, at most.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=2e-4,
+    show_default=True,
+    help="Of learning, at most.",
+)
 @click.pass_context
 def finetune(context: click.Context, file: Path, folder: Path, **options: Any) -> None:
     """Fine-tune BERT on the likes of a LOG's first half, into a new FOLDER.
