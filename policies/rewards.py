@@ -13,6 +13,7 @@ import numpy as np
 from models.base import Doubles
 from policies.intervals import numbered
 
+FOLDS = 3  # of users
 Features = Callable[[int], Any]  # an action's features in every row: (n, d), dense or sparse
 
 
@@ -134,7 +135,7 @@ def cross_fitted(
     features: Features,
     *,
     model: str = "linear",
-    folds: int = 3,
+    folds: int = FOLDS,
     seed: int = 0,
 ) -> tuple[Doubles, Doubles]:
     """Expected rewards of what was shown, shape (n,), and of each action, shape (n, actions).
@@ -160,7 +161,7 @@ def cascaded(
     given: Doubles,
     users: Sequence[str],
     *,
-    folds: int = 3,
+    folds: int = FOLDS,
     seed: int = 0,
 ) -> tuple[Doubles, Doubles]:
     """Expected rewards of each slot and all below it, as cascade_dr needs them, both (n, k).

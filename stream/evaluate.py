@@ -12,6 +12,7 @@ from models.base import Doubles
 from policies.estimates import cautions, estimate, support
 from policies.evaluation import ESTIMATORS, Logged
 from policies.intervals import Interval, clustered
+from policies.rewards import FOLDS
 from policies.sequences import betting
 from policies.slates import SLATE_ESTIMATORS, Slates
 from stream.estimated import Evaluation, Judged, Measured, draw, said, table
@@ -19,7 +20,7 @@ from stream.files import read_log
 from stream.rescore import rescored
 from stream.served import Log, Served, gathered
 from stream.settings import Settings
-from stream.targets import Chances, Frequencies, logged, slates, uniform
+from stream.targets import Frequencies, Places, logged, slates, uniform
 
 # What a policy learned while it logged, or looks at, is not in its frequencies.
 FIXED = ("uniform",)
@@ -60,7 +61,7 @@ def evaluate(
     """Judge each policy on the log of each other; without names: all that the log can judge."""
     path = Path(log)
     whole = log == "topic" or path.is_dir()
-    remade: Mapping[str, Chances] = {}
+    remade: Mapping[str, Places] = {}
     if whole:
         wanted = tuple(policies) or ("uniform", "popular", "blend", "bandit")
         messages, remade = rescored(settings, None if log == "topic" else path, wanted)
@@ -149,9 +150,9 @@ def single(served: Served, target: str, log: Logged, model: str) -> Judged:
     )
 
 
-def ranked(served: Served, target: str, chances: Chances) -> Judged:
+def ranked(served: Served, target: str, places: Places) -> Judged:
     """Estimators of rankings; each has weights of its own, and so a support of its own."""
-    log: Slates = slates(served, chances)
+    log: Slates = slates(served, places)
     missing = len(served.outcomes) - len(log.users)
     weights = {
         "standard IPS": log.upto[:, -1],
@@ -163,8 +164,10 @@ def ranked(served: Served, target: str, chances: Chances) -> Judged:
     found: list[str] = []
     if log.shown is not None:
         weights["cascade-DR"] = weights["RIPS"]
+    elif len(set(log.users)) < FOLDS:
+        found.append(f"no cascade-DR: its model of rewards needs {FOLDS} users")
     else:
-        found.append("no cascade-DR: the log does not tell the candidates, or has too few users")
+        found.append("no cascade-DR: candidates are known from a folder or topics alone")
     bears = {name: support(w, total, log.users) for name, w in weights.items()}
     terms = {name: SLATE_ESTIMATORS[name](log) for name in weights}
     if missing:

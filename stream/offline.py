@@ -145,7 +145,12 @@ def regret(context: click.Context, **options: Any) -> None:
 @click.argument("log")
 @click.option("--policy", "policies", multiple=True, help="What would it have earned? Repeatable.")
 @click.option("--candidates", type=click.IntRange(2), help="How many there were a request.")
-@click.option("--model", default="linear", show_default=True, help="Of rewards, for DM and DR.")
+@click.option(
+    "--model",
+    default="linear",
+    show_default=True,
+    help="Of rewards, for DM and DR; that of rankings is linear.",
+)
 @click.option("--json", "out", type=OUT, help="Write the result here as well.")
 @click.option("--plot", type=OUT, help="Draw the estimates (PNG; needs the extra `evaluate`).")
 @click.pass_context

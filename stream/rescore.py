@@ -20,7 +20,7 @@ from stream.audit import ORDER, auditor, take
 from stream.progress import progress
 from stream.saved import FileLogs, KafkaLogs, Logs
 from stream.settings import Settings
-from stream.targets import Place
+from stream.targets import Place, Places
 
 
 class Rescoring:
@@ -46,12 +46,13 @@ class Rescoring:
             shown = [slot.item for slot in decision.slots]
             order = [candidates.items.index(item) for item in shown]
             x = np.concatenate([candidates.x, candidates.text], axis=1)
+            rows = x[order]  # a copy: the candidates are not kept
             for name, policy in self._targets.items():
                 scores = policy.scores(ask.request.user, ask.request.context, candidates)
                 self._places[name][decision.id] = {
-                    item: Place(float(pmf[left.index(i)]), x[i].copy(), pmf @ x[left])
-                    for item, i, (left, pmf) in zip(
-                        shown, order, choices(policy, scores, order), strict=True
+                    item: Place(float(pmf[left.index(i)]), row, pmf @ x[left])
+                    for item, i, row, (left, pmf) in zip(
+                        shown, order, rows, choices(policy, scores, order), strict=True
                     )
                 }
         return decision
@@ -59,7 +60,7 @@ class Rescoring:
 
 def rescored(
     settings: Settings, folder: Path | None, policies: Sequence[str]
-) -> tuple[list[Outcome], dict[str, dict[str, dict[str, Place]]]]:
+) -> tuple[list[Outcome], dict[str, Places]]:
     """The log's outcomes, and for each policy and decision what it would have shown there.
 
     Only decisions that come out bit for bit as they were published are judged.

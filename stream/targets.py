@@ -9,11 +9,9 @@ from msgspec import Struct
 from models.base import Doubles
 from models.events import Outcome
 from policies.evaluation import Logged
-from policies.rewards import cascaded, cross_fitted
+from policies.rewards import FOLDS, cascaded, cross_fitted
 from policies.slates import Slates
 from stream.served import Served
-
-FOLDS = 3  # of users, for models of rewards
 
 
 class Place(Struct, frozen=True):
@@ -28,10 +26,10 @@ class Place(Struct, frozen=True):
     chosen: Doubles | None = None
 
 
-Chances = Mapping[str, Mapping[str, Place]]  # decision -> item -> its place
+Places = Mapping[str, Mapping[str, Place]]  # decision -> item -> its place
 
 
-def uniform(served: Served, candidates: int) -> Chances:
+def uniform(served: Served, candidates: int) -> Places:
     """Every remaining candidate alike: 1 / (n - slots above)."""
     longest = max(len(one.slots) for one in served.outcomes)
     if candidates < longest:
@@ -124,12 +122,12 @@ def logged(
     )
 
 
-def slates(served: Served, chances: Chances) -> Slates:
+def slates(served: Served, places: Places) -> Slates:
     """A log of rankings, as far as the target's probabilities are known.
 
     With a model of rewards where candidates are known and there are users enough to fit one.
     """
-    ones = [one for one in served.outcomes if one.id in chances]
+    ones = [one for one in served.outcomes if one.id in places]
     k = max(len(one.slots) for one in ones)
     rewards = np.zeros((len(ones), k))
     propensities, target = np.ones((len(ones), k)), np.ones((len(ones), k))
@@ -137,10 +135,10 @@ def slates(served: Served, chances: Chances) -> Slates:
         for column, slot in enumerate(one.slots):
             rewards[row, column] = slot.reward
             propensities[row, column] = slot.propensity
-            place = chances[one.id].get(slot.item)
+            place = places[one.id].get(slot.item)
             target[row, column] = place.chance if place else 0.0
     users = tuple(one.user for one in ones)
-    shown, chosen = _modelled(ones, chances, rewards, users)
+    shown, chosen = _modelled(ones, places, rewards, users)
     return Slates(
         rewards=rewards,
         propensities=propensities,
@@ -152,18 +150,18 @@ def slates(served: Served, chances: Chances) -> Slates:
 
 
 def _modelled(
-    ones: Sequence[Outcome], chances: Chances, rewards: Doubles, users: Sequence[str]
+    ones: Sequence[Outcome], places: Places, rewards: Doubles, users: Sequence[str]
 ) -> tuple[Doubles, Doubles] | tuple[None, None]:
     """What a model expects of each slot and those below, or nothing: see Slates."""
-    found = [[chances[one.id].get(slot.item) for slot in one.slots] for one in ones]
-    first = next((place for places in found for place in places), None)
+    rankings = [[places[one.id].get(slot.item) for slot in one.slots] for one in ones]
+    first = next((place for ranking in rankings for place in ranking if place), None)
     if first is None or first.shown is None or len(set(users)) < FOLDS:
         return None, None
     shown = np.zeros((*rewards.shape, len(first.shown)))
     chosen, given = np.zeros_like(shown), np.zeros_like(rewards)
-    for row, places in enumerate(found):
-        for column, place in enumerate(places):
+    for row, ranking in enumerate(rankings):
+        for column, place in enumerate(ranking):
             if place is not None and place.shown is not None and place.chosen is not None:
                 shown[row, column], chosen[row, column] = place.shown, place.chosen
                 given[row, column] = 1.0
-    return cascaded(shown, chosen, rewards, given, users, folds=FOLDS)
+    return cascaded(shown, chosen, rewards, given, users)

@@ -12,7 +12,7 @@ from policies.rewards import cascaded
 from policies.slates import cascade_dr, reward_interaction
 from policies.weights import choices
 from stream.served import Served
-from stream.targets import Chances, Place, slates, uniform
+from stream.targets import Place, Places, slates, uniform
 
 ITEMS, K = 6, 3
 FEATURES = np.random.default_rng(7).normal(size=(ITEMS, 2)).round(2)
@@ -44,7 +44,7 @@ def drawn(scores: Doubles, rng: np.random.Generator) -> tuple[list[int], list[fl
     return order, chances
 
 
-def log(n: int, seed: int) -> tuple[Served, Chances]:
+def log(n: int, seed: int) -> tuple[Served, Places]:
     """n rankings by the logging policy, three a user, and the target's places in them."""
     rng = np.random.default_rng(seed)
     outcomes, places = list[Outcome](), dict[str, dict[str, Place]]()
@@ -162,3 +162,12 @@ def test_without_candidates_or_users_enough_there_is_no_model() -> None:
     few = Served("logger", served.outcomes[:6])
     assert slates(few, places).shown is None
     assert slates(served, places).shown is not None
+
+
+def test_a_first_item_that_was_no_candidate_leaves_the_others_their_model() -> None:
+    served, places = log(30, 1)
+    first = served.outcomes[0]
+    others = {item: at for item, at in places[first.id].items() if item != first.slots[0].item}
+    made = slates(served, {**places, first.id: others})
+    assert made.shown is not None and made.shown[0, 0] == 0.0 != made.shown[1, 0]
+    assert made.chances[0, 0] == 0.0
