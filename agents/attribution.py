@@ -13,15 +13,15 @@ wait for it again. So no state, nor any count, depends on more of the log than t
 from collections import Counter
 
 from agents.answers import Answers, Sizes
+from agents.attribution_state import Remembered
 from agents.bookmark import Bookmark
 from agents.caused import Ask, Lesson, Yield, interaction, refresh
 from agents.closing import Closing
 from agents.early import Early, Waiting, revived
+from agents.join_window import Seen
 from agents.pending import Joined, Pending
 from agents.reach import Reach
-from agents.remembered import Remembered
 from agents.rules import Rules
-from agents.seen import Seen
 from models.codec import chain, encode
 from models.events import Click, Decision, Event, Interaction, Outcome, Request, Source, Tick
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
+from agents.attribution_state import Awaiting, Remembered
 from agents.pending import Joined, Pending
-from agents.remembered import Awaiting, Remembered
 
 
 class Early:

@@ -2,7 +2,7 @@
 
 from msgspec import structs
 
-from agents.remembered import Held
+from agents.attribution_state import Held
 from models.events import (
     Click,
     Decision,

@@ -3,10 +3,10 @@
 from collections import deque
 from collections.abc import Iterable
 
+from agents.attribution_state import Awaiting, Held, Reached
 from agents.bookmark import Bookmark, Trail
 from agents.early import Early
 from agents.pending import Pending
-from agents.remembered import Awaiting, Held, Reached
 
 
 class Reach:

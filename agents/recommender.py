@@ -13,7 +13,7 @@ from models.candidates import Candidates, Retrieval
 from models.catalogue import Catalogue
 from models.events import Decision, Request, Slot, encode
 from policies.base import rank, scored
-from policies.weights import chances, weights
+from policies.evaluation.importance_weights import chances, weights
 
 log = logging.getLogger(__name__)
 MAX_DECISION_BYTES = 800_000  # leaves room for its outcome within one message

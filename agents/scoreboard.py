@@ -1,7 +1,7 @@
 """Which policy earns most, as far as the champion's own log can tell: outcomes weighed anew.
 
-A challenger's value is that of RIPS (`policies.slates`): each slot's reward, times how much
-likelier it was to fill this slot and all above it so. Decisions log these weights, when all
+A challenger's value is that of RIPS (`policies.evaluation.slates`): each slot's reward, times how
+much likelier it was to fill this slot and all above it so. Decisions log these weights, when all
 candidates are at hand, so the board is a function of feedback alone. Assumed: users read from the
 top (a slot's reward does not hang on what is below it), a ranking's rewards do not hang on which
 others were shown, and what a producer shows instead of one ranking it would also have shown instead
@@ -22,8 +22,8 @@ from msgspec import Struct
 from agents.ledger import Ledger
 from models.events import Control, Fold, Judged, Outcome, Record
 from models.fields import MAX_CHALLENGERS
-from policies.intervals import Interval
-from policies.sequences import Bets, Running
+from policies.evaluation.confidence_sequences import Bets, Running
+from policies.evaluation.intervals import Interval
 
 LEVEL = 0.95
 MOST = 10.0  # what a weight is cut to

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.embedding import BertEncoder
+from models.bert_encoder import BertEncoder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,11 +6,11 @@ from math import log2
 
 import numpy as np
 
+from models.arrays.id_table import Names
+from models.arrays.lru_index import Index, finite, grown, nested, part
+from models.arrays.packed_rows import Rows, cell, numbers, position
 from models.base import Arrays, Doubles
 from models.events import MAX_CANDIDATES, Interaction, Outcome
-from models.index import Index, finite, grown, nested, part
-from models.names import Names
-from models.rows import Rows, cell, numbers, position
 
 MOST_TIMES = 2**31 - 1  # is counted of one item shown to one user
 # How much a position is looked at, as in nDCG; rounded, so that it is the same on every machine.

@@ -5,11 +5,11 @@ from hashlib import blake2b
 
 import numpy as np
 
+from models.arrays.id_table import Names
+from models.arrays.lru_index import nested, part
 from models.base import Arrays, Scorer
 from models.events import Interaction, Outcome
 from models.history import Exposure, Histories
-from models.index import nested, part
-from models.names import Names
 
 
 class Memory:

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import numpy as np
 
+from models.arrays.id_table import Names
+from models.arrays.lru_index import Index, finite, grown, nested, part
 from models.base import Arrays, Floats
-from models.index import Index, finite, grown, nested, part
-from models.names import Names
 
 RESCALE = 2.0**500  # far below overflow; a power of two scales without rounding
 

@@ -12,22 +12,22 @@ from agents.attribution import Attribution, Rules
 from agents.learner import Learner
 from agents.loop import Loop
 from agents.recommender import Recommender, Terms
+from models.arrays.id_table import Names
 from models.base import Encoder, Scorer
+from models.bert_encoder import BertEncoder, CachedEncoder, Vectors, bundled
 from models.candidates import Retrieval
 from models.catalogue import Catalogue
-from models.collaborative import Factorisation
 from models.content import Content
-from models.embedding import BertEncoder, CachedEncoder, Vectors, bundled
-from models.hashed import HashEncoder
+from models.hash_encoder import HashEncoder
 from models.history import Exposure, Histories
+from models.item_knn import View
+from models.matrix_factorisation import Factorisation
 from models.memory import Memory
-from models.names import Names
-from models.nearby import Nearby
-from models.neighbours import View
 from models.popularity import Popularity
+from models.sequential_knn import Nearby
 from policies.base import Policy
+from policies.blend import Blend
 from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
-from policies.greedy import Blend
 from policies.producer import Producer
 from policies.uniform import Uniform
 from policies.vowpal import Vowpal

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
-from stream.configuration import SettingError, check, says
+from stream.settings_schema import SettingError, check, says
 
 if TYPE_CHECKING:
     from faust.types.auth import CredentialsT

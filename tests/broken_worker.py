@@ -20,13 +20,13 @@ from agents.ledger import Ledger, Place, Verdict
 from agents.partition import Await, Command, Partition
 from agents.recommender import Recommender
 from models.events import Control, Decision, Record, Source
-from stream import partition as driven
-from stream.__main__ import main
-from stream.attributions import Attributions
-from stream.life import Life, Lost
-from stream.publisher import Unpublished
-from stream.restore import Restored, drive, received
+from stream.cli.main import main
+from stream.kafka.producer import Unpublished
 from stream.settings import Settings
+from stream.storage.attribution_snapshots import Attributions
+from stream.worker import partitions as driven
+from stream.worker.assignment import Life, Lost
+from stream.worker.restore import Restored, drive, received
 
 ASLEEP = "sleeper"  # whoever decides for a request of this id falls asleep, until SIGCONT
 

@@ -12,9 +12,9 @@ import hypothesis
 import pytest
 from msgspec import Struct
 
-from stream.local import Stack
-from stream.server import Server, free_port, kafka_answers
-from stream.servers import kafka_version, noida, redis_server
+from stream.local.process import Server, free_port, kafka_answers
+from stream.local.servers import kafka_version, noida, redis_server
+from stream.local.stack import Stack
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

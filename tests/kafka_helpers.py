@@ -15,9 +15,9 @@ from agents.learner import Learner
 from models.events import Decision, Interaction, Item, Message, Outcome, decode_decision, encode
 from models.events import decode_record as record_of
 from stream import build
-from stream.publish import outgoing
+from stream.datasets.publish import outgoing
+from stream.kafka.topics import Topics, create
 from stream.settings import Settings
-from stream.topics import Topics, create
 from tests.kafka_worker import PATIENCE, ROOT, Worker, eventually
 
 PUBLISHING: dict[str, Any] = {

@@ -12,8 +12,8 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from msgspec import Struct
 
-from stream.access import OPERATIONS, Right, connected
-from stream.local import Stack
+from stream.kafka.authorization import OPERATIONS, Right, connected
+from stream.local.stack import Stack
 from stream.settings import Settings
 
 MECHANISM = "SCRAM-SHA-256"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stream.server import free_port
+from stream.local.process import free_port
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 90.0  # seconds until a condition counts as never coming true

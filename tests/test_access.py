@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from models.events import Click, Request
-from models.hashed import HashEncoder
-from stream import worker as workers
-from stream.access import Denied, Right, check
-from stream.door import needed
-from stream.server import free_port
+from models.hash_encoder import HashEncoder
+from stream.kafka.authorization import Denied, Right, check
+from stream.kafka.health import needed
+from stream.kafka.topics import create
+from stream.local.process import free_port
 from stream.settings import Settings, others_environ
-from stream.topics import create
+from stream.worker import app as workers
 from tests import kafka_secured
 from tests.kafka_helpers import World, now
 from tests.kafka_secured import PASSWORD, Secured

@@ -23,8 +23,8 @@ from models.events import (
     decode_event,
     encode,
 )
-from stream.checker.account import Account, Fact, fact
-from stream.routing import owner
+from stream.kafka.routing import owner
+from stream.torture.checker.expected import Account, Fact, fact
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, body, now
 from tests.kafka_worker import ROOT, eventually

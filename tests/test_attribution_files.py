@@ -8,20 +8,20 @@ from random import Random
 import pytest
 
 from agents.attribution import Attribution, Rules
+from agents.attribution_state import Remembered
 from agents.partition import Partition
-from agents.remembered import Remembered
 from models.events import Click, Decision, Event, Request, decode_event
-from models.hashed import HashEncoder
+from models.hash_encoder import HashEncoder
 from stream import build
-from stream.attributions import Attributions, named
-from stream.checkpoint import attributions, opened
-from stream.cover import Refused
-from stream.life import Life
-from stream.remembering import Remembering
 from stream.settings import Settings
-from stream.shelves import Folder
-from stream.tally import Tally
-from stream.tensors import Damaged
+from stream.storage.attribution_snapshots import Attributions, named
+from stream.storage.cover import Refused
+from stream.storage.object_store import Folder
+from stream.storage.snapshots import attributions, opened
+from stream.storage.tensor_file import Damaged
+from stream.worker.assignment import Life
+from stream.worker.counters import Tally
+from stream.worker.remembering import Remembering
 from tests.attribution_logs import decided
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now

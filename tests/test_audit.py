@@ -11,12 +11,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agents.attribution import Ask, Attribution
-from agents.catalogues import Catalogues
-from agents.differences import compared, likely
+from agents.audit.catalogues import Catalogues
+from agents.audit.differences import compared, likely
+from agents.audit.report import Report
 from agents.partition import Received
 from agents.recommender import Recommender
-from agents.report import Report
-from models.embedding import embed
+from models.bert_encoder import embed
 from models.events import (
     Click,
     Decision,
@@ -32,12 +32,12 @@ from models.events import (
     decode_record,
     encode,
 )
-from models.hashed import HashEncoder
+from models.hash_encoder import HashEncoder
 from stream import build
-from stream.__main__ import main
-from stream.audit import audit, lines
-from stream.routing import owner
-from stream.saved import FileLogs, save
+from stream.cli.main import main
+from stream.datasets.topic_logs import FileLogs, save
+from stream.kafka.routing import owner
+from stream.offline.audit import audit, lines
 from stream.settings import Settings
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, eventually, now

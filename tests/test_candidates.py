@@ -14,8 +14,8 @@ from models.candidates import FEATURES, SHARES, Candidates, Retrieval, standardi
 from models.catalogue import Catalogue
 from models.content import Content
 from models.events import Embedding, Interaction, Item, Judged, Outcome, Request, Source
+from models.item_knn import Neighbours
 from models.memory import Memory
-from models.neighbours import Neighbours
 from models.popularity import Popularity
 
 NOWHERE = Source(0, 0, 0)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from models.events import Champion, Click, Item, Request, encode
-from stream.__main__ import main
+from stream.cli.main import main
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import ROOT, Worker, eventually

@@ -34,15 +34,15 @@ from models.events import (
     chain,
     encode,
 )
-from models.hashed import HashEncoder
+from models.hash_encoder import HashEncoder
 from stream import build
-from stream.__main__ import main
-from stream.checkpoint import Log, Snapshots, named, opened
-from stream.cover import Refused, arrays_of, fits, same
-from stream.follower import Follower
+from stream.cli.main import main
+from stream.kafka.reader import Follower
 from stream.settings import Settings
-from stream.shelves import Bucket, Folder, Shelf, shelf
-from stream.tensors import CHECKSUM, HASH_BYTES, Damaged, header, pieces, read
+from stream.storage.cover import Refused, arrays_of, fits, same
+from stream.storage.object_store import Bucket, Folder, Shelf, shelf
+from stream.storage.snapshots import Log, Snapshots, named, opened
+from stream.storage.tensor_file import CHECKSUM, HASH_BYTES, Damaged, header, pieces, read
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import eventually

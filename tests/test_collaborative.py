@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from river import checks, reco
 
-from models.collaborative import LOSSES, Factorisation, Ranker, others, sigmoid
-from models.neighbours import Neighbours, View
+from models.item_knn import Neighbours, View
+from models.matrix_factorisation import LOSSES, Factorisation, Ranker, others, sigmoid
 from models.popularity import Popularity
 
 RANKERS: dict[str, Callable[[], Factorisation | Neighbours]] = {
@@ -232,7 +232,7 @@ def test_stamps_that_begin_again_change_no_ranking(monkeypatch: pytest.MonkeyPat
         return model, tops
 
     straight, wanted = fold()
-    monkeypatch.setattr("models.neighbours.LAST", 40)
+    monkeypatch.setattr("models.item_knn.LAST", 40)
     renewed, tops = fold()
     assert tops == wanted
     assert max(straight._stamps) > 40 >= max(renewed._stamps)
@@ -242,7 +242,7 @@ def test_stamps_that_begin_again_change_no_ranking(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_item_that_everybody_likes_no_longer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.neighbours.MOST", 3.0)
+    monkeypatch.setattr("models.item_knn.MOST", 3.0)
     model = Neighbours()
     for n in range(6):
         for item in (f"i{n}", "hit"):

@@ -13,12 +13,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from click.testing import CliRunner, Result
 
 from models.events import Click, Embedding, Item, Request, Tick
-from stream import mistakes
-from stream.__main__ import main
-from stream.files import write_log
-from stream.publisher import Unpublished
+from stream.cli import errors as mistakes
+from stream.cli.main import main
+from stream.datasets.log_files import write_log
+from stream.kafka.producer import Unpublished
+from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.topics import Topics
 from tests.conftest import Kafka
 
 VECTOR = Embedding(id="a", encoder="hash", text_hash="0" * 16, vector=b"\x00\x3c")

@@ -10,19 +10,26 @@ from click.testing import CliRunner
 from msgspec import structs
 
 from models.events import Click, Item, Request
-from policies.intervals import Interval
-from policies.paired import Columns, holm
-from stream.__main__ import main
-from stream.compare.comparison import ALL, COLD_ITEMS, OTHER_ITEMS, Comparison, Contrast, weights
-from stream.compare.page import page
-from stream.compare.run import compared
-from stream.compare.trial import Trial, run
-from stream.compare.verdicts import verdict, verdicts
-from stream.files import write_log
-from stream.regret import Course, Regret
+from policies.evaluation.intervals import Interval
+from policies.evaluation.paired import Columns, holm
+from stream.cli.main import main
+from stream.datasets.log_files import write_log
+from stream.offline.compare.command import compared
+from stream.offline.compare.comparison import (
+    ALL,
+    COLD_ITEMS,
+    OTHER_ITEMS,
+    Comparison,
+    Contrast,
+    weights,
+)
+from stream.offline.compare.findings import verdict, verdicts
+from stream.offline.compare.report import page
+from stream.offline.compare.trial import Trial, run
+from stream.offline.regret import Course, Regret
 from stream.settings import Settings
-from stream.worlds.timeline import Log, read
-from stream.worlds.world import LogWorld
+from stream.simulation.environment import LogWorld
+from stream.simulation.event_log import Log, read
 from tests.test_replay import messages
 
 ARMS = ("random", "popular", "content", "bandit-no-text", "full")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agents.visitor import TasteVisitor
+from agents.click_models import TasteVisitor
 from models.events import (
     MAX_MESSAGE_BYTES,
     Click,
@@ -22,8 +22,15 @@ from models.events import (
     Reward,
     encode,
 )
-from stream.datasets import find_movielens, movielens, news, read_lines, read_log, write_log
-from stream.worlds.news import MINUTE, START, TOPICS
+from stream.datasets.movielens import (
+    find_movielens,
+    movielens,
+    news,
+    read_lines,
+    read_log,
+    write_log,
+)
+from stream.datasets.simulated_news import MINUTE, START, TOPICS
 
 MESSAGES = [
     Item(id="a", at=5, title="标题 with\nlines", tags=("x",)),

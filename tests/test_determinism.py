@@ -19,7 +19,7 @@ from agents.learner import Learner, Verdict
 from agents.loop import Loop
 from agents.partition import Answer, Partition, Received, Teach
 from agents.recommender import Recommender
-from models.embedding import embed
+from models.bert_encoder import embed
 from models.events import (
     Click,
     Decision,

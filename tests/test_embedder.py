@@ -8,10 +8,10 @@ from msgspec import Struct
 
 from models.base import Floats
 from models.events import Item, decode_embedding, encode
-from models.hashed import HashEncoder
-from stream.embedder import Embedded, embed_items
-from stream.publisher import Outgoing
-from stream.topics import Topics
+from models.hash_encoder import HashEncoder
+from stream.kafka.producer import Outgoing
+from stream.kafka.topics import Topics
+from stream.worker.embedder import Embedded, embed_items
 
 TOPICS = Topics("here")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from models.base import Encoder, Floats
-from models.embedding import BertEncoder, CachedEncoder, bundled, embed, vector_of
+from models.bert_encoder import BertEncoder, CachedEncoder, bundled, embed, vector_of
 from models.events import Embedding, Invalid, Item, decode_embedding, encode, text_hash
-from models.hashed import HashEncoder
+from models.hash_encoder import HashEncoder
 from tests.tiny_bert import tiny_bert
 
 TEXTS = ["a cat", "", "the little cat sat on the mat " * 3, "猫 和 狗", "mat", "🎬", "a cat\nmat"]
@@ -212,7 +212,7 @@ def run(code: str, **environment: str) -> str:
 
 
 def test_a_local_path_never_touches_the_network(tiny: Path) -> None:
-    code = f"from models.embedding import BertEncoder; print(BertEncoder({str(tiny)!r}).version)"
+    code = f"from models.bert_encoder import BertEncoder; print(BertEncoder({str(tiny)!r}).version)"
     assert run(code) == BertEncoder(tiny).version
 
 
@@ -225,13 +225,13 @@ def test_a_name_is_found_in_the_cache_when_offline(tiny: Path, tmp_path: Path) -
     (model / "refs" / "main").write_text(commit)
     for file in tiny.iterdir():
         (snapshot / file.name).symlink_to(file)
-    code = "from models.embedding import BertEncoder; print(BertEncoder('some/tiny').version)"
+    code = "from models.bert_encoder import BertEncoder; print(BertEncoder('some/tiny').version)"
     assert run(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1") == BertEncoder(tiny).version
 
 
 def test_importing_is_cheap() -> None:
     code = (
-        "import sys, models.embedding as e; e.bundled()\n"
+        "import sys, models.bert_encoder as e; e.bundled()\n"
         "large = 'torch', 'transformers', 'huggingface_hub', 'redis'\n"
         "print([name for name in large if name in sys.modules])"
     )
@@ -240,7 +240,7 @@ def test_importing_is_cheap() -> None:
 
 def test_hashed_vectors_are_the_same_bits_in_every_process() -> None:
     code = (
-        "from models.hashed import HashEncoder\n"
+        "from models.hash_encoder import HashEncoder\n"
         "print(HashEncoder().encode(['Toy Story (1995)', '玩具总动员', '']).tobytes().hex())"
     )
     said = {run(code, PYTHONHASHSEED=seed) for seed in ("0", "1", "4711")}

@@ -22,15 +22,15 @@ from models.events import (
     decode_record,
     encode,
 )
-from policies.greedy import Blend
-from policies.slates import SLATE_ESTIMATORS
-from policies.weights import chances, weights
-from stream.__main__ import main
-from stream.evaluate import evaluate
-from stream.files import read_lines, read_log, write_log
-from stream.open_bandit import open_bandit
-from stream.rescore import rescored
-from stream.saved import save
+from policies.blend import Blend
+from policies.evaluation.importance_weights import chances, weights
+from policies.evaluation.slates import SLATE_ESTIMATORS
+from stream.cli.main import main
+from stream.datasets.log_files import read_lines, read_log, write_log
+from stream.datasets.open_bandit import open_bandit
+from stream.datasets.topic_logs import save
+from stream.offline.off_policy import evaluate
+from stream.offline.rescore import rescored
 from stream.settings import Settings
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.base import Doubles
-from policies.estimates import Estimate, cautions, estimate, intervals, support
-from policies.evaluation import (
+from policies.evaluation.confidence_sequences import bernstein, betting
+from policies.evaluation.diagnostics import Estimate, cautions, estimate, intervals, support
+from policies.evaluation.estimators import (
     ESTIMATORS,
     Logged,
     Terms,
@@ -30,10 +31,15 @@ from policies.evaluation import (
     snips,
     switch_dr,
 )
-from policies.intervals import Interval, clustered, resampled
-from policies.rewards import REGRESSORS, cross_fitted, fitted, predicted
-from policies.sequences import bernstein, betting
-from policies.slates import SLATE_ESTIMATORS, Slates, independent, reward_interaction, standard
+from policies.evaluation.intervals import Interval, clustered, resampled
+from policies.evaluation.reward_model import REGRESSORS, cross_fitted, fitted, predicted
+from policies.evaluation.slates import (
+    SLATE_ESTIMATORS,
+    Slates,
+    independent,
+    reward_interaction,
+    standard,
+)
 
 OBP = json.loads((Path(__file__).parent / "fixtures" / "obp_figures.json").read_text())
 
@@ -386,7 +392,7 @@ def test_a_confidence_sequence_narrows_to_the_mean_and_scales() -> None:
 def test_users_are_drawn_in_pieces_as_they_are_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = np.random.default_rng(0).random((50, 2))
     whole = resampled(sums, 20, seed=4)
-    monkeypatch.setattr("policies.intervals.AT_ONCE", 100)
+    monkeypatch.setattr("policies.evaluation.intervals.AT_ONCE", 100)
     assert resampled(sums, 20, seed=4) == pytest.approx(whole)
 
 

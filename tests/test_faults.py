@@ -14,9 +14,9 @@ import pytest
 import redis
 
 from models.events import Click, Request, decode_decision
-from stream.local import Stack
-from stream.server import Server
-from stream.servers import noida, redis_server
+from stream.local.process import Server
+from stream.local.servers import noida, redis_server
+from stream.local.stack import Stack
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import PATIENCE, Worker, eventually
 from tests.test_worker import answers, assert_kept, traffic

@@ -10,17 +10,17 @@ from click.testing import CliRunner, Result
 from msgspec import structs
 
 from models.base import Floats
-from models.embedding import BertEncoder
+from models.bert_encoder import BertEncoder
 from models.events import Click, Event, Item
 from models.finetuning import finetune
-from stream.__main__ import main
-from stream.compare.page import page
-from stream.compare.run import compared, reread
-from stream.compare.verdicts import verdicts
-from stream.files import write_log
-from stream.finetune import known
+from stream.cli.main import main
+from stream.datasets.log_files import write_log
+from stream.offline.compare.command import compared, reread
+from stream.offline.compare.findings import verdicts
+from stream.offline.compare.report import page
+from stream.offline.finetune import known
 from stream.settings import Settings
-from stream.worlds.timeline import read
+from stream.simulation.event_log import read
 from tests.tiny_bert import tiny_bert
 
 ITEMS, USERS, LIKES = 60, 40, 1_200

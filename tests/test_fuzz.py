@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from agents.attribution import Attribution
 from agents.learner import Learner
 from agents.loop import Loop
+from models.bert_encoder import embed
 from models.codec import MAX_DEPTH, Decode, too_deep
-from models.embedding import embed
 from models.events import (
     Click,
     Embedding,
@@ -43,12 +43,12 @@ from models.events import (
     decode_record,
     encode,
 )
-from models.hashed import HashEncoder
+from models.hash_encoder import HashEncoder
 from policies.vowpal import Vowpal
 from policies.vowpal_text import head, item, label, shared
 from stream import build
 from stream.settings import Settings
-from stream.tensors import CHECKSUM, DTYPES, HASH_BYTES, Damaged, read
+from stream.storage.tensor_file import CHECKSUM, DTYPES, HASH_BYTES, Damaged, read
 
 DECODERS: list[Decode[Any]] = [
     decode_any,

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from agents.attribution import Attribution
 from agents.learner import Learner, Verdict
 from agents.loop import Loop
-from models.embedding import embed
+from models.bert_encoder import embed
 from models.events import Click, Event, Impression, Item, Request, Reward, encode
-from models.hashed import HashEncoder
+from models.hash_encoder import HashEncoder
 from stream import build
-from stream.datasets import find_movielens, movielens, news
+from stream.datasets.movielens import find_movielens, movielens, news
 from stream.settings import Settings
 
 EVENTS = 10_000

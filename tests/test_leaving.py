@@ -5,7 +5,7 @@ import sys
 
 HELD_UP = """
 import asyncio, logging, threading
-from stream.leaving import Leaving
+from stream.worker.shutdown import Leaving
 logging.basicConfig(level="INFO")
 async def held_up():
     leaving = Leaving(lambda: 3)

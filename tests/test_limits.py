@@ -14,10 +14,10 @@ from agents.ledger import Ledger, Place
 from agents.partition import MOST_LESSONS, Commit, Partition, Received, Teach
 from agents.rules import Rules
 from models.events import Click, Request, Source, decode_decision, encode
-from stream.life import MOST_DUE, Life
-from stream.reading import batches
-from stream.routing import owner
-from stream.tally import Tally
+from stream.kafka.routing import owner
+from stream.worker.assignment import MOST_DUE, Life
+from stream.worker.batching import batches
+from stream.worker.counters import Tally
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import eventually

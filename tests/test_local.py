@@ -16,9 +16,9 @@ import redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from stream.local import Stack
-from stream.server import Server, StackError, free_port, redis_answers
-from stream.servers import kafka_version, noida
+from stream.local.process import Server, StackError, free_port, redis_answers
+from stream.local.servers import kafka_version, noida
+from stream.local.stack import Stack
 
 pytestmark = pytest.mark.kafka
 
@@ -98,7 +98,7 @@ def start_parent(home: str) -> tuple[subprocess.Popen[str], list[int], Path]:
     """A process with a stack: it, the pids of Kafka and Redis, and the stack's folder."""
     program = f"""
         import signal, time
-        from stream.local import Stack
+        from stream.local.stack import Stack
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have them ignored
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with Stack(kafka_home={home!r}) as stack:
@@ -171,6 +171,6 @@ def test_a_missing_java_is_explained(monkeypatch: pytest.MonkeyPatch, kafka_home
 
 
 def test_a_missing_extra_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("stream.servers.find_spec", lambda _: None)
+    monkeypatch.setattr("stream.local.servers.find_spec", lambda _: None)
     with pytest.raises(StackError, match=r"rankloop\[local\]"):
         noida("kafka", tmp_path)

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.arrays.id_table import Names
+from models.arrays.packed_rows import Rows, cell
 from models.base import Arrays
-from models.collaborative import Factorisation
 from models.events import Interaction, Judged, Outcome, Source
 from models.history import EXAMINED, Exposure, Histories
+from models.item_knn import Neighbours
+from models.matrix_factorisation import Factorisation
 from models.memory import Memory
-from models.names import Names
-from models.neighbours import Neighbours
 from models.popularity import Popularity
-from models.rows import Rows, cell
 
 Status = Literal["complete", "expired", "corrected"]
 NOWHERE = Source(0, 0, 0)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from agents.metrics import Window, ndcg, recall, reciprocal
-from policies.intervals import clustered
+from policies.evaluation.intervals import clustered
+from policies.evaluation.ranking_metrics import Window, ndcg, recall, reciprocal
 
 
 def test_measures_of_one_right_item_follow_their_formulas():

@@ -21,8 +21,8 @@ from models.events import (
     decode_event,
     encode,
 )
-from stream.checker.account import Account
-from stream.routing import owner
+from stream.kafka.routing import owner
+from stream.torture.checker.expected import Account
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import ROOT, Worker, eventually

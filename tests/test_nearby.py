@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from models.nearby import FADE, Nearby
+from models.sequential_knn import FADE, Nearby
 
 
 def taught(likes: list[tuple[str, str]], **options: Any) -> Nearby:

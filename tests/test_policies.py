@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from models.candidates import Candidates
 from models.events import Judged, Outcome, Source
 from policies.base import draw, rank
+from policies.blend import Blend
 from policies.exploration import Epsilon, InverseGap, Softmax
-from policies.greedy import Blend
 from policies.producer import Producer
 from policies.uniform import Uniform
 from policies.vowpal import Vowpal

@@ -9,12 +9,12 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from models.events import MAX_MESSAGE_BYTES
-from stream import publisher
-from stream.local import Stack
-from stream.publisher import Outgoing, Publisher, Stopped, Unpublished, deadletter
-from stream.server import free_port
+from stream.kafka import producer as publisher
+from stream.kafka.producer import Outgoing, Publisher, Stopped, Unpublished, deadletter
+from stream.kafka.topics import Topics, WrongShape, create
+from stream.local.process import free_port
+from stream.local.stack import Stack
 from stream.settings import Settings
-from stream.topics import Topics, WrongShape, create
 from tests.conftest import Kafka
 
 TOPICS = Topics("here")

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from models.events import Click, Item
-from stream.__main__ import main
-from stream.worlds.readers import reading
+from stream.cli.main import main
+from stream.datasets.simulated_readers import reading
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from models.events import Interaction, decode_any
-from stream.__main__ import main
+from stream.cli.main import main
 from stream.settings import settings_table
 from tests.conftest import Kafka
 from tests.kafka_helpers import World

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from agents.visitor import Drift, TasteVisitor
+from agents.click_models import Drift, TasteVisitor
 from models.base import Floats
 from models.events import Decision, Embedding, Item, Slot
-from policies.intervals import Interval
-from stream.regret import LEARNER, Course, Trial, course, run, says
-from stream.regret import Regret as Result
+from policies.evaluation.intervals import Interval
+from stream.offline.regret import LEARNER, Course, Trial, course, run, says
+from stream.offline.regret import Regret as Result
 from stream.settings import Settings
-from stream.worlds.shelf import LIFE, shelf_world
+from stream.simulation.drifting_news import LIFE, shelf_world
 
 
 def decision(*items: str, at: int = 0) -> Decision:

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from msgspec import structs
 
 from models.events import Click, Embedding, Item, Request, Reward, decode_decision
-from stream.__main__ import main
-from stream.files import write_log
-from stream.replay import foresee
+from stream.cli.main import main
+from stream.datasets.log_files import write_log
+from stream.offline.prequential import foresee
 from stream.settings import Settings
-from stream.worlds.timeline import Log, read
-from stream.worlds.trial import Trial, run
-from stream.worlds.world import LogWorld
+from stream.simulation.closed_loop import Trial, run
+from stream.simulation.environment import LogWorld
+from stream.simulation.event_log import Log, read
 
 ROOT = Path(__file__).parent.parent
 

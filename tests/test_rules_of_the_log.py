@@ -34,16 +34,16 @@ from models.events import (
     chain,
     encode,
 )
-from models.hashed import HashEncoder
+from models.hash_encoder import HashEncoder
 from models.memory import Memory
 from policies.uniform import Uniform
-from stream.engine import Engine
-from stream.life import Life, Lost
-from stream.publisher import deadletter
+from stream.kafka.producer import deadletter
+from stream.kafka.topics import APPENDED, Topics, create
 from stream.settings import Settings
-from stream.state import MemoryRankings
-from stream.tally import Tally
-from stream.topics import APPENDED, Topics, create
+from stream.storage.latest_rankings import MemoryRankings
+from stream.worker.assignment import Life, Lost
+from stream.worker.counters import Tally
+from stream.worker.engine import Engine
 from tests.attribution_logs import decided
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now

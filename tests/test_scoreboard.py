@@ -26,16 +26,16 @@ from models.events import (
     encode,
 )
 from models.memory import Memory
+from policies.evaluation.importance_weights import chances, weights
 from policies.exploration import Epsilon
 from policies.uniform import Uniform
-from policies.weights import chances, weights
 from stream import build
-from stream.checkpoint import Log, Snapshots
-from stream.configuration import SettingError, steering
-from stream.routing import owner
-from stream.scores import said
+from stream.cli.scores import said
+from stream.kafka.routing import owner
 from stream.settings import Settings
-from stream.shelves import shelf
+from stream.settings_schema import SettingError, steering
+from stream.storage.object_store import shelf
+from stream.storage.snapshots import Log, Snapshots
 from tests.test_audit import SETTINGS, Life, audited, lived, user_of
 
 K, ITEMS = 2, "abcde"

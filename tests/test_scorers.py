@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.arrays.lru_index import Index, best
 from models.base import Arrays, Scorer
-from models.collaborative import Factorisation
-from models.index import Index, best
-from models.neighbours import Neighbours
+from models.item_knn import Neighbours
+from models.matrix_factorisation import Factorisation
 from models.popularity import Popularity
 
 Make = Callable[[], Scorer]

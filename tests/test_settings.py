@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from stream import settings as module
-from stream.configuration import SettingError
 from stream.settings import Settings, settings_table
+from stream.settings_schema import SettingError
 
 NAMES = [field.name for field in msgspec.structs.fields(Settings)]
 

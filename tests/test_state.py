@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import pytest
 
-from models.embedding import CachedEncoder
-from models.hashed import HashEncoder
-from stream.redis_vectors import RedisVectors
-from stream.state import Latest, MemoryRankings, Rankings, RedisRankings
+from models.bert_encoder import CachedEncoder
+from models.hash_encoder import HashEncoder
+from stream.storage.latest_rankings import Latest, MemoryRankings, Rankings, RedisRankings
+from stream.storage.vector_cache import RedisVectors
 
 Make = Callable[..., Rankings]
 PATIENCE = 60.0  # seconds: a busy machine is not an outage

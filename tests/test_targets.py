@@ -7,12 +7,12 @@ import pytest
 
 from models.base import Doubles
 from models.events import Judged, Outcome, Source
-from policies.evaluation import Terms
-from policies.rewards import cascaded
-from policies.slates import cascade_dr, reward_interaction
-from policies.weights import choices
-from stream.served import Served
-from stream.targets import Place, Places, slates, uniform
+from policies.evaluation.estimators import Terms
+from policies.evaluation.importance_weights import choices
+from policies.evaluation.reward_model import cascaded
+from policies.evaluation.slates import cascade_dr, reward_interaction
+from stream.offline.served import Served
+from stream.offline.target_policies import Place, Places, slates, uniform
 
 ITEMS, K = 6, 3
 FEATURES = np.random.default_rng(7).normal(size=(ITEMS, 2)).round(2)

@@ -15,11 +15,11 @@ import pytest
 from msgspec.structs import replace
 
 from models.events import Click, Request, Tick, decode_decision, encode
-from stream.checker.check import check
 from stream.settings import Settings
+from stream.torture.checker.check import check
 from stream.torture.command import torture
 from stream.torture.faults import Faults
-from stream.torture.run import Plan
+from stream.torture.harness import Plan
 from tests.broken_worker import ASLEEP, SAFEGUARDS
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now

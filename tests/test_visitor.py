@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from agents.visitor import LogVisitor, TasteVisitor
+from agents.click_models import LogVisitor, TasteVisitor
 from models.events import Click, Decision, Reward, Slot, decode_event, encode
 
 

@@ -24,9 +24,9 @@ from models.events import (
     encode,
 )
 from stream import build
-from stream.checker.account import Account, Fact, fact
-from stream.local import Stack
-from stream.restore import last_commit
+from stream.local.stack import Stack
+from stream.torture.checker.expected import Account, Fact, fact
+from stream.worker.restore import last_commit
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import Worker, eventually

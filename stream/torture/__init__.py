@@ -1,1 +1,1 @@
-"""`rankloop torture`: workers under a script of faults; `stream.checker` then counts."""
+"""Fault injection: workers under load and a seeded script of faults."""

@@ -18,19 +18,19 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import Progress
 
-from stream.checker.check import Findings, check, total
-from stream.checkpoint import opened
-from stream.local import Stack
+from stream.local.process import StackError
+from stream.local.stack import Stack
 from stream.progress import progress
-from stream.server import StackError
 from stream.settings import Settings, others_environ
-from stream.torture.crew import ROOT, Worker, all_gone
+from stream.storage.snapshots import opened
+from stream.torture.checker.check import Findings, check, total
+from stream.torture.checker.journal import Book
 from stream.torture.faults import FORGED, MOST_WORKERS
-from stream.torture.ledger import Book
-from stream.torture.load import EARLY, HORIZON, LATENESS, People, begins
+from stream.torture.harness import Lived, Plan, Run
 from stream.torture.producer import Producer
 from stream.torture.report import Kept, Verdict, shown
-from stream.torture.run import Lived, Plan, Run
+from stream.torture.workers import ROOT, Worker, all_gone
+from stream.torture.workload import EARLY, HORIZON, LATENESS, People, begins
 
 ITEMS, PARTITIONS = 300, 6
 
@@ -146,7 +146,7 @@ def _checked(
     with ThreadPoolExecutor(2) as beside:
         versions = [str(version) for version, _ in snapshots]
         fold = beside.submit(
-            _said, [sys.executable, "-m", "stream.checker.fold", str(config), *versions]
+            _said, [sys.executable, "-m", "stream.torture.refold", str(config), *versions]
         )
         audit = beside.submit(
             _said, [sys.executable, "-m", "stream", "--config", str(config), "audit", "--json"]

@@ -20,12 +20,12 @@ from models.events import (
     decode_feedback,
     encode,
 )
-from stream.local import Stack
-from stream.server import Server, StackError
+from stream.kafka.topics import Topics
+from stream.local.process import Server, StackError
+from stream.local.stack import Stack
 from stream.settings import Settings
-from stream.topics import Topics
-from stream.torture.crew import Worker
-from stream.torture.topics import publish, reading, tail
+from stream.torture.kafka_tools import publish, reading, tail
+from stream.torture.workers import Worker
 
 KINDS = {
     "kill": "kill -9 under load",

@@ -7,10 +7,10 @@ from itertools import islice
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.topics import Topics
-from stream.torture.ledger import Book
-from stream.torture.load import Sent
+from stream.torture.checker.journal import Book
+from stream.torture.workload import Sent
 
 CHUNK = 100
 IDLE = 0.02  # seconds between looks whether more may be sent

@@ -9,9 +9,9 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from stream.checker.check import Findings
+from stream.torture.checker.check import Findings
 from stream.torture.faults import KINDS
-from stream.torture.run import Lived, Plan
+from stream.torture.harness import Lived, Plan
 
 UNAWARE = 0.02  # share of rankings whose bounded wait for their user's events may run out
 

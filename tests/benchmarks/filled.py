@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arrays.id_table import Names
+from models.arrays.lru_index import nested
 from models.base import Arrays
-from models.collaborative import Factorisation
 from models.events import Interaction, Source
-from models.index import nested
+from models.matrix_factorisation import Factorisation
 from models.memory import Memory
-from models.names import Names
 
 Numbers = NDArray[np.int64]
 NOWHERE = Source(0, 0, 0)

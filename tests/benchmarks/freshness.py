@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.events import Click, Item
-from stream.local import Stack
+from stream.local.stack import Stack
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import Worker, eventually
 

@@ -13,15 +13,15 @@ from agents.attribution import Ask, Attribution
 from agents.loop import Loop
 from agents.partition import Partition, Received
 from agents.recommender import Recommender
+from models.bert_encoder import embed
 from models.candidates import standardised
-from models.embedding import embed
 from models.events import Click, Item, Reward, encode
 from policies.base import rank
 from stream import build
-from stream.datasets import find_movielens, movielens
-from stream.replay import Log
-from stream.routing import owner
-from stream.vectors import Known
+from stream.datasets.movielens import find_movielens, movielens
+from stream.kafka.routing import owner
+from stream.offline.prequential import Log
+from stream.storage.vectors import Known
 
 HOT = 200  # decisions before the first that counts
 

@@ -18,8 +18,8 @@ from agents.ledger import Ledger
 from agents.partition import Partition, Received
 from agents.rules import Rules
 from models.events import Click, Decision, Event, Features, Request, Slot, encode
-from stream.attributions import Attributions
-from stream.shelves import Folder
+from stream.storage.attribution_snapshots import Attributions
+from stream.storage.object_store import Folder
 
 RULES = Rules(refresh=False)
 START = 1_700_000_000_000

@@ -32,6 +32,7 @@ from rich.table import Table
 from stand import PATIENCE, Answer, Client, Stand, publish
 
 from agents.attribution import Ask
+from models.arrays.lru_index import part
 from models.events import (
     Begin,
     Features,
@@ -43,16 +44,15 @@ from models.events import (
     chain,
     encode,
 )
-from models.hashed import HashEncoder
-from models.index import part
+from models.hash_encoder import HashEncoder
 from models.memory import Memory
 from stream import build
-from stream.checkpoint import opened
-from stream.freed import give_back
-from stream.identity import begin
-from stream.publisher import Outgoing, Publisher
+from stream.kafka.identity import begin
+from stream.kafka.producer import Outgoing, Publisher
+from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.topics import Topics
+from stream.storage.freed import give_back
+from stream.storage.snapshots import opened
 from tests.kafka_worker import eventually
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from models.embedding import embed
+from models.bert_encoder import embed
 from models.events import Click, Item, Request
 from stream import build
 from stream.settings import Settings

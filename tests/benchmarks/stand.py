@@ -14,11 +14,11 @@ from aiokafka import AIOKafkaProducer
 from msgspec import Struct, structs
 
 from models.events import Message
-from stream.customer import Customer
-from stream.local import Stack
-from stream.publish import outgoing, publish_messages
+from stream.datasets.publish import outgoing, publish_messages
+from stream.demo.client import Customer
+from stream.kafka.topics import create
+from stream.local.stack import Stack
 from stream.settings import Settings
-from stream.topics import create
 from tests.kafka_worker import Worker, eventually
 
 PATIENCE = 300.0  # seconds until something counts as never coming

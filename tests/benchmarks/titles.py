@@ -11,8 +11,8 @@ from measure import Row, Rows, amount, watch
 from transformers.utils.logging import disable_progress_bar
 
 from models.base import Encoder
-from models.embedding import BertEncoder, bundled
-from models.hashed import HashEncoder
+from models.bert_encoder import BertEncoder, bundled
+from models.hash_encoder import HashEncoder
 
 ROUNDS = 3
 

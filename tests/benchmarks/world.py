@@ -5,11 +5,11 @@ from functools import cache
 
 import numpy as np
 
-from models.embedding import embed
+from models.bert_encoder import embed
 from models.events import Click, Embedding, Item, Request
 from stream import build
+from stream.datasets.simulated_news import START, News, news
 from stream.settings import Settings
-from stream.worlds.news import START, News, news
 
 ARTICLES, READERS = 5_000, 2_000
 SAYS = f"{ARTICLES:,} articles, {READERS:,} readers"

@@ -1,9 +1,10 @@
-"""A partition in a worker's hands, as stream/partition.py drives it, over logs in memory."""
+"""A partition in a worker's hands, as `stream.worker.partitions` drives it, over logs in memory."""
 
 from collections.abc import Generator
 from typing import Protocol
 
 from agents.attribution import Ask
+from agents.attribution_state import Remembered
 from agents.bookmark import Bookmark, decode_bookmark, encode_bookmark
 from agents.ledger import Ledger
 from agents.partition import (
@@ -16,7 +17,6 @@ from agents.partition import (
     ReadBack,
     Teach,
 )
-from agents.remembered import Remembered
 from models.events import Decision, decode_decision, encode
 from tests.schedules.logs import Log, World
 

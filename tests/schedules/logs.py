@@ -5,10 +5,10 @@ from random import Random
 from msgspec import Struct
 
 from agents.attribution import Attribution
+from agents.attribution_state import Remembered
 from agents.learner import Learner, State
 from agents.ledger import Ledger
 from agents.partition import DAY, Received
-from agents.remembered import Remembered
 from agents.rules import Rules
 from models.events import (
     Begin,

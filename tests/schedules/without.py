@@ -3,11 +3,11 @@
 from msgspec import structs
 
 from agents.attribution import Ask, Attribution
+from agents.attribution_state import Remembered
 from agents.bookmark import Bookmark, encode_bookmark
 from agents.ledger import Ledger, Place, Verdict
 from agents.partition import Answer, Command, Commit, Teach
 from agents.pending import Pending
-from agents.remembered import Remembered
 from models.events import Control, Decision, Event, Interaction, Outcome, Record, chain
 from tests.schedules.life import Life, Pauses, Performed
 from tests.schedules.play import Parts

@@ -1,6 +1,6 @@
 """A process of a random schedule: what it has learned, and which fold it decides by.
 
-It does as stream/engine.py does, with logs in memory.
+It does as stream/worker/engine.py does, with logs in memory.
 """
 
 from zlib import crc32

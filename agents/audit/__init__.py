@@ -1,0 +1,1 @@
+"""Every published ranking made again from the logs, compared bit for bit."""

@@ -1,0 +1,251 @@
+"""Every ranking made again from the logs at its own versions, and compared bit for bit."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from agents.attribution import Ask, Rules
+from agents.audit.catalogues import Catalogues
+from agents.audit.differences import ENCODER, REQUEST, Difference, Why, compared, likely, shown
+from agents.audit.expected import Asked
+from agents.audit.report import Report
+from agents.learner import Learner
+from agents.partition import Received
+from agents.recommender import Recommender, Terms
+from models.events import (
+    Decision,
+    Invalid,
+    decode_decision,
+    decode_embedding,
+    decode_item,
+    decode_record,
+    encode,
+)
+
+END = 2**63
+NOTED = 10  # differences and ids that a report spells out
+
+
+class _Taken(Struct, frozen=True, order=True):
+    """A decision to make again, as its bytes; in the order of learning."""
+
+    model: int
+    encoder: str
+    items: int
+    embeddings: int
+    partition: int
+    offset: int
+    source: int
+    data: bytes
+
+
+class Audit:
+    """Takes logs in: all rankings, then all events, items and embeddings, then feedback in order.
+
+    Decisions are made again when feedback has come to their model's version. Memory: the rankings'
+    bytes, the events that asked, the items and their vectors.
+
+    `learner` has learned nothing yet; `make` gives what decides from it with an empty catalogue,
+    for an encoder's version and the size of its vectors; `owner(user)` is a user's partition.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        make: Callable[[str, int], Recommender],
+        rules: Rules,
+        terms: Terms,
+        owner: Callable[[str], int],
+    ) -> None:
+        self.learner = learner
+        self.catalogues = Catalogues(make)
+        self.asked = Asked(rules, owner)
+        self.terms = terms
+        self.counts: Counter[str] = Counter()
+        self._first: dict[tuple[int, str, int], _Taken] = {}
+        self._due: list[_Taken] | None = None
+        self._apart: Counter[str] = Counter()
+        self._unlike: list[str] = []
+        self._reused: list[str] = []
+        self._ids: set[tuple[int, str]] = set()
+        self._causes: Counter[str] = Counter()
+        self._differences: list[Difference] = []
+        self._missing: tuple[int, int] | None = None
+
+    def ranking(self, partition: int, message: Received) -> None:
+        """Take a message of the rankings."""
+        self.counts["rankings"] += 1
+        try:
+            decision = decode_decision(message.data)
+        except Invalid:
+            self.counts["unreadable"] += 1
+            return
+        taken = _Taken(
+            decision.model,
+            decision.encoder,
+            decision.items,
+            decision.embeddings,
+            partition,
+            message.offset,
+            decision.source,
+            message.data,
+        )
+        first = self._first.setdefault((partition, decision.id, decision.source), taken)
+        if first is not taken:
+            self.counts["repeated"] += 1
+            if not _alike(decode_decision(first.data), decision):
+                self._unlike.append(decision.id)
+            return
+        self.asked.decided(partition, decision, message.data)
+        if (partition, decision.id) in self._ids:
+            self._reused.append(decision.id)
+        self._ids.add((partition, decision.id))
+
+    def event(self, partition: int, message: Received) -> None:
+        """Take a message of the events."""
+        self.asked.event(partition, message)
+
+    def item(self, message: Received) -> None:
+        """Take a message of the items."""
+        try:
+            self.catalogues.items.add(message.offset, decode_item(message.data))
+        except Invalid:
+            self.catalogues.items.add(message.offset, None)
+
+    def embedding(self, message: Received) -> None:
+        """Take a message of the embeddings."""
+        try:
+            self.catalogues.add_embedding(message.offset, decode_embedding(message.data))
+        except Invalid:
+            self.catalogues.add_embedding(message.offset, None)
+
+    def feedback(self, message: Received) -> None:
+        """Decide what was decided before this record, then learn it."""
+        self._decide_upto(message.offset)
+        if message.offset > self.learner.version:
+            first, count = self._missing or (self.learner.version, 0)
+            self._missing = first, count + message.offset - self.learner.version
+        if self.learner(message.offset, message.data) == "learned":
+            partition = decode_record(message.data).source.partition
+            self.asked.learned(self.learner.ledger.places[partition])
+
+    def report(self) -> Report:
+        """Decide the rest, and say what was found."""
+        self._decide_upto(END)
+        counts = self.counts
+        asked = self.asked
+        unreadable = {
+            "rankings": counts["unreadable"],
+            "events": asked.unreadable,
+            "items": self.catalogues.items.unreadable,
+            "embeddings": self.catalogues.embeddings.unreadable,
+            "feedback": self.learner.ledger.counts["invalid"],
+        }
+        return Report(
+            rankings=counts["rankings"],
+            same=counts["same"],
+            refused=counts["refused"],
+            different=counts["different"],
+            apart=dict(self._apart),
+            unchecked_rankings=counts["unchecked"],
+            repeated=counts["repeated"],
+            unlike=tuple(self._unlike[:NOTED]),
+            reused=tuple(self._reused[:NOTED]),
+            asked=asked.count,
+            unanswered=len(asked.unanswered),
+            unanswered_ids=tuple(asked.unanswered[:NOTED]),
+            unsure=asked.unsure,
+            unasked=len(asked.unasked),
+            unasked_ids=tuple(asked.unasked[:NOTED]),
+            discarded=dict(asked.discarded),
+            feedback={str(verdict): n for verdict, n in self.learner.ledger.counts.items()},
+            feedback_missing=self._missing,
+            implied=asked.records["implied"],
+            strange=asked.records["strange"],
+            strange_first=tuple(asked.strange),
+            unlearned=asked.unlearned,
+            unchecked=asked.records["unchecked"],
+            cut=asked.cut,
+            unreadable=unreadable,
+            catalogues=self.catalogues.made,
+            version=self.learner.version,
+            digest=self.learner.digest(),
+            causes=dict(self._causes),
+            differences=tuple(self._differences),
+        )
+
+    def _decide_upto(self, offset: int) -> None:
+        if self._due is None:
+            self._due = sorted(self._first.values(), reverse=True)
+            self._first.clear()
+        while self._due and self._due[-1].model <= offset:
+            self._decide(self._due.pop())
+
+    def _decide(self, taken: _Taken) -> None:
+        if taken.source < self.asked.cut.get(taken.partition, 0):
+            self.counts["unchecked"] += 1
+            return
+        decision = decode_decision(taken.data)
+        terms = self.terms
+        if decision.build != terms.build:
+            self._apart[f"build {decision.build or 'unnamed'}, not {terms.build}"] += 1
+            return
+        if decision.settings != terms.settings:
+            self._apart[f"settings {decision.settings or 'unnamed'}, not {terms.settings}"] += 1
+            return
+        request = self.asked.request(taken.partition, decision)
+        if isinstance(request, str):
+            self._differs(taken, decision, ("source", taken.source, request), REQUEST)
+            return
+        recommender = self.catalogues.at(taken.encoder, taken.items, taken.embeddings)
+        made = recommender(Ask(request, taken.source))
+        if encode(made) == taken.data:
+            self.counts["same"] += 1
+            self.counts["refused"] += made.refused is not None
+            return
+        found = compared(decision, made)
+        if taken.embeddings and not self.catalogues.knows(taken.encoder):
+            why = ENCODER
+        else:
+            why = likely(found[0], decision, made, self._holes(taken))
+        self._differs(taken, decision, found, why)
+
+    def _differs(
+        self, taken: _Taken, decision: Decision, found: tuple[str, object, object], why: Why
+    ) -> None:
+        self.counts["different"] += 1
+        self._causes[why.cause] += 1
+        if len(self._differences) < NOTED:
+            field, logged, made = found
+            self._differences.append(
+                Difference(
+                    partition=taken.partition,
+                    offset=taken.offset,
+                    id=decision.id,
+                    model=taken.model,
+                    items=taken.items,
+                    embeddings=taken.embeddings,
+                    field=field,
+                    logged=shown(logged),
+                    made=shown(made),
+                    cause=why.cause,
+                    because=why.because,
+                )
+            )
+
+    def _holes(self, taken: _Taken) -> dict[str, int]:
+        """The first missing offset below the decision's version, of each log that misses one."""
+        feedback = self._missing[0] if self._missing else self.learner.version
+        holes = {
+            "feedback": feedback if feedback < taken.model else None,
+            "items": self.catalogues.items.missing(taken.items),
+            "embeddings": self.catalogues.embeddings.missing(taken.embeddings),
+        }
+        return {log: offset for log, offset in holes.items() if offset is not None}
+
+
+def _alike(first: Decision, again: Decision) -> bool:
+    """Whether both answer the same request: then the later one harms nobody."""
+    one, other = ((d.user, d.at, d.k, d.context, d.source) for d in (first, again))
+    return one == other

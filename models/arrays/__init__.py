@@ -1,0 +1,1 @@
+"""Bounded arrays by id."""

@@ -1,1 +1,0 @@
-"""Says what the logs imply, by code that is not the workers' (but for the codec), and compares."""

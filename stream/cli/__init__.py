@@ -1,0 +1,1 @@
+"""The `rankloop` command: one module for each group of subcommands."""

@@ -1,0 +1,108 @@
+"""The command group `rankloop champion`: who decides, who would do better, and the switch."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from stream.cli.errors import Plain
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from agents.ledger import Ledger
+    from agents.scoreboard import Scoreboard
+
+
+@click.group(cls=Plain)
+@click.pass_context
+def champion(context: click.Context) -> None:
+    """See which policy decides and how its challengers would do, and let another one decide.
+
+    The champion is `policy`, until a record in feedback says otherwise: at its offset all workers
+    switch. Challengers (`challengers`) learn from the same outcomes. Run it with the settings of
+    the workers.
+    """
+    context.obj = Settings.load(file=context.find_root().obj)
+
+
+@champion.command()
+@click.pass_obj
+def show(settings: Settings) -> None:
+    """Show the champion and what its challengers would have earned in its place."""
+    from rich.console import Console
+
+    from stream.cli.scores import said, table
+
+    ledger, board = asyncio.run(_read(settings))
+    where = _in_force(settings, ledger)
+    click.echo(f"champion at version {ledger.version}: {ledger.champion}{where}")
+    if board is None:
+        click.echo("no challengers: name some in RANKLOOP_CHALLENGERS")
+        return
+    scores = board.scores()
+    Console(width=120, highlight=False).print(table(scores))
+    for line in said(scores):
+        click.echo(line)
+
+
+@champion.command()
+@click.argument("name")
+@click.pass_obj
+def promote(settings: Settings, name: str) -> None:
+    """Let the challenger NAME decide from here on; the champion becomes a challenger."""
+    ledger, _ = asyncio.run(_read(settings))
+    if name not in ledger.policies:
+        known = ", ".join(ledger.policies)
+        raise click.ClickException(f"NAME must be one of {known}, got {name!r}")
+    _switch(settings, name, ledger)
+
+
+@champion.command()
+@click.pass_obj
+def rollback(settings: Settings) -> None:
+    """Let the champion before this one decide again."""
+    ledger, _ = asyncio.run(_read(settings))
+    if not ledger.former:
+        raise click.ClickException(f"there was no champion before {ledger.champion}")
+    _switch(settings, ledger.former, ledger)
+
+
+def _in_force(settings: Settings, ledger: "Ledger") -> str:
+    mine = settings.fold_hash()
+    if ledger.fold in ("", mine):
+        return ""
+    return f" (by these settings, whose fold {mine} is not in force: {ledger.fold} is)"
+
+
+async def _read(settings: Settings) -> "tuple[Ledger, Scoreboard | None]":
+    """All of feedback taken in, as far as champions go."""
+    from agents.ledger import Ledger
+    from agents.scoreboard import scoreboard
+    from stream.cli.fold import read
+
+    ledger = Ledger(policies=settings.policies)
+    board = scoreboard(settings.policies, settings.score_reward)
+
+    def take(offset: int, data: bytes) -> None:
+        verdict, record = ledger(offset, data)
+        if board is not None and verdict in ("learned", "noted"):
+            board(record, ledger)
+
+    await read(settings, take)
+    return ledger, board
+
+
+def _switch(settings: Settings, name: str, ledger: "Ledger") -> None:
+    from models.events import Champion
+    from stream.cli.fold import publish
+
+    if ledger.begin is None:
+        raise click.ClickException("the log has not begun: start a worker first")
+    if ledger.fold != settings.fold_hash():
+        raise click.ClickException(f"nobody would obey{_in_force(settings, ledger)}")
+    if name == ledger.champion:
+        click.echo(f"{name} is champion already")
+        return
+    record = Champion(policy=name, expects=ledger.champion)
+    offset = asyncio.run(publish(settings, record))
+    click.echo(f"from {offset} on {name} decides; before, {ledger.champion} did")

@@ -1,0 +1,69 @@
+"""What a user can mend is said in one line; what only we can mend keeps its traceback."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+
+class Plain(click.Group):
+    """A group of commands that end a user's mistake in one line.
+
+    The exit code is 2 if a setting is to be mended, else 1. The commands of its groups are meant,
+    too.
+
+    >>> main = Plain("main", [click.Command("read", callback=lambda: open("/none"))])
+    >>> main(["read"], standalone_mode=False)
+    Traceback (most recent call last):
+    click.exceptions.ClickException: /none: No such file or directory
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) or not isinstance(error, mistakes()):
+                raise  # who read our output has left: click ends quietly; else: it is ours to mend
+            raise _plain(error) from None
+
+
+def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
+    """The errors in a group, and in the groups in it.
+
+    >>> list(causes(ExceptionGroup("", [ExceptionGroup("", [KeyError(1)]), KeyError(2)])))
+    [KeyError(1), KeyError(2)]
+    """
+    for error in errors.exceptions:
+        yield from causes(error) if isinstance(error, BaseExceptionGroup) else [error]
+
+
+def mistakes() -> tuple[type[Exception], ...]:
+    """All that a file, a setting, a folder or a server can be the cause of."""
+    from aiokafka.errors import KafkaError
+    from redis.exceptions import RedisError
+
+    from agents.ledger import Unknown
+    from agents.partition import Diverged
+    from stream.demo.client import Silent
+    from stream.kafka.authorization import Denied, Unreachable
+    from stream.kafka.producer import Unpublished
+    from stream.kafka.topics import WrongShape
+    from stream.local.process import StackError
+    from stream.offline.audit import Unauditable
+    from stream.storage.cover import Refused
+    from stream.worker.restore import Cut
+
+    refused = (Cut, Denied, Diverged, Refused, Unauditable, Unknown, WrongShape)
+    away = (Silent, StackError, Unreachable)
+    return KafkaError, OSError, RedisError, Unpublished, ValueError, *refused, *away
+
+
+def _plain(error: Exception) -> click.ClickException:
+    from stream.settings_schema import SettingError
+
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    plain = click.ClickException(text)
+    plain.exit_code = 2 if isinstance(error, SettingError) else 1
+    return plain

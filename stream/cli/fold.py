@@ -1,0 +1,108 @@
+"""The command group `rankloop fold`: which fold decides, and the switch to another (L12)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from stream.cli.errors import Plain
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from agents.ledger import Ledger
+    from models.events import Control
+
+
+@click.group(cls=Plain)
+@click.pass_context
+def fold(context: click.Context) -> None:
+    """See which fold decides, and switch to another.
+
+    A fold is how workers learn: the settings that steer it, and the release. Workers whose fold is
+    not in force fold the whole log and stand by; at the switch, a record in feedback, they take
+    over from the others at one offset. Both kinds may run side by side, and back is the same way.
+    """
+    context.obj = Settings.load(file=context.find_root().obj)
+
+
+@fold.command()
+@click.pass_obj
+def show(settings: Settings) -> None:
+    """Show the fold in force, and the one of these settings."""
+    ledger = asyncio.run(_read(settings))
+    click.echo(f"in force at version {ledger.version}: {ledger.fold or 'none, the log is empty'}")
+    click.echo(f"of these settings: {settings.fold_hash()}")
+
+
+@fold.command()
+@click.option("--to", help="The fold to switch to; default: the one of these settings.")
+@click.pass_obj
+def switch(settings: Settings, to: str | None) -> None:
+    """Let workers of these settings decide from here on.
+
+    Start them first: they stand by (`/status`: fold and in_force) once they have folded the log.
+    Those who decided stand by from then on, and can be stopped, or switched back to (--to).
+    """
+    chosen = to or settings.fold_hash()
+    ledger = asyncio.run(_read(settings))
+    if ledger.begin is None:
+        raise click.ClickException(
+            "the log has not begun, and the first worker's fold will decide: start that one"
+        )
+    if ledger.fold == chosen:
+        click.echo(f"{chosen} is in force already")
+        return
+    from models.events import Fold
+
+    offset = asyncio.run(publish(settings, Fold(fold=chosen, expects=ledger.fold)))
+    click.echo(f"from {offset} on {chosen} decides; before, {ledger.fold} did")
+
+
+async def _read(settings: Settings) -> "Ledger":
+    """All of feedback taken in, as far as who decides goes."""
+    from agents.ledger import Ledger
+
+    ledger = Ledger()
+    await read(settings, lambda offset, data: ledger(offset, data) and None)
+    return ledger
+
+
+async def read(settings: Settings, take: Callable[[int, bytes], None]) -> None:
+    """Feedback up to its present end, record by record."""
+    from aiokafka import TopicPartition
+
+    from stream.kafka.reader import Follower
+    from stream.kafka.topics import Topics
+
+    follower = Follower(settings.aiokafka_options())
+    feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
+    try:
+        await follower.start()
+        begins, end = await follower.begins(feedback), await follower.end(feedback)
+        follower.watch(feedback, begins, lambda m: take(m.offset, m.value or b""))
+        reading = asyncio.create_task(follower.run())
+        await asyncio.wait(
+            {reading, reached := asyncio.create_task(follower.reached(feedback, end))},
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        reached.cancel()
+        if reading.done():
+            await reading
+        reading.cancel()
+    finally:
+        await follower.stop()
+
+
+async def publish(settings: Settings, record: "Control") -> int:
+    """Put a record into feedback; its offset."""
+    from models.events import encode
+    from stream.kafka.producer import Outgoing, Publisher
+    from stream.kafka.topics import Topics
+
+    publisher = Publisher(settings.aiokafka_options())
+    try:
+        feedback = Topics(settings.topic_prefix).feedback
+        return (await publisher([Outgoing(feedback, encode(record))]))[0]
+    finally:
+        await publisher.stop()

@@ -1,0 +1,102 @@
+"""The command group `rankloop snapshots`: list, show, verify, rollback."""
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from stream.storage.cover import Cover
+    from stream.storage.snapshots import Snapshots
+
+
+@click.group()
+@click.pass_context
+def snapshots(context: click.Context) -> None:
+    """Look at the snapshots that workers write, check them, go back to an older one.
+
+    Run it with the settings of the workers.
+    """
+    from stream.storage.snapshots import opened
+
+    try:
+        context.obj = opened(Settings.load(file=context.find_root().obj))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@snapshots.command(name="list")
+@click.pass_obj
+def list_(shelf: "Snapshots") -> None:
+    """List all snapshots, the newest first, by what they say of themselves."""
+    entries = shelf.entries()
+    click.echo(f"{len(entries)} snapshots in {shelf.shelf.where}")
+    for entry in entries:
+        says = _says(entry.cover) if entry.cover else f"NOT USABLE: {entry.wrong}"
+        click.echo(f"{entry.version:>12}  {entry.size / 1e6:>9.1f} MB  {says}")
+
+
+@snapshots.command()
+@click.argument("version", type=click.IntRange(0))
+@click.pass_obj
+def show(shelf: "Snapshots", version: int) -> None:
+    """Show what the snapshot of VERSION holds, by its header."""
+    try:
+        cover, shapes = shelf.shapes(version)
+    except _failures() as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(_says(cover))
+    for name, (dtype, shape) in sorted(shapes.items()):
+        click.echo(f"  {name:40} {dtype:4} {' x '.join(f'{n:,}' for n in shape)}")
+
+
+@snapshots.command()
+@click.argument("version", type=click.IntRange(0), required=False)
+@click.pass_context
+def verify(context: click.Context, version: int | None) -> None:
+    """Read the snapshot of VERSION, or all of them, in full: checksum, digest, log, settings.
+
+    The exit code is 0 only if all are good.
+    """
+    shelf: Snapshots = context.obj
+    bad = 0
+    for each in [version] if version is not None else shelf.versions():
+        try:
+            cover, _ = shelf.read(each)
+            shelf.check(cover)
+        except _failures() as error:
+            bad += 1
+            click.echo(f"{each}: NOT USABLE: {error}")
+        else:
+            click.echo(f"{each}: good, digest {cover.digest}")
+    context.exit(1 if bad else 0)
+
+
+@snapshots.command()
+@click.argument("version", type=click.IntRange(0))
+@click.pass_obj
+def rollback(shelf: "Snapshots", version: int) -> None:
+    """Set aside (rename) all snapshots newer than VERSION; 0: all, so that workers fold anew.
+
+    Stop the workers first: a running one goes on with what it knows, and writes again.
+    """
+    for name in shelf.rollback(version):
+        click.echo(f"set aside {name}")
+    left = shelf.versions()
+    click.echo(f"workers start from version {left[-1] if left else 0}")
+
+
+def _says(cover: "Cover") -> str:
+    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(cover.written / 1000))
+    return (
+        f"version {cover.version}, digest {cover.digest}, log {cover.prefix}, "
+        f"settings {cover.fold}, rankloop {cover.build}, written {written}"
+    )
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from stream.storage.cover import Refused
+
+    return OSError, ValueError, Refused

@@ -1,1 +1,0 @@
-"""`rankloop compare`: every arm on one log; which part helped, for whom, at what cost."""

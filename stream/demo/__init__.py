@@ -1,0 +1,1 @@
+"""`rankloop demo`, and the client it plays."""

@@ -1,0 +1,217 @@
+"""The demo: a local stack, a worker, a customer, a visitor who clicks; then what was earned."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import Struct, structs
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from models.events import Embedding, Event, Item
+from policies.evaluation.intervals import clustered
+from stream.datasets.movielens import find_movielens, movielens
+from stream.datasets.simulated_news import news
+from stream.datasets.topic_logs import KafkaLogs
+from stream.demo.client import Served, Silent, embed_through, serve
+from stream.local.process import free_port
+from stream.local.stack import Stack
+from stream.offline.audit import audit, lines
+from stream.progress import progress
+from stream.settings import Settings, others_environ
+from stream.simulation.closed_loop import Trial, run
+from stream.simulation.environment import LogWorld, Messages, World
+from stream.simulation.event_log import Log
+from stream.simulation.experiment import side_by_side
+from stream.simulation.news import NewsWorld
+from stream.storage.vectors import Known
+
+HORIZON = 10.0  # seconds of the log's time: the visitor clicks within 2.5 s
+# Settings of the user's own cluster, of no use on the stack that the demo starts.
+LEFT_OUT = ("app", "topic_prefix", "replication", "impressions", "snapshot_url")
+LEFT_OUT += ("security_protocol", "sasl_username", "sasl_password", "redis_cafile")
+LEFT_OUT += ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_key_password")
+OTHERS = ("uniform", "popular", "knn", "mf", "content", "blend")
+console = Console(width=110)
+
+
+class Stocked(LogWorld, frozen=True):
+    """A log whose whole catalogue is there from the start, as the demo publishes it."""
+
+    def messages(self) -> Messages:
+        yield from _stock(self.log.items, self.log.embeddings)
+        rest = Log((), (), self.log.events, self.log.encoder)
+        yield from LogWorld(rest, self.requests, self.k).messages()
+
+
+class StockedNews(NewsWorld, frozen=True):
+    """Simulated news, all of it there from the start."""
+
+    def messages(self) -> Messages:
+        yield from _stock(self.news.items, self.embeddings)
+        for message in NewsWorld.messages(self):
+            if not isinstance(message, Item | Embedding):
+                yield message
+
+
+def _stock(
+    items: Sequence[Item], embeddings: Sequence[Embedding]
+) -> Iterator[Item | Embedding | Event]:
+    for pair in zip(items, embeddings, strict=True):
+        yield from pair
+
+
+class Story(Struct, frozen=True):
+    """What the demo is played with: items, and the world once their vectors are known."""
+
+    says: str
+    items: tuple[Item, ...]
+    world: Callable[[tuple[Embedding, ...], Known], World]
+
+
+def story(settings: Settings, data: Path | None, requests: int, events: int) -> Story:
+    """The film log where it can be found, else simulated news."""
+    folder = find_movielens(data)
+    if folder is None:
+        found = news(n_items=1_000, n_users=200, seed=settings.seed)
+        return Story(
+            f"{len(found.items):,} simulated news: no MovieLens here, --data DIR says where it is",
+            found.items,
+            lambda vectors, text: StockedNews(found, vectors, text, requests, settings.seed),
+        )
+    known = list(movielens(folder, user_tags=0))  # tags are hindsight
+    films = tuple(one for one in known if isinstance(one, Item))
+    log = tuple(one for one in known if not isinstance(one, Item))[:events]
+    return Story(
+        f"{len(films):,} films and the first {len(log):,} ratings of {folder}",
+        films,
+        lambda vectors, text: Stocked(Log(films, vectors, log, text), requests),
+    )
+
+
+def demo(settings: Settings, data: Path | None, requests: int, events: int) -> bool:
+    """Run all of it and print what was measured; whether the audit found everything the same."""
+    began = time.monotonic()
+    played_with = story(settings, data, requests, events)
+    console.print(played_with.says, style="bold", highlight=False)
+    with ExitStack() as running:
+        bar = running.enter_context(progress(console))
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="rankloop-")))
+        stack = running.enter_context(Stack(kafka_home=settings.kafka_home))
+        settings = structs.replace(
+            settings,
+            **{name: getattr(Settings(), name) for name in LEFT_OUT},
+            brokers=stack.brokers,
+            redis_url=stack.redis_url,
+            refresh=False,
+            horizon_seconds=min(HORIZON, settings.horizon_seconds),
+            data_dir=str(folder / "data"),
+            log_level="WARNING",
+        )
+        console.print(f"{stack.describes}; texts by {settings.encoder_name}", highlight=False)
+        with worker(settings, folder) as lives:
+            items = played_with.items
+            told = _told(bar, "titles embedded", len(items))
+            vectors = asyncio.run(embed_through(settings, items, told))
+            text = Known(vectors[0].encoder, len(vectors[0].vector) // 2)
+            world = played_with.world(vectors, text)
+            told = _told(bar, "requests ranked through Kafka", requests)
+            served = asyncio.run(serve(settings, world.messages(), world.visitor(), told))
+            until(lambda: {life["open"] for life in lives()} == {0}, "horizons to close")
+        report, _ = audit(settings, KafkaLogs(settings), quiet=True)
+    trials = [Trial(settings=settings.alone(p), world=world) for p in OTHERS]
+    others = side_by_side(run, trials, len(served.users) * len(trials), jobs=2)
+    console.print(table({one.policy: one.rewards for one in others}, served, settings.policy))
+    p50, p99 = np.percentile(served.millis, [50, 99])
+    console.print(
+        f"request to ranking as a customer reads it: p50 {p50:.1f} ms, p99 {p99:.1f} ms, asked one "
+        f"by one; {served.events:,} events, {served.events / served.seconds:,.0f} a second",
+        highlight=False,
+    )
+    for line in lines(report):
+        console.print(f"audit: {line}", highlight=False)
+    console.print(f"{time.monotonic() - began:.0f} s in all; everything is stopped")
+    return report.ok
+
+
+def table(rewards: dict[str, list[float]], served: Served, champion: str) -> Table:
+    """What each policy earned on the same requests, and how much more the champion did."""
+    best = np.array(served.rewards)
+    made = Table(
+        title=f"clicks a ranking, on the same {len(best):,} requests of "
+        f"{len(set(served.users)):,} users",
+        caption=f"intervals 95%, clustered by user; {champion} learned live in Kafka, the others "
+        f"in memory; a ranking closes {HORIZON:g} s after its request",
+    )
+    for name in ("policy", "clicks a ranking", f"{champion} minus it"):
+        made.add_column(name, justify="left" if name == "policy" else "right")
+    for name, earned in rewards.items():
+        row = np.array(earned)
+        made.add_row(
+            name, str(clustered(row, served.users)), str(clustered(best - row, served.users))
+        )
+    made.add_section()
+    made.add_row(f"[bold]{champion}[/]", f"[bold]{clustered(best, served.users)}[/]", "")
+    return made
+
+
+def _told(bar: Progress, what: str, total: int) -> Callable[[int], None]:
+    task = bar.add_task(what, total=total)
+    return lambda count: bar.update(task, completed=count)
+
+
+Lives = list[dict[str, Any]]
+
+
+@contextmanager
+def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
+    """`rankloop worker` in a process of its own, ready; gives what it says of its partitions.
+
+    It is stopped by SIGTERM at the end. Raises Silent, with the end of its log, if it fails.
+    """
+    port = free_port()
+    config, log = folder / "worker.toml", folder / "worker.log"
+    config.write_text(structs.replace(settings, web_port=port).toml())
+    command = [sys.executable, "-m", "stream", "--config", str(config), "worker"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env=others_environ(), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+
+    def lives() -> Lives:
+        if process.poll() is not None:
+            raise Silent(f"the worker ended:\n{log.read_text(errors='replace')[-3000:]}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=2) as page:
+                return list(json.load(page)["partitions"].values())
+        except OSError:
+            return []
+
+    try:
+        until(lambda: sum(life["ready"] for life in lives()) == settings.partitions, "the worker")
+        yield lives
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait for a condition; raises Silent if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Silent(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.1)

@@ -1,0 +1,112 @@
+"""Waits for Kafka at the start, and watches whether it answers, and still lets us, while we run."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka.errors import KafkaError
+
+from stream.kafka.authorization import Denied, Right, Unreachable, check, reach
+from stream.kafka.topics import Topics
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+EVERY = 5.0  # seconds between questions
+PATIENCE = 2  # refusals in a row that end a worker: rights are not always changed in one step
+
+
+def needed(settings: Settings, *embedder: str) -> list[Right]:
+    """All that a worker needs, `embedder` being the group that reads items for the text model.
+
+    READ and WRITE imply DESCRIBE; an idempotent producer needs nothing more since Kafka 2.8.
+    """
+    topics = Topics(settings.topic_prefix)
+    reads = [topics.items, topics.events, topics.rankings, topics.feedback, topics.embeddings]
+    writes = [*reads[1:], topics.deadletters]
+    groups = [f"{settings.app}-partitions"] if settings.role in ("all", "rank") else []
+    groups += embedder if settings.role in ("all", "embed") else ()
+    return [
+        *(Right("topic", name, "READ") for name in reads),
+        *(Right("topic", name, "WRITE") for name in writes),
+        *(Right("group", name, "READ") for name in groups),
+    ]
+
+
+async def arrive(settings: Settings) -> None:
+    """Wait until Kafka lets us in, `connect_seconds` at most: then raises Unreachable.
+
+    Raises Denied at once: what refuses us will refuse us again.
+    """
+    deadline = time.monotonic() + settings.connect_seconds
+    waiting = False
+    while True:
+        try:
+            return await reach(settings)
+        except Unreachable as away:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            if not waiting:
+                waiting = True
+                most = {"at_most_seconds": settings.connect_seconds, "reason": str(away)}
+                log.warning("waiting for kafka", extra=most)
+        await asyncio.sleep(min(1.0, left))
+
+
+class Door:
+    """Kafka as this worker sees it: whether it answers, since when not, and what it forbids.
+
+    >>> Door(Settings(), []).status()
+    {'answers': True, 'away_seconds': 0.0}
+    """
+
+    def __init__(self, settings: Settings, rights: Sequence[Right]) -> None:
+        self._settings, self._rights = settings, rights
+        self._away_since: float | None = None
+
+    async def run(self) -> None:
+        """Ask until cancelled. Raises Denied once it is sure."""
+        refusals = 0
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await check(self._settings, self._rights)
+            except Unreachable as away:
+                self._away(str(away))
+            except Denied as denied:
+                refusals += 1
+                if refusals >= PATIENCE:
+                    raise
+                log.warning("kafka refuses us; asking once more", extra={"reason": str(denied)})
+            else:
+                refusals = 0
+                self._back()
+
+    async def says(self, error: Exception) -> str:
+        """Why the worker ends: what Kafka refuses, if that is the cause, or else the error's."""
+        if isinstance(error, KafkaError):
+            try:
+                await check(self._settings, self._rights)
+            except (Denied, Unreachable) as cause:
+                return str(cause)
+            return f"Kafka: {error}"
+        return str(error)
+
+    def status(self) -> dict[str, Any]:
+        """For the status page."""
+        since = self._away_since
+        away = 0.0 if since is None else round(time.monotonic() - since, 1)
+        return {"answers": since is None, "away_seconds": away}
+
+    def _away(self, reason: str) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            log.warning("kafka lost; waiting until it is back", extra={"reason": reason})
+
+    def _back(self) -> None:
+        if self._away_since is not None:
+            seconds = round(time.monotonic() - self._away_since, 1)
+            self._away_since = None
+            log.warning("kafka back", extra={"seconds": seconds})

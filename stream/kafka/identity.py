@@ -1,0 +1,76 @@
+"""Which log this is: Kafka's own ids of the cluster and the topics, and whether they are still so.
+
+Offsets are not identities (L6): a topic deleted and made again has the same name and other records.
+"""
+
+from aiokafka.client import AIOKafkaClient
+
+from models.events import Begin
+from stream import build
+from stream.kafka.protocol import Metadata
+from stream.kafka.topics import Topics
+from stream.settings import Settings
+
+
+class Foreign(Exception):
+    """Not the log that this was: why, and what to do."""
+
+
+async def begin(settings: Settings) -> Begin:
+    """What a worker with these settings would say of the log it finds.
+
+    A broker that does not know the ids of topics (before 2.8, or a small one) tells none.
+    """
+    topics = Topics(settings.topic_prefix)
+    names = [topics.items, topics.events, topics.rankings, topics.feedback, topics.embeddings]
+    client = AIOKafkaClient(**settings.aiokafka_options())
+    await client.bootstrap()
+    try:
+        told = (await client.send(client.get_random_node(), Metadata(names))).to_object()
+    finally:
+        await client.close()
+    there = [topic for topic in told["topics"] if not topic["error_code"]]
+    ids = {topic["topic"]: topic["topic_id"].hex() for topic in there if "topic_id" in topic}
+    return Begin(
+        fold=settings.fold_hash(),
+        rules=build.rules(settings).digest,
+        partitions=settings.partitions,
+        cluster=(told["cluster_id"] or "") if ids else "",
+        topics=ids,
+    )
+
+
+def agree(log: Begin, found: Begin) -> None:
+    """Refuse to go on in a log that began as another one than what is `found`.
+
+    >>> log = Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "1"})
+    >>> agree(log, log)
+    >>> agree(log, Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "2"}))
+    Traceback (most recent call last):
+    stream.kafka.identity.Foreign: events is not the topic that the log began with (its id is 2, ...
+    """
+    if log.cluster and found.cluster and log.cluster != found.cluster:
+        raise Foreign(
+            f"the log began on the Kafka cluster {log.cluster}, and this is {found.cluster}: "
+            "offsets mean something else here. Set RANKLOOP_BROKERS to that cluster, or give the "
+            "new log another RANKLOOP_TOPIC_PREFIX"
+        )
+    for topic, id in sorted(log.topics.items()):
+        if found.topics and (now := found.topics.get(topic)) != id:
+            raise Foreign(
+                f"{topic} is not the topic that the log began with (its id is {now}, and was {id}):"
+                " it was deleted and made again. What was learned does not belong to it: start a "
+                "new log under another RANKLOOP_TOPIC_PREFIX and RANKLOOP_APP"
+            )
+    if log.partitions != found.partitions:
+        raise Foreign(
+            f"the log began with {log.partitions} partitions, and RANKLOOP_PARTITIONS is "
+            f"{found.partitions}: it is fixed for a log's life"
+        )
+    if log.rules != found.rules:
+        raise Foreign(
+            f"the log joins rewards by the rules {log.rules}, and these settings are the rules "
+            f"{found.rules}: horizon, early, lateness, future, impressions and refresh are fixed "
+            "for a log's life. Set them as they were, or start a new log under another "
+            "RANKLOOP_TOPIC_PREFIX"
+        )

@@ -1,0 +1,1 @@
+"""Kafka and Redis as child processes on loopback. Imports nothing of ours."""

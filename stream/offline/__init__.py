@@ -1,0 +1,1 @@
+"""Evaluation on logs: prequential replay, off-policy evaluation, ablation, regret, audit."""

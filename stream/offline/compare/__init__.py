@@ -1,0 +1,1 @@
+"""`rankloop compare`: an ablation of the ranker on one log."""

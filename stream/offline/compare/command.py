@@ -1,0 +1,181 @@
+"""`rankloop compare`: every arm on one log, the same requests, the same seeds; who earned what."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import msgspec
+from msgspec import Struct, structs
+from rich.console import Console
+
+from models.events import Item, Request, text_of
+from models.finetuning import Tuned
+from policies.evaluation.drift import changes, context_changes
+from stream import build
+from stream.datasets.log_files import ready
+from stream.offline import finetune
+from stream.offline.compare.arms import ARMS
+from stream.offline.compare.comparison import Comparison, Runs, Slice, contrasts, slices, standings
+from stream.offline.compare.findings import verdicts
+from stream.offline.compare.plots import overview
+from stream.offline.compare.report import page
+from stream.offline.compare.table import comparison_table
+from stream.offline.compare.trial import Trial, run
+from stream.offline.plotting import figure, save_png
+from stream.offline.regret import Regret
+from stream.settings import Settings
+from stream.simulation.environment import LogWorld
+from stream.simulation.event_log import Log, liked, read
+from stream.simulation.experiment import side_by_side
+
+SAMPLE = 300  # texts embedded again, to know how fast that is
+
+
+class Deep(Struct, frozen=True):
+    """The same log with the vectors of a fine-tuned BERT, and what that came from."""
+
+    log: Log
+    tuned: Tuned
+
+
+def compare(
+    settings: Settings,
+    file: Path,
+    *,
+    requests: int,
+    seeds: int,
+    events: int,
+    k: int,
+    horizon: float,
+    jobs: int,
+    out: Path | None,
+    plot: Path | None,
+    html: Path | None,
+    regret: Path | None,
+    tuned: Path | None,
+) -> None:
+    """Compare, print, and write what was asked for."""
+    found = None if regret is None else known(regret)
+    ready(out, plot, html)
+    if plot or html:
+        figure(1, 1)  # where there is no matplotlib, say so now
+    settings = structs.replace(settings, horizon_seconds=horizon)
+    log = read(file, settings, events)
+    if not any(isinstance(event, Request) or liked(event) for event in log.events):
+        raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
+    deep = None if tuned is None else reread(file, settings, events, tuned, log)
+    result = compared(
+        file.name, log, settings, requests=requests, seeds=seeds, k=k, jobs=jobs, deep=deep
+    )
+    console = Console(width=160, highlight=False)
+    console.print(comparison_table(result))
+    for one in verdicts(result):
+        console.print(
+            f"[bold]{one.part}[/] ({one.arm} against {one.against}): {one.finds}; {one.cost}"
+        )
+        for line in one.whom:
+            console.print(f"  {line}", markup=False)
+    if out is not None:
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    if plot is not None:
+        save_png(overview(result), plot)
+        console.print(f"drawn in {plot}", markup=False)
+    if html is not None:
+        html.write_text(page(result, found), encoding="utf-8")
+        console.print(f"report in {html}", markup=False)
+
+
+def compared(
+    name: str,
+    log: Log,
+    settings: Settings,
+    *,
+    requests: int,
+    seeds: int,
+    k: int = 10,
+    jobs: int = 2,
+    arms: Sequence[str] = tuple(ARMS),
+    deep: Deep | None = None,
+) -> Comparison:
+    """Play every arm with every seed, the fine-tuned ones if there are any; the slowest begin."""
+    started = perf_counter()
+    world = LogWorld(log, requests, k)
+    tuned = world if deep is None else LogWorld(deep.log, requests, k)
+    arms = [arm for arm in arms if deep is not None or not ARMS[arm].tuned]
+    after = 0 if deep is None else deep.tuned.until
+    numbers = range(settings.seed, settings.seed + seeds)
+    trials = [
+        Trial(
+            arm=arm,
+            settings=structs.replace(settings, seed=seed),
+            world=tuned if ARMS[arm].tuned else world,
+            after=after,
+        )
+        for seed in numbers
+        for arm in reversed(arms)
+    ]
+    likes = sum(liked(event) is not None for event in log.events)
+    asks = sum(isinstance(event, Request) for event in log.events)
+    answered = min(requests, asks or likes) * len(trials)
+    found = side_by_side(run, trials, answered, jobs)
+    runs: Runs = {arm: [one for one in found if one.arm == arm] for arm in arms}
+    first = runs[arms[0]][0]
+    asked = [one.context for one in world.messages() if isinstance(one, Request)]
+    if not first.users:
+        raise ValueError(f"no request comes after {after}, until when fine-tuning has seen the log")
+    if any(one.users != first.users for one in found):
+        raise RuntimeError("arms answered different requests; a difference would mean nothing")
+    return Comparison(
+        log=name,
+        k=k,
+        requests=len(first.users),
+        users=len(set(first.users)),
+        items=len({item.id for item in log.items}),
+        events=len(log.events),
+        seeds=list(numbers),
+        encoder=log.encoder.version,
+        texts_a_second=speed(settings, log.items),
+        asked=world.asks,
+        seconds=perf_counter() - started,
+        slices=[
+            Slice(
+                name, int(mask.sum()), len({u for u, m in zip(first.users, mask, strict=True) if m})
+            )
+            for name, mask in slices(first)
+        ],
+        standings=standings(runs, settings.seed),
+        contrasts=contrasts(runs, settings.seed),
+        drift={"likes of who asks": changes(first.history)} | context_changes(asked),
+        tuned=deep and deep.tuned,
+    )
+
+
+def reread(file: Path, settings: Settings, events: int, folder: Path, log: Log) -> Deep:
+    """The log again, as the fine-tuned BERT of a folder reads it."""
+    tuned = finetune.known(folder)
+    if tuned.base != log.encoder.version:
+        raise ValueError(
+            f"{folder} was fine-tuned from {tuned.base}, and the other arms read with "
+            f"{log.encoder.version}: set RANKLOOP_ENCODER to what it was fine-tuned from"
+        )
+    return Deep(read(file, structs.replace(settings, encoder=str(folder)), events), tuned)
+
+
+def known(file: Path) -> Regret:
+    """What `regret --json` wrote."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Regret)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{file} is not what `regret --json` writes: {error}") from None
+
+
+def speed(settings: Settings, items: Sequence[Item]) -> float:
+    """Texts embedded a second, on some of the items; 0 if there is no item."""
+    texts = [text_of(item) for item in items[:SAMPLE]]
+    if not texts:
+        return 0.0
+    encoder = build.encoder(settings)
+    encoder.encode(texts[:1])  # the first one pays for the start
+    before, started = encoder.misses, perf_counter()
+    encoder.encode(texts)
+    return (encoder.misses - before) / (perf_counter() - started)

@@ -1,0 +1,217 @@
+"""`rankloop evaluate`: what other policies would have earned on a log, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from threadpoolctl import threadpool_limits
+
+from models.base import Doubles
+from policies.evaluation.confidence_sequences import betting
+from policies.evaluation.diagnostics import cautions, estimate, support
+from policies.evaluation.estimators import ESTIMATORS, Logged
+from policies.evaluation.intervals import Interval, clustered
+from policies.evaluation.reward_model import FOLDS
+from policies.evaluation.slates import SLATE_ESTIMATORS, Slates
+from stream.datasets.log_files import read_log
+from stream.offline.off_policy_report import Evaluation, Judged, Measured, draw, said, table
+from stream.offline.rescore import rescored
+from stream.offline.served import Log, Served, gathered
+from stream.offline.target_policies import Frequencies, Places, logged, slates, uniform
+from stream.settings import Settings
+
+# What a policy learned while it logged, or looks at, is not in its frequencies.
+FIXED = ("uniform",)
+
+
+def run(
+    settings: Settings,
+    log: str,
+    policies: Sequence[str],
+    *,
+    candidates: int | None,
+    model: str,
+    out: Path | None,
+    plot: Path | None,
+) -> None:
+    """Evaluate and print; the result as JSON and as a picture, if asked for."""
+    threadpool_limits(1)  # small products: threads would wait for each other
+    result = evaluate(settings, log, policies, candidates=candidates, model=model)
+    console = Console(width=130, highlight=False)
+    console.print(table(result))
+    for line in said(result):
+        console.print(line, markup=False, soft_wrap=True)
+    if out is not None:
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    if plot is not None:
+        draw(result, plot)
+        console.print(f"drawn in {plot}", markup=False)
+
+
+def evaluate(
+    settings: Settings,
+    log: str,
+    policies: Sequence[str] = (),
+    *,
+    candidates: int | None = None,
+    model: str = "linear",
+) -> Evaluation:
+    """Judge each policy on the log of each other; without names: all that the log can judge."""
+    path = Path(log)
+    whole = log == "topic" or path.is_dir()
+    remade: Mapping[str, Places] = {}
+    if whole:
+        wanted = tuple(policies) or ("uniform", "popular", "blend", "bandit")
+        messages, remade = rescored(settings, None if log == "topic" else path, wanted)
+        found = gathered(messages)
+    elif path.is_file():
+        found = gathered(read_log(path))
+    else:
+        raise FileNotFoundError(f"{log} is no file, no folder and not the word topic")
+    if not found.served:
+        raise ValueError(f"{log} holds no outcome that showed anything: nothing to evaluate")
+    names = [served.policy for served in found.served]
+    targets = list(dict.fromkeys(policies)) or sorted({"uniform", *names, *remade})
+    notes = list(general(found))
+    judged: list[Judged] = []
+    for target in targets:
+        for served in found.served:
+            if served.policy == target:
+                continue
+            if target in remade:
+                judged.append(ranked(served, target, remade[target]))
+            elif target == "uniform":
+                n = candidates or (len(found.items) if found.listed else settings.candidates)
+                where = "--candidates" if candidates else "the log" if found.listed else "settings"
+                notes.append(f"uniform: of {n} candidates each, as {where} says")
+                judged.append(against_uniform(served, found, n, model))
+            else:
+                judged.append(against(served, target, found, model, notes))
+    return Evaluation(
+        log=log,
+        measured=[measured(served) for served in found.served],
+        judged=judged,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def measured(served: Served) -> Measured:
+    """A policy's own reward a decision."""
+    rewards = [sum(slot.reward for slot in one.slots) for one in served.outcomes]
+    users = [one.user for one in served.outcomes]
+    clicks = sum(reward != 0.0 for reward in rewards)
+    return Measured(served.policy, len(rewards), clicks, clustered(rewards, users, draws=1_000))
+
+
+def against_uniform(served: Served, log: Log, candidates: int, model: str) -> Judged:
+    """The uniform policy on another's log."""
+    if not served.single or candidates != len(log.items):
+        return ranked(served, "uniform", uniform(served, candidates))
+    even = np.full((len(served.outcomes), candidates), 1.0 / candidates)
+    beyond = Frequencies(served, log.items)
+    never = (beyond.counted(served) == 0).mean(axis=0)
+    places = [one.slots[0].position for one in served.outcomes]
+    return single(served, "uniform", logged(served, log.items, even, never[places], model), model)
+
+
+def against(served: Served, target: str, log: Log, model: str, notes: list[str]) -> Judged:
+    """A policy that has a log of its own, by its frequencies there."""
+    own = next((one for one in log.served if one.policy == target), None)
+    if own is None or not own.single or not served.single:
+        known = ", ".join(one.policy for one in log.served)
+        raise ValueError(
+            f"what {target} would have shown is not in this log (it has {known}, and only the "
+            "shown items' features); keep the topics with `rankloop audit --save FOLDER` and "
+            "evaluate FOLDER, or say topic"
+        )
+    times = Frequencies(own, log.items)
+    notes.append(
+        f"{target}: its frequencies of item at place in {len(own.outcomes):,} decisions of its own "
+        "stand for its probabilities; their error is not in the intervals"
+    )
+    one = logged(served, log.items, times.of(served), times.beyond(served), model)
+    return single(served, target, one, model)
+
+
+def single(served: Served, target: str, log: Logged, model: str) -> Judged:
+    """All estimators of decisions of one slot."""
+    names = [name for name in ESTIMATORS if name != "replay" or served.uniform]
+    terms = {name: ESTIMATORS[name](log) for name in names}
+    bears = support(log.weights, log.rewards, log.users, log.beyond)
+    estimates = estimate(terms, log.users, dict.fromkeys(names, bears), what="clicks")
+    return Judged(
+        served.policy,
+        target,
+        estimates,
+        anytime(served, log.weights, log.rewards, log.chances),
+        (*cautions(bears, "clicks"), *cautious(served)),
+    )
+
+
+def ranked(served: Served, target: str, places: Places) -> Judged:
+    """Estimators of rankings; each has weights of its own, and so a support of its own."""
+    log: Slates = slates(served, places)
+    missing = len(served.outcomes) - len(log.users)
+    weights = {
+        "standard IPS": log.upto[:, -1],
+        "independent IPS": log.each.mean(axis=1),
+        "RIPS": log.upto.mean(axis=1),
+        "SNRIPS": log.upto.mean(axis=1),
+    }
+    total = log.rewards.sum(axis=1)
+    found: list[str] = []
+    if log.shown is not None:
+        weights["cascade-DR"] = weights["RIPS"]
+    elif len(set(log.users)) < FOLDS:
+        found.append(f"no cascade-DR: its model of rewards needs {FOLDS} users")
+    else:
+        found.append("no cascade-DR: candidates are known from a folder or topics alone")
+    bears = {name: support(w, total, log.users) for name, w in weights.items()}
+    terms = {name: SLATE_ESTIMATORS[name](log) for name in weights}
+    if missing:
+        found.append(f"{missing:,} decisions could not be made again, and are left out")
+    if log.rewards.shape[1] > 1:
+        found.append(
+            "independent IPS leaves the slots above to the logging policy: right only if they do "
+            "not matter; RIPS is right if users read from the top"
+        )
+    found += cautions(bears["RIPS"], "clicks")
+    return Judged(
+        served.policy,
+        target,
+        estimate(terms, log.users, bears, what="clicks"),
+        None,
+        (*found, *cautious(served)),
+    )
+
+
+def anytime(
+    served: Served, weights: Doubles, rewards: Doubles, chances: Doubles
+) -> Interval | None:
+    """For IPS, where the greatest weight is known beforehand: the log is uniform."""
+    if not served.uniform or rewards.min() < 0.0 or rewards.max() > 1.0:
+        return None
+    most = float(chances.max()) / served.outcomes[0].slots[0].propensity
+    return betting(weights * rewards, most=most)
+
+
+def cautious(served: Served) -> tuple[str, ...]:
+    """What is wrong with a log whose policy went on learning."""
+    if served.policy in FIXED or served.uniform:
+        return ()
+    return (
+        f"if {served.policy} learned while it logged, decisions hang together: intervals that take "
+        "them as independent are too narrow",
+    )
+
+
+def general(log: Log) -> list[str]:
+    """What is to be said of all estimates on a log."""
+    found = ["many estimators are many looks: choose yours before you see them (DR or SNIPS)"]
+    if log.empty:
+        found.append(f"{log.empty:,} decisions that showed nothing are left out")
+    if log.foreign:
+        found.append(f"{log.foreign:,} decisions shown with other items in them are left out")
+    return found

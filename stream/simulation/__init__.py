@@ -1,0 +1,1 @@
+"""Closed-loop environments: a log or simulated users answer rankings."""

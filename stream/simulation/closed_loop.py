@@ -1,0 +1,118 @@
+"""A trial: one policy in a closed loop of its own, on requests that others answer, too.
+
+Every so many liked items, their user asks for a ranking just before; a visitor clicks; clicks go
+back with their request, in event time, and the logged event itself follows as one without.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from heapq import heappop, heappush
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from msgspec import Struct, structs
+
+from agents.loop import Loop
+from models.events import Click, Decision, Embedding, Event, Item, encode
+from stream import build
+from stream.settings import Settings
+from stream.simulation.environment import Messages, Visitor, World
+
+NEVER = 1 << 62
+
+
+class Played(Struct, frozen=True):
+    """What one policy did; one entry a decision in `users`, `rewards` and `micros`."""
+
+    policy: str
+    seed: int
+    users: list[str]
+    rewards: list[float]
+    slots: int
+    different: int  # items shown at least once
+    items: int
+    micros: float  # median of a decision
+    seconds: float
+    digest: str
+
+
+def play(
+    loop: Loop, messages: Messages, visitor: Visitor
+) -> Iterator[tuple[Decision, list[Click], float]]:
+    """Each decision, the clicks that follow, and its microseconds; clicks enter when due."""
+    waiting: list[tuple[int, int, Click]] = []
+    count = 0
+
+    def due(at: int) -> Iterator[Click]:
+        while waiting and waiting[0][0] <= at:
+            yield heappop(waiting)[2]
+
+    for message in messages:
+        if not isinstance(message, Item | Embedding):
+            for click in due(message.at):
+                loop(click)
+        started = perf_counter()
+        decisions = loop(message)
+        micros = (perf_counter() - started) * 1e6
+        for decision in decisions:
+            clicks = visitor.visit(decision)
+            for click in clicks:
+                count += 1
+                heappush(waiting, (click.at, count, click))
+            yield decision, clicks, micros
+    for click in due(NEVER):
+        loop(click)
+
+
+class Trial(Struct, frozen=True, kw_only=True):
+    """One run: a policy (in `settings`) and where its requests and its visitors come from."""
+
+    settings: Settings
+    world: World
+    decisions: Path | None = None
+
+
+def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Played:
+    """Play one policy through; equal trials give equal decisions and an equal digest."""
+    started = perf_counter()
+    settings = structs.replace(trial.settings, refresh=False)
+    loop = build.loop(settings, trial.world.encoder)
+    users, rewards, micros = list[str](), list[float](), list[float]()
+    shown: dict[str, tuple[int, frozenset[str]]] = {}
+    different: set[str] = set()
+
+    def logged() -> Iterator[Item | Embedding | Event]:
+        for message in trial.world.messages():
+            yield message
+            if isinstance(message, Click) and message.request in shown:
+                i, items = shown[message.request]
+                rewards[i] += message.item in items
+
+    out = trial.decisions.open("wb") if trial.decisions else None
+    slots = 0
+    with out or nullcontext():
+        for decision, clicks, spent in play(loop, logged(), trial.world.visitor()):
+            items = [slot.item for slot in decision.slots]
+            shown[decision.id] = len(users), frozenset(items)
+            users.append(decision.user)
+            rewards.append(float(len(clicks)))
+            micros.append(spent)
+            different.update(items)
+            slots += len(items)
+            if out:
+                out.write(encode(decision) + b"\n")
+            if progress and len(users) % 50 == 0:
+                progress(50)
+    return Played(
+        policy=settings.policy,
+        seed=settings.seed,
+        users=users,
+        rewards=rewards,
+        slots=slots,
+        different=len(different),
+        items=loop.recommender.catalogue.size,
+        micros=median(micros) if micros else 0.0,
+        seconds=perf_counter() - started,
+        digest=loop.learner.digest(),
+    )

@@ -1,0 +1,84 @@
+"""A simulated world of which all is known: drifting tastes, items that come and go, late clicks."""
+
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct, structs
+
+from agents.click_models import Drift, TasteVisitor
+from models.events import Embedding
+from stream import build
+from stream.datasets.simulated_news import MINUTE, START, News, news
+from stream.settings import Settings
+from stream.simulation.environment import Messages
+from stream.simulation.news import asking
+from stream.storage.vectors import Known, embedded
+
+EVERY = 10 * MINUTE  # between two articles
+LIFE = 60  # articles on the shelf: fewer than candidates, so that a policy sees all of them
+LATE = 20 * MINUTE  # a click in five comes up to so much later
+APPEAL = 0.55  # how much an article may please anybody more or less than its topics do
+
+
+class ShelfWorld(Struct, frozen=True):
+    """Readers of a shelf: articles come one by one, and each goes when `LIFE` others came.
+
+    From a third to two thirds of the time, half of the readers turn to other topics. Articles may
+    be shown again, so the best ranking of a moment is the same for every policy. They differ in
+    appeal, which no text tells.
+    """
+
+    news: News
+    embeddings: tuple[Embedding, ...]
+    encoder: Known
+    requests: int
+    seed: int
+    k: int = 10
+
+    def messages(self) -> Messages:
+        times = map(self._at, range(self.requests))
+        return asking(self.news, self.embeddings, times, self.seed, self.k)
+
+    def _at(self, i: int) -> int:
+        """The first one comes when the shelf is full."""
+        whole = len(self.news.items) - LIFE
+        return START + LIFE * EVERY + (i + 1) * whole * EVERY // self.requests
+
+    def on_shelf(self, at: int) -> list[str]:
+        """What could be shown."""
+        newest = (at - START) // EVERY
+        return [one.id for one in self.news.items[max(0, newest + 1 - LIFE) : newest + 1]]
+
+    def visitor(self) -> TasteVisitor:
+        readers = sorted(self.news.tastes)
+        others = dict(zip(readers, readers[1:] + readers[:1], strict=True))
+        third = (self._at(self.requests - 1) - self._at(0)) // 3
+        drift = Drift(
+            {reader: self.news.tastes[others[reader]] for reader in readers[::2]},
+            self._at(0) + third,
+            self._at(0) + 2 * third,
+        )
+        return TasteVisitor(
+            self.news.tastes, self.news.topics, seed=self.seed, drift=drift, late=LATE
+        )
+
+
+def shelf_world(settings: Settings, *, requests: int, articles: int, readers: int) -> ShelfWorld:
+    """Articles, embedded, and readers, all from the settings' seed."""
+    if articles <= LIFE:
+        raise ValueError(f"articles must be more than {LIFE}, the shelf's, got {articles}")
+    found = news(articles, readers, seed=settings.seed)
+    items = tuple(
+        structs.replace(one, at=START + i * EVERY, expires_at=START + (i + LIFE) * EVERY)
+        for i, one in enumerate(found.items)
+    )
+    rng = np.random.default_rng([settings.seed, 1])
+    appeal = rng.uniform(-APPEAL, APPEAL, len(items))
+    topics = {
+        one.id: np.append(found.topics[one.id], x).astype(np.float32)
+        for one, x in zip(items, appeal.tolist(), strict=True)
+    }
+    tastes = {name: np.append(one, 1.0).astype(np.float32) for name, one in found.tastes.items()}
+    vectors, encoder = embedded(items, build.encoder(settings), Path(settings.data_dir))
+    found = News(items, topics, tastes)
+    return ShelfWorld(found, vectors, encoder, requests, settings.seed)

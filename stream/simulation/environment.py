@@ -1,0 +1,86 @@
+"""Where requests and visitors come from: a log, with requests of its own or put in between."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from msgspec import Struct
+
+from agents.click_models import LogVisitor
+from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
+from stream.simulation.event_log import Log, liked
+from stream.storage.vectors import Known
+
+Messages = Iterable[Item | Embedding | Event]
+
+
+class Visitor(Protocol):
+    def visit(self, decision: Decision) -> list[Click]: ...
+
+
+class Absent:
+    """Nobody is there: the log holds the clicks itself."""
+
+    def visit(self, decision: Decision) -> list[Click]:
+        return []
+
+
+class World(Protocol):
+    """A log or a simulation; it crosses to another process by pickling."""
+
+    @property
+    def encoder(self) -> Known: ...
+
+    def messages(self) -> Messages: ...
+
+    def visitor(self) -> Visitor: ...
+
+
+class LogWorld(Struct, frozen=True):
+    """A log's first `requests` requests; if it has none, as many, evenly before liked items."""
+
+    log: Log
+    requests: int
+    k: int = 10
+    window: int = 20
+
+    @property
+    def encoder(self) -> Known:
+        return self.log.encoder
+
+    @property
+    def asks(self) -> bool:
+        """True if the log holds its own requests: then nothing is added to it."""
+        return any(isinstance(event, Request) for event in self.log.events)
+
+    def messages(self) -> Messages:
+        if self.asks:
+            return upto(self.log.in_time(), self.requests)
+        likes = sum(liked(event) is not None for event in self.log.events)
+        return asking(self.log.in_time(), likes, min(self.requests, likes), self.k)
+
+    def visitor(self) -> Visitor:
+        return Absent() if self.asks else LogVisitor(self.log.events, window=self.window)
+
+
+def asking(
+    messages: Messages, likes: int, limit: int, k: int
+) -> Iterator[Item | Embedding | Event]:
+    """The log with `limit` requests, spread evenly over its `likes`: each just before one."""
+    liking = asked = 0
+    for message in messages:
+        if liked(message) is not None and isinstance(message, Click | Reward):
+            liking += 1
+            if liking * limit >= (asked + 1) * likes and asked < limit:
+                asked += 1
+                yield Request(id=f"ask:{asked}", user=message.user, at=message.at, k=k)
+        yield message
+
+
+def upto(messages: Messages, limit: int) -> Iterator[Item | Embedding | Event]:
+    """The log until its request number `limit`, and what follows that one."""
+    asked = 0
+    for message in messages:
+        asked += isinstance(message, Request)
+        if asked > limit:
+            return
+        yield message

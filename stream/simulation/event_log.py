@@ -1,0 +1,99 @@
+"""A log in memory, in event time: nothing is known before it happened."""
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from pathlib import Path
+
+from msgspec import Struct
+
+from models.events import Click, Embedding, Event, Impression, Item, Request, Reward, Tick
+from stream import build
+from stream.datasets.log_files import read_log
+from stream.settings import Settings
+from stream.storage.vectors import Known, embedded
+
+EVENTS = Request | Impression | Click | Reward | Tick
+
+
+class Log(Struct, frozen=True):
+    """A log in memory: all versions of all items, vectors for those that are no deletions, events.
+
+    `places` says how many events came before each item in the file; empty: none before any.
+
+    >>> ann = {"user": "ann", "item": "a"}
+    >>> log = Log(
+    ...     (Item(id="a", at=0), Item(id="a", at=0, deleted=True)),
+    ...     (Embedding(id="a", encoder="none", text_hash="0" * 16, vector=b"00"),),
+    ...     (Click(id="c", at=5, **ann), Click(id="d", at=6, **ann)), Known("none", 1), (0, 1))
+    >>> [type(message).__name__ for message in log.in_time()]
+    ['Item', 'Embedding', 'Click', 'Item', 'Click']
+    """
+
+    items: tuple[Item, ...]
+    embeddings: tuple[Embedding, ...]
+    events: tuple[Event, ...]
+    encoder: Known
+    places: tuple[int, ...] = ()
+
+    def in_time(self) -> Iterator[Item | Embedding | Event]:
+        """Everything in event time: before an event come the versions that were known by then.
+
+        An item's first version is known from its `at` on, wherever the file has it: a catalogue is
+        written before or after its events. A later version or a deletion is known neither before
+        its `at`, which may still be the first one's, nor before its place in the file: so what
+        follows all events never is.
+        """
+        entering = self._entering()
+        later = next(entering, None)
+        waiting: list[tuple[int, int, Item, Embedding | None]] = []
+        for n, event in enumerate(self.events):
+            while later and later[0] <= n:
+                heappush(waiting, later[1:])
+                later = next(entering, None)
+            while waiting and waiting[0][0] <= event.at:
+                _, _, item, embedding = heappop(waiting)
+                yield item
+                if embedding is not None:
+                    yield embedding
+            yield event
+
+    def _entering(self) -> Iterator[tuple[int, int, int, Item, Embedding | None]]:
+        """(place, time, number, item, vector) of each version, by place; versions keep order."""
+        places = self.places or (0,) * len(self.items)
+        vectors = iter(self.embeddings)
+        known: dict[str, int] = {}  # id: when its latest version entered
+        made: list[tuple[int, int, int, Item, Embedding | None]] = []
+        for i, (place, item) in enumerate(zip(places, self.items, strict=True)):
+            first = item.id not in known
+            at = known[item.id] = max(item.at, known.get(item.id, item.at))
+            vector = None if item.deleted else next(vectors)
+            made.append((0 if first else place, at, i, item, vector))
+        return iter(sorted(made, key=lambda one: one[0]))
+
+
+def read(path: Path, settings: Settings, limit: int | None = None) -> Log:
+    """Read a log, of its events the first `limit`, and embed its items.
+
+    Vectors are kept under `data_dir` for the next time.
+    """
+    items: list[Item] = []
+    places: list[int] = []
+    events: list[Event] = []
+    for message in read_log(path):
+        if isinstance(message, Item):
+            items.append(message)
+            places.append(len(events))
+        elif isinstance(message, EVENTS):
+            events.append(message)
+    texts = [item for item in items if not item.deleted]
+    vectors, encoder = embedded(texts, build.encoder(settings), Path(settings.data_dir))
+    return Log(tuple(items), vectors, tuple(events[:limit]), encoder, tuple(places))
+
+
+def liked(event: object) -> str | None:
+    """The item that an event shows its user to like, if it does."""
+    if isinstance(event, Click):
+        return event.item
+    if isinstance(event, Reward) and event.item is not None and event.value > 0:
+        return event.item
+    return None

@@ -1,0 +1,63 @@
+"""The closed loop on simulated news, in English and Chinese, whose readers' tastes are known."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from msgspec import Struct
+
+from agents.click_models import TasteVisitor
+from models.events import Embedding, Request
+from stream import build
+from stream.datasets.simulated_news import MINUTE, START, News, news
+from stream.settings import Settings
+from stream.simulation.environment import Messages
+from stream.storage.vectors import Known, embedded
+
+
+class NewsWorld(Struct, frozen=True):
+    """Readers come in turn, one every `every` milliseconds, while articles appear."""
+
+    news: News
+    embeddings: tuple[Embedding, ...]
+    encoder: Known
+    requests: int
+    seed: int
+    k: int = 10
+
+    def messages(self) -> Messages:
+        every = max(1, len(self.news.items) * MINUTE // self.requests)
+        times = (START + (i + 1) * every for i in range(self.requests))
+        return asking(self.news, self.embeddings, times, self.seed, self.k)
+
+    def visitor(self) -> TasteVisitor:
+        return TasteVisitor(self.news.tastes, self.news.topics, seed=self.seed)
+
+
+def asking(
+    news: News, embeddings: Iterable[Embedding], times: Iterable[int], seed: int, k: int
+) -> Messages:
+    """A request by some reader at each time, in order, after the articles that came by then."""
+    readers = sorted(news.tastes)
+    pairs = iter(zip(news.items, embeddings, strict=True))
+    following = next(pairs, None)
+    for i, at in enumerate(times):
+        while following and following[0].at <= at:
+            yield from following
+            following = next(pairs, None)
+        reader = readers[hash_of(seed, i) % len(readers)]
+        yield Request(id=f"ask:{i + 1}", user=reader, at=at, k=k)
+
+
+def hash_of(seed: int, i: int) -> int:
+    """A number that looks drawn at random: splitmix64 (Steele et al. 2014)."""
+    z = (seed * 0xD1342543DE82EF95 + i * 0x9E3779B97F4A7C15 + 1) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return z ^ (z >> 31)
+
+
+def news_world(settings: Settings, *, requests: int, articles: int, readers: int) -> NewsWorld:
+    """Articles, embedded, and readers, all from the settings' seed."""
+    found = news(articles, readers, seed=settings.seed)
+    vectors, encoder = embedded(found.items, build.encoder(settings), Path(settings.data_dir))
+    return NewsWorld(found, vectors, encoder, requests, settings.seed)

@@ -1,0 +1,1 @@
+"""What outlives a process: snapshots, latest rankings, vector caches."""

@@ -1,0 +1,199 @@
+"""Snapshots: all that was learned up to a version of one feedback log, as a bookmark in it.
+
+A worker starts from the newest good one and folds only what follows it in `feedback`. Losing them
+costs time, not knowledge, while the log lasts. No pickle: see `stream.storage.tensor_file`.
+"""
+
+import logging
+import re
+import time
+from importlib.metadata import version as release
+from pathlib import Path
+
+from msgspec import Struct
+
+from agents.learner import Learner, State
+from stream.build import rules
+from stream.settings import Settings
+from stream.storage.attribution_snapshots import Attributions
+from stream.storage.cover import Cover, Refused, arrays_of, cover_in, state_in, texts_of
+from stream.storage.freed import give_back
+from stream.storage.object_store import Shelf, shelf
+from stream.storage.tensor_file import Damaged, header, pieces, read
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"(\d{20})\.safetensors")
+ASIDE = ".aside"
+
+
+class Log(Struct, frozen=True):
+    """What a snapshot belongs to: a log, the settings that steer its fold, and who wrote it."""
+
+    prefix: str
+    fold: str
+    build: str
+
+
+class Entry(Struct, frozen=True):
+    """A file on the shelf: its cover, or what is wrong with it."""
+
+    name: str
+    version: int
+    size: int = 0
+    cover: Cover | None = None
+    wrong: str = ""
+
+
+class Snapshots:
+    """The snapshots of one log on a shelf, the last `keep` of them.
+
+    >>> from stream.storage.object_store import shelf
+    >>> from models.memory import Memory
+    >>> from policies.uniform import Uniform
+    >>> snapshots = Snapshots(shelf("memory://doctest"), Log("films", "f01d", "0.1"), keep=3)
+    >>> learner = Learner(Memory(None, {}), Uniform())
+    >>> [learner(n, b"garbage") for n in range(3)]
+    ['invalid', 'invalid', 'invalid']
+    >>> snapshots.write(learner.state()).version
+    3
+    >>> again = Learner(Memory(None, {}), Uniform())
+    >>> snapshots.restore(again).version, again.version
+    (3, 3)
+    """
+
+    def __init__(self, shelf: Shelf, log: Log, keep: int) -> None:
+        self.shelf = shelf
+        self.log = log
+        self.keep = keep
+        self.newest: Cover | None = None  # written or restored here
+
+    def write(self, state: State) -> Cover:
+        """Put a snapshot on the shelf, whole or not at all, and remove those beyond `keep`."""
+        cover = Cover(
+            version=state.version,
+            digest=state.digest(),
+            prefix=self.log.prefix,
+            fold=self.log.fold,
+            build=self.log.build,
+            written=time.time_ns() // 1_000_000,
+        )
+        self.shelf.put(named(state.version), pieces(arrays_of(state), texts_of(cover)))
+        self.newest = cover
+        for version in self.versions()[: -self.keep]:
+            self.shelf.remove(named(version))
+        return cover
+
+    def versions(self) -> list[int]:
+        """All versions on the shelf, the oldest first."""
+        found = (NAME.fullmatch(name) for name in self.shelf.names())
+        return [int(match[1]) for match in found if match]
+
+    def newer(self, version: int) -> bool:
+        """Whether there is one of a later version."""
+        return any(found > version for found in self.versions())
+
+    def read(self, version: int) -> tuple[Cover, State]:
+        """A snapshot, checked in full. Raises Damaged, Refused or OSError."""
+        with self.shelf.open(named(version)) as (file, size):
+            head, arrays = read(file, size)
+        cover = cover_in(head)
+        if cover.version != version:
+            raise Damaged(f"it is a snapshot of version {cover.version}")
+        state = state_in(cover, arrays)
+        if state.version != version:
+            raise Damaged(f"its ledger is of version {state.version}")
+        if state.digest() != cover.digest:
+            raise Damaged("its digest is wrong")
+        return cover, state
+
+    def restore(self, learner: Learner) -> Cover | None:
+        """Load the newest good snapshot; None if there is none. Says so for each that is not good.
+
+        Raises Refused for a good one of another log or of other settings: nothing is ever mixed.
+        """
+        for version in reversed(self.versions()):
+            try:
+                cover, state = self.read(version)
+                self.check(cover)
+                learner.load(state)
+            except (OSError, ValueError) as error:
+                log.error("snapshot not used", extra={"version": version, "reason": str(error)})
+                continue
+            self.newest = cover
+            del state
+            give_back()
+            return cover
+        return None
+
+    def check(self, cover: Cover) -> None:
+        """Refuse a snapshot of another log, or of a fold that other settings steered."""
+        where = f"the snapshot of version {cover.version} in {self.shelf.where}"
+        if cover.prefix != self.log.prefix:
+            raise Refused(
+                f"{where} is of the log {cover.prefix!r}, not {self.log.prefix!r}; "
+                "give each log a RANKLOOP_SNAPSHOT_URL (or RANKLOOP_DATA_DIR) of its own"
+            )
+        if cover.fold != self.log.fold:
+            raise Refused(
+                f"{where} was learned under settings {cover.fold} (rankloop {cover.build}), "
+                f"not {self.log.fold}; run with those settings, or fold the log again: "
+                "`rankloop snapshots rollback 0`"
+            )
+
+    def entries(self) -> list[Entry]:
+        """What is on the shelf by its headers alone, the newest first."""
+        return [self.entry(version) for version in reversed(self.versions())]
+
+    def entry(self, version: int) -> Entry:
+        """One of them; what cannot be read says why."""
+        name, size = named(version), 0
+        try:
+            with self.shelf.open(name) as (file, size):
+                cover = cover_in(header(file, size))
+            self.check(cover)
+            return Entry(name, version, size, cover)
+        except (OSError, Damaged, Refused) as error:
+            return Entry(name, version, size, wrong=str(error))
+
+    def shapes(self, version: int) -> tuple[Cover, dict[str, tuple[str, tuple[int, ...]]]]:
+        """A snapshot's cover, and the type and shape of each of its arrays, by its header."""
+        with self.shelf.open(named(version)) as (file, size):
+            head = header(file, size)
+        return cover_in(head), {n: (t.dtype, t.shape) for n, t in head.tensors.items()}
+
+    def rollback(self, version: int) -> list[str]:
+        """Set aside all snapshots newer than `version`, so that a worker starts from an older one.
+
+        They are renamed, not deleted; the new names are returned.
+        """
+        taken, moved = set(self.shelf.names()), list[str]()
+        for newer in [found for found in self.versions() if found > version]:
+            name = named(newer) + ASIDE
+            new = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 999))) if n not in taken)
+            self.shelf.move(named(newer), new)
+            moved.append(new)
+        return moved
+
+
+def opened(settings: Settings) -> Snapshots:
+    """The snapshots that settings name, those of their fold: each fold has a folder of its own.
+
+    Raises ValueError for a URL that nothing here opens.
+    """
+    mine = Log(settings.topic_prefix, settings.fold_hash(), release("rankloop"))
+    return Snapshots(shelf(f"{_where(settings)}/{mine.fold}"), mine, settings.snapshot_keep)
+
+
+def attributions(settings: Settings) -> Attributions:
+    """The partitions' attributions; they are the same in each fold, so beside these folders."""
+    return Attributions(shelf(_where(settings)), settings.topic_prefix, rules(settings).digest)
+
+
+def _where(settings: Settings) -> str:
+    return (settings.snapshot_url or str(Path(settings.data_dir, "snapshots"))).rstrip("/")
+
+
+def named(version: int) -> str:
+    """The file of a version; names sort as versions do."""
+    return f"{version:020}.safetensors"

@@ -1,0 +1,1 @@
+"""The running worker: assigned partitions, restore, snapshots, monitoring, HTTP pages."""

@@ -1,0 +1,168 @@
+"""The worker: a Faust app around the engine, with the embedder agent and a status page."""
+
+import asyncio
+import logging
+import signal
+import sys
+from hashlib import blake2b
+from importlib.util import find_spec
+from typing import Any
+
+import faust
+import faust.web
+import mode.loop
+import msgspec
+from aiokafka.errors import KafkaError
+
+from agents.learner import Disagrees
+from agents.ledger import Unknown
+from agents.partition import Diverged
+from models.base import Encoder
+from stream import build
+from stream.cli.errors import causes
+from stream.kafka.authorization import Denied, check
+from stream.kafka.health import Door, arrive, needed
+from stream.kafka.identity import Foreign
+from stream.kafka.parting import part
+from stream.kafka.patches import pace
+from stream.kafka.topics import create
+from stream.local.process import free_port
+from stream.settings import Settings
+from stream.storage.cover import Refused
+from stream.storage.latest_rankings import MemoryRankings, Rankings, RedisRankings
+from stream.storage.vector_cache import RedisVectors
+from stream.worker.embedder import embed_items
+from stream.worker.engine import Engine
+from stream.worker.logging_setup import configure
+from stream.worker.prometheus import CONTENT_TYPE, Page
+from stream.worker.restore import Cut
+from stream.worker.shutdown import GRACE, KEEPING, Leaving
+
+log = logging.getLogger(__name__)
+
+
+# The log is not what it must be, and no retry mends that: said in one line, then a clean stop.
+REFUSALS = (Refused, Cut, Denied, Diverged, Disagrees, Foreign, Unknown)
+
+
+def name(settings: Settings, encoder: Encoder) -> str:
+    """The Faust app's, and so its group's: a new encoder reads all items again, from the start.
+
+    >>> from models.hash_encoder import HashEncoder
+    >>> name(Settings(), HashEncoder(64)), name(Settings(), HashEncoder(128))
+    ('rankloop-c51ac14b', 'rankloop-11094d61')
+    """
+    version = blake2b(encoder.version.encode(), digest_size=4).hexdigest()
+    return f"{settings.app}-{version}"
+
+
+def app(
+    settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str], leaving: Leaving
+) -> faust.App:
+    """The Faust app: the embedder agent, the engine as a service, the status page.
+
+    If it stops because it must not go on, the reason is in `why`.
+    """
+    made = faust.App(
+        name(settings, encoder),
+        **settings.faust_options(),
+        store="memory://",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_host=settings.web_host,
+        web_port=settings.web_port,
+        web_bind=settings.web_host,
+        datadir=settings.data_dir,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_heartbeat_interval=max(0.1, settings.session_timeout_seconds / 10),
+        consumer_auto_offset_reset="earliest",
+    )
+    engine = Engine(settings, encoder, rankings)
+    door = Door(settings, needed(settings, name(settings, encoder)))
+
+    @made.service
+    class Living(faust.Service):  # pyright: ignore[reportUnusedClass]
+        """Lives as long as the app."""
+
+        async def on_stop(self) -> None:
+            leaving.within(KEEPING)
+            await engine.stop()
+            leaving.within(GRACE)
+
+        @faust.Service.task
+        async def _live(self) -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(engine.run())
+                    group.create_task(door.run())
+            except* (*REFUSALS, KafkaError) as stopped:
+                why.extend([await door.says(error) for error in causes(stopped)])
+                signal.raise_signal(signal.SIGTERM)
+
+    async def embedder(stream: Any) -> None:
+        async for batch in stream.take_events(settings.encoder_batch, within=0.05):
+            await embed_items(batch, encoder, engine.topics, engine.publish, engine.embedded)
+
+    if settings.role in ("all", "embed"):
+        items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
+        made.agent(items, name="embedder")(embedder)
+    else:
+        made.producer_only = True  # Faust's consumer must not be there without a topic
+
+    @made.page("/status")
+    async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        found = engine.status(digest="digest" in request.query)
+        return web.json(found | {"kafka": door.status()})
+
+    page = Page(engine)
+
+    @made.page("/metrics")
+    async def metrics(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        return web.bytes(page(), headers={"Content-Type": CONTENT_TYPE})
+
+    return made
+
+
+async def _opened(settings: Settings) -> None:
+    await arrive(settings)
+    await check(settings, needed(settings))
+    await create(settings)
+
+
+def run(settings: Settings) -> None:
+    """Run a worker until it is told to stop. Leaves by SystemExit, as Faust's worker does."""
+    configure(settings.log_level, settings.log_json)
+    if find_spec("uvloop"):  # not on Windows
+        mode.loop.use("uvloop")
+    pace()
+    part()
+    port = settings.web_port or free_port()
+    settings = msgspec.structs.replace(settings, web_port=port)
+    asyncio.run(_opened(settings))
+    url, options = settings.redis_url, settings.redis_options()
+    options |= {"prefix": settings.topic_prefix}  # one Redis may serve several rankloops
+    encoder = build.encoder(settings, RedisVectors(url, **options) if url else None)
+    rights = needed(settings, name(settings, encoder))
+    asyncio.run(check(settings, rights))
+    ttl = settings.ranking_ttl_seconds
+    rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)
+    log.info("starting", extra={"status": f"http://{settings.web_host}:{port}/status"})
+    why: list[str] = []
+
+    def finish() -> int:
+        if not why and isinstance(process.crash_reason, KafkaError):  # Faust's consumer was refused
+            why.append(asyncio.run(Door(settings, rights).says(process.crash_reason)))
+        if why:
+            log.critical("stopped: %s", "; ".join(why))
+        return 1 if why or process.crash_reason else 0
+
+    leaving = Leaving(finish)
+    made = app(settings, encoder, rankings, why, leaving)
+    process = faust.Worker(made, override_logging=False, quiet=True)
+    try:
+        process.execute_from_commandline()
+    finally:
+        leaving.cancel()
+        finish()
+        if why:
+            sys.exit(1)

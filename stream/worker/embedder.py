@@ -1,0 +1,80 @@
+"""Items in, vectors out: the text model at work, in micro-batches, off the request path."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from faust.types import EventT
+from msgspec import Struct, field
+
+from models.base import Encoder
+from models.bert_encoder import embed
+from models.events import Embedding, Invalid, Item, decode_item, encode
+from stream.kafka.producer import Outgoing, Publisher, deadletter
+from stream.kafka.topics import Topics
+
+log = logging.getLogger(__name__)
+
+
+class Embedded(Struct):
+    """How much the embedder has done: items per second is `items` by `seconds`."""
+
+    items: int = 0
+    letters: Counter[str] = field(default_factory=Counter[str])  # dead letters by reason
+    seconds: float = 0.0  # that the text model worked
+
+
+async def embed_items(
+    batch: Sequence[EventT], encoder: Encoder, topics: Topics, publish: Publisher, done: Embedded
+) -> None:
+    """Embed a batch of items and publish the vectors; what cannot be used is a dead letter.
+
+    Counted in `done` once published.
+
+    Faust acknowledges the batch even if this raises, so it must not: it tries until it is done.
+    """
+    letters: list[Outgoing] = []
+    reasons: Counter[str] = Counter()
+
+    def refuse(event: EventT, reason: str) -> None:
+        value, offset = event.value or b"", event.message.offset
+        letters.append(deadletter(topics, topics.items, 0, offset, value, reason))
+        reasons[reason.partition(":")[0]] += 1
+
+    usable: list[tuple[EventT, Item]] = []
+    for event in batch:
+        try:
+            item = decode_item(event.value or b"")
+        except Invalid as invalid:
+            refuse(event, f"invalid: {invalid}")
+        else:
+            if not item.deleted:
+                usable.append((event, item))
+    made: list[Embedding] = []
+    began = time.monotonic()
+    try:
+        made = await asyncio.to_thread(embed, [item for _, item in usable], encoder)
+    except Exception as error:  # of the text model: one title must not cost the others theirs
+        log.warning("embedding one by one", extra={"reason": f"{type(error).__name__}: {error}"})
+        for event, item in usable:
+            try:
+                made += await asyncio.to_thread(embed, [item], encoder)
+            except Exception as error:
+                log.exception("item not embedded", extra={"item": item.id})
+                refuse(event, f"not embedded: {type(error).__name__}: {error}")
+    done.seconds += time.monotonic() - began
+    vectors = [Outgoing(topics.embeddings, encode(e), key(e)) for e in made]
+    await publish.until_done(letters + vectors)
+    done.items += len(made)
+    done.letters += reasons
+
+
+def key(embedding: Embedding) -> bytes:
+    """Compaction keeps the last vector of each encoder: one encoder's never removes another's.
+
+    >>> key(Embedding(id="film:1", encoder="hash1/8", text_hash="0" * 16, vector=b"00"))
+    b'hash1/8 film:1'
+    """
+    return f"{embedding.encoder} {embedding.id}".encode()

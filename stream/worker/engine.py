@@ -1,0 +1,296 @@
+"""A worker without Faust: what it knows, which logs it follows, which partitions it lives.
+
+It decides only while its fold is the one in force (L12): else it stands by, folding, and takes over
+at the record that says so.
+"""
+
+import asyncio
+import gc
+import logging
+import time
+from collections import defaultdict
+from typing import Any
+
+from aiokafka import ConsumerRecord, TopicPartition
+from msgspec import to_builtins
+from msgspec.structs import asdict
+
+from agents.attribution import Ask, Attribution
+from agents.learner import Disagrees, Learner
+from agents.ledger import Ledger
+from agents.partition import Partition
+from models.base import Encoder
+from models.events import (
+    Begin,
+    Decision,
+    Invalid,
+    decode_embedding,
+    decode_item,
+    decode_record,
+    encode,
+)
+from stream import build
+from stream.kafka.identity import agree, begin
+from stream.kafka.producer import Outgoing, Publisher
+from stream.kafka.reader import Follower
+from stream.kafka.routing import owner
+from stream.kafka.topics import Topics
+from stream.settings import Settings
+from stream.storage.latest_rankings import Rankings
+from stream.storage.snapshots import attributions
+from stream.worker.assignment import Lost
+from stream.worker.counters import Tally, Times
+from stream.worker.delivery import Delivery
+from stream.worker.embedder import Embedded
+from stream.worker.log_monitor import Watch
+from stream.worker.partitions import Partitions
+from stream.worker.remembering import Remembering
+from stream.worker.snapshotter import Keeping
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Run it until it fails or is stopped; stop it. What it does is its role's: see README."""
+
+    def __init__(self, settings: Settings, encoder: Encoder, rankings: Rankings) -> None:
+        options = settings.aiokafka_options()
+        self.settings = settings
+        self.fold = settings.fold_hash()
+        self.topics = Topics(settings.topic_prefix)
+        self.parts = build.parts(settings, encoder)
+        own = self.parts.learner.ledger
+        self.ledger = Ledger(policies=own.policies) if settings.role == "rank" else own
+        self.encoder = encoder
+        self.rankings = rankings
+        self.delivery = Delivery(rankings)
+        self.follower = Follower(options)
+        self.keeping = Keeping(
+            settings,
+            self.parts.learner,
+            self.ledger,
+            self.follower,
+            self._feedback,
+            lambda: build.learner(settings),
+            self._renewed,
+        )
+        self.publish = Publisher(options)
+        self.remembering = Remembering(attributions(settings), settings.restore_events)
+        self.tallies: defaultdict[int, Tally] = defaultdict(Tally)  # of all partitions it ever had
+        self.partitions = self._partitions()
+        self.feedback = TopicPartition(self.topics.feedback, 0)
+        self._caught_up = False
+        self._turned = asyncio.Event()  # another fold is in force
+        self.deciding = Times()
+        self.embedded = Embedded()
+        self.unreadable = 0
+
+    async def run(self) -> None:
+        """Read everything known so far, then join the group; ends when something fails."""
+        await self.publish.start()
+        if self.settings.role == "embed":
+            return
+        await self.follower.start()
+        if self.settings.role != "learn":
+            takes = {self.topics.items: self._item, self.topics.embeddings: self._embedding}
+            for topic, take in takes.items():
+                self.follower.watch(TopicPartition(topic, 0), 0, take)
+        await self.keeping.start()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.follower.run())
+            group.create_task(self.delivery.run())
+            group.create_task(self.keeping.run())
+            await self._catch_up()
+            found = await self._agreed()
+            gc.collect()
+            gc.freeze()  # what stays for good need not be looked through again: it shows in the p99
+            group.create_task(Watch(self, found).run())
+            if self.settings.role != "learn":
+                group.create_task(self._serve())
+
+    async def stop(self) -> None:
+        """Finish and commit what is under way, keep what was learned, let go of everything.
+
+        Each step is bounded: a broker or a Redis that does not let go holds up nobody's SIGTERM.
+        """
+        steps = {
+            self.partitions.stop: 10,
+            self.delivery.flush: 3,
+            self.follower.stop: 3,
+            self.publish.stop: 5,
+            self.keeping.write: 600,
+            self.rankings.close: 3,
+        }
+        for step, seconds in steps.items():
+            task = asyncio.ensure_future(step())
+            ended, _ = await asyncio.wait([task], timeout=seconds)
+            if not ended:
+                task.cancel()  # nor is waited for what does not let itself be cancelled
+                log.warning("not let go in time", extra={"step": step.__qualname__})
+            elif error := task.exception():
+                log.error("not stopped cleanly", exc_info=error, extra={"step": step.__qualname__})
+
+    async def _catch_up(self) -> None:
+        for tp in list(self.follower.positions):
+            await self.follower.reached(tp, await self.follower.end(tp))
+        self._caught_up = True
+        log.info("caught up", extra={"version": self.parts.learner.version})
+
+    async def _agreed(self) -> Begin:
+        """What the log began as, which is what is found now; a new log begins here (L6)."""
+        found = await begin(self.settings)
+        if self.ledger.begin is None:
+            await self.publish.until_done([Outgoing(self.topics.feedback, encode(found))])
+            await self.follower.reached(self.feedback, await self.follower.end(self.feedback))
+        assert self.ledger.begin is not None
+        agree(self.ledger.begin, found)
+        self.remembering.kept.topic = found.topics.get(self.topics.events, "")
+        return self.ledger.begin
+
+    @property
+    def stands_by(self) -> bool:
+        """True while workers of another fold decide, as far as was read.
+
+        What one that ranks took from a snapshot may have read further than its own ledger.
+        """
+        newest = max(self.ledger, self.parts.learner.ledger, key=lambda ledger: ledger.version)
+        return newest.fold != self.fold
+
+    def _decide(self, ask: Ask) -> Decision:
+        """A batch under way at the switch decides nothing any more (L12); the next owner does."""
+        if self.stands_by:
+            raise Lost("another fold is in force")
+        began = time.perf_counter()
+        decision = self.parts.recommender(ask)
+        self.deciding.add(time.perf_counter() - began)
+        return decision
+
+    async def _serve(self) -> None:
+        """Own partitions while this worker's fold is in force."""
+        while True:
+            self._turned.clear()
+            if self.stands_by:
+                folds = {"fold": self.fold, "in_force": self.ledger.fold}
+                log.warning("standing by: another fold decides; `rankloop fold`", extra=folds)
+                await self._turned.wait()
+                continue
+            await self.partitions.start()
+            serving = asyncio.create_task(self.partitions.run())
+            turned = asyncio.create_task(self._turned.wait())
+            try:
+                await asyncio.wait({serving, turned}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done():
+                    return serving.result()
+                await self.partitions.stop()
+                await serving
+            finally:
+                turned.cancel()
+                serving.cancel()
+            self.partitions = self._partitions()
+
+    def _partitions(self) -> Partitions:
+        return Partitions(
+            self.settings,
+            self.follower,
+            self.publish,
+            self._partition,
+            self.delivery.add,
+            self.remembering,
+            self.tallies,
+        )
+
+    def _renewed(self, learner: Learner) -> None:
+        catalogue = self.parts.catalogue
+        self.parts = build.Parts(learner, *build.deciding(self.settings, learner, catalogue))
+
+    def _item(self, message: ConsumerRecord) -> None:
+        try:
+            self.parts.catalogue.fold_item(message.offset, decode_item(message.value or b""))
+        except Invalid:  # the embedder sends it to the dead letters
+            self.unreadable += 1
+
+    def _embedding(self, message: ConsumerRecord) -> None:
+        try:
+            embedding = decode_embedding(message.value or b"")
+        except Invalid:
+            self.unreadable += 1
+        else:
+            self.parts.catalogue.fold_embedding(message.offset, embedding)
+
+    def _feedback(self, message: ConsumerRecord) -> None:
+        offset, data, before = message.offset, message.value or b"", self.ledger.fold
+        champion = self.ledger.champion
+        if self.ledger is self.parts.learner.ledger:
+            verdict = self.parts.learner(offset, data)
+        else:
+            verdict, _ = self.ledger(offset, data)
+        if verdict == "refused":
+            log.warning("a hole in feedback", extra={"offset": offset})
+            self.partitions.refused(decode_record(data).source.partition)
+        elif verdict == "noted":
+            if self.ledger.fold != before:
+                self._turned.set()
+            if self.ledger.champion != champion:
+                names = {"champion": self.ledger.champion, "before": champion, "offset": offset}
+                log.warning("another policy decides from here on", extra=names)
+            self._marked()
+
+    def _marked(self) -> None:
+        """Stop if the log says that something else was learned than here (L7)."""
+        learner, mark = self.parts.learner, self.parts.learner.differs
+        if mark is None:
+            return
+        what = (
+            f"up to version {mark.version} this worker learned something else than the one "
+            f"(rankloop {mark.build}) that says so in {self.topics.feedback}"
+        )
+        if self.keeping.snapshots.newest is None and not self._caught_up:
+            learner.differs = None
+            log.critical("%s, although it folded all of the log itself: look at that one", what)
+            return
+        for name in self.keeping.snapshots.rollback(0):
+            log.error("snapshot set aside", extra={"snapshot": name})
+        raise Disagrees(f"{what}; its snapshots are set aside: start it again, to fold anew")
+
+    def _partition(self, number: int) -> Partition:
+        return Partition(
+            Attribution(number, build.rules(self.settings)),
+            self.ledger,
+            self._decide,
+            lambda user: owner(user, self.settings.partitions),
+        )
+
+    def status(self, digest: bool = False) -> dict[str, Any]:
+        """What the worker knows and does, for people and health checks."""
+        parts, lives = self.parts, self.partitions.lives
+        return {
+            "app": self.settings.app,
+            "role": self.settings.role,
+            "fold": self.fold,
+            "in_force": self.ledger.fold,
+            "policy": parts.learner.policy.name,
+            "scoreboard": to_builtins(parts.learner.scores()),
+            "encoder": self.encoder.version,
+            "model": parts.learner.version,
+            "behind": self.ledger.version - parts.learner.version,
+            "items": parts.catalogue.items_version,
+            "embeddings": parts.catalogue.embeddings_version,
+            "digest": parts.learner.digest() if digest else None,
+            "learned": dict(self.ledger.counts),
+            "snapshot": self.keeping.status(),
+            "redis": self.rankings.where,
+            "attributions": self.remembering.status(),
+            "partitions": {
+                life.number: {
+                    "ready": life.ready,
+                    "restored": life.restored and asdict(life.restored),
+                    "committed": life.committed,
+                    "next": life.partition.attribution.next,
+                    "open": life.partition.attribution.open,
+                    "watermark": life.partition.attribution.watermark,
+                    "events": dict(life.partition.attribution.counts),
+                    "deadletters": dict(life.partition.counts),
+                }
+                for life in lives.values()
+            },
+        }

@@ -1,0 +1,127 @@
+"""Looks after the log now and then: that it is still the same, reaches back far enough, agrees."""
+
+import asyncio
+import logging
+from importlib.metadata import version as release
+from typing import Protocol
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from agents.ledger import Ledger
+from models.events import Begin, Champion, Mark, encode
+from stream import build
+from stream.kafka.identity import agree, begin
+from stream.kafka.producer import Outgoing, Publisher, Unpublished
+from stream.kafka.reader import Follower
+from stream.settings import Settings
+from stream.worker.partitions import Partitions
+from stream.worker.snapshotter import Keeping
+
+log = logging.getLogger(__name__)
+SECONDS = 5.0  # between two looks
+
+
+class Watched(Protocol):
+    """What of a running worker is looked at."""
+
+    settings: Settings
+    parts: build.Parts
+    ledger: Ledger
+    follower: Follower
+    publish: Publisher
+    keeping: Keeping
+    partitions: Partitions
+    feedback: TopicPartition
+
+    @property
+    def stands_by(self) -> bool:
+        """True while workers of another fold decide."""
+        ...
+
+
+class Watch:
+    """Raises Foreign if the log is not the one that began; alarms are logged, once each."""
+
+    def __init__(self, worker: Watched, log: Begin) -> None:
+        self.worker = worker
+        self.log = log
+        self._marked = 0
+        self._said: set[str] = set()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(SECONDS)
+            try:
+                agree(self.log, await begin(self.worker.settings))
+                await self._reach()
+                await self._mark()
+                await self._promote()
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.info("the log was not looked at", extra={"reason": str(error)})
+
+    async def _reach(self) -> None:
+        """Whether a restart would find what it needs: else retention outran snapshots."""
+        worker = self.worker
+        begins = await worker.follower.begins(worker.feedback)
+        newest = worker.keeping.snapshots.newest
+        if begins > (newest.version if newest else 0):
+            self._alarm(
+                f"{worker.feedback.topic} begins at {begins}, behind this worker's newest snapshot "
+                f"({newest.version if newest else 'none'}): it could not start again from it"
+            )
+        for number, needs in worker.partitions.needed().items():
+            events = TopicPartition(worker.partitions.topics.events, number)
+            begins = await worker.follower.begins(events)
+            if begins > needs:
+                self._alarm(
+                    f"{events.topic}-{number} begins at {begins} and is needed from {needs} on: "
+                    "who takes the partition over could not restore it; keep it longer "
+                    "(retention.ms)"
+                )
+
+    def _alarm(self, text: str) -> None:
+        if text not in self._said and len(self._said) < 1000:
+            self._said.add(text)
+            log.error("retention outruns what is kept: %s", text)
+
+    @property
+    def _leads(self) -> bool:
+        """The owner of the first partition, or who only learns, speaks for all."""
+        role = self.worker.settings.role
+        return role == "learn" or (role != "rank" and 0 in self.worker.partitions.lives)
+
+    async def _promote(self) -> None:
+        """Let a challenger that is ahead for sure decide; if two say so, the first counts."""
+        worker, learner = self.worker, self.worker.parts.learner
+        settings, board = worker.settings, learner.board
+        if not settings.promote or board is None or not self._leads or worker.stands_by:
+            return
+        name = board.better(settings.promote_margin, settings.promote_min_effective)
+        if name is None:
+            return
+        record = Champion(policy=name, expects=learner.ledger.champion)
+        try:
+            await worker.publish([Outgoing(worker.feedback.topic, encode(record))])
+            log.warning("promoted", extra={"policy": name, "champion": record.expects})
+        except Unpublished as error:
+            log.warning("promotion not published", extra={"reason": str(error)})
+
+    async def _mark(self) -> None:
+        """Say what was learned (L7)."""
+        worker, learner = self.worker, self.worker.parts.learner
+        newest = max(learner.probes, default=0)
+        if not self._leads or newest <= self._marked:
+            return
+        mark = Mark(
+            fold=learner.fold,
+            version=newest,
+            digest=learner.probes[newest],
+            build=release("rankloop"),
+        )
+        try:
+            await worker.publish([Outgoing(worker.feedback.topic, encode(mark))])
+            self._marked = newest
+        except Unpublished as error:
+            log.warning("mark not published", extra={"reason": str(error)})

@@ -1,0 +1,295 @@
+"""Drives each assigned partition's life against Kafka: reads, publishes, waits, commits.
+
+The order that keeps every promise is in `agents.partition`; here each of its commands is performed.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
+
+from agents.partition import Answer, Await, Command, Commit, Discard, Partition, Teach
+from models.events import Decision, encode
+from stream.kafka.producer import Outgoing, Publisher, Unpublished, deadletter
+from stream.kafka.reader import Follower
+from stream.kafka.topics import Topics
+from stream.settings import Settings
+from stream.worker.assignment import Life, Lost
+from stream.worker.batching import ROUND, Pace, batches, behind, group, overtaken
+from stream.worker.counters import Tally
+from stream.worker.remembering import Remembering
+from stream.worker.restore import decision_of, drive, last_commit, received, restore
+
+log = logging.getLogger(__name__)
+Published = Callable[[ConsumerRecord, Decision], None]
+
+
+class Partitions(ConsumerRebalanceListener):
+    """The group's consumer and the lives of the partitions assigned to this worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        follower: Follower,
+        publish: Publisher,
+        make: Callable[[int], Partition],
+        published: Published,
+        remembering: Remembering,
+        tallies: defaultdict[int, Tally],
+    ) -> None:
+        self.settings = settings
+        self.remembering = remembering
+        self.topics = Topics(settings.topic_prefix)
+        self.feedback = TopicPartition(self.topics.feedback, 0)
+        self.follower = follower
+        self.publish = publish
+        self.make = make
+        self.published = published
+        self.lives: dict[int, Life] = {}
+        self.tallies = tallies
+        self.pace = Pace(settings.batch, min(ROUND, settings.session_timeout_seconds / 16))
+        self._busy = asyncio.Lock()
+        self._committing = asyncio.Lock()
+        self._restoring: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._failed: asyncio.Future[None] | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Join the group."""
+        self._failed = asyncio.get_running_loop().create_future()
+        self._consumer = group(self.settings)
+        self._consumer.subscribe([self.topics.events], listener=self)
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        """Finish the batches under way, commit, and leave the group."""
+        self._stopping = True
+        async with self._busy:
+            for task in self._restoring:
+                task.cancel()
+            await self._commit()
+            await self.remembering.finish(self.lives.values())
+            for number in list(self.lives):
+                self._abandon(number)
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def run(self) -> None:
+        """Handle what comes until cancelled; raises what must stop the worker."""
+        assert self._consumer is not None and self._failed is not None
+        committed = time.monotonic()
+        while not self._stopping:
+            if self._failed.done():
+                self._failed.result()
+            try:
+                found = await batches(self._consumer, self.lives, self.pace.size)
+            except ConsumerStoppedError:
+                break
+            async with self._busy:
+                if self._stopping:
+                    break
+                for life, messages in found:
+                    tp = TopicPartition(self.topics.events, life.number)
+                    await overtaken(self._consumer, tp, life, messages[0].offset)
+                await asyncio.gather(*(self._receive(life, messages) for life, messages in found))
+                self.pace.round(sum(len(messages) for _, messages in found))
+                now = time.monotonic()
+                for life in list(self.lives.values()):
+                    await self._tick(life, now)
+                if now - committed > 0.2:
+                    committed = now
+                    await self._commit()
+                    self.remembering(self.lives.values())
+
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, revoked: Sequence[TopicPartition]
+    ) -> None:
+        """Let go: commit what is done, forget the rest; the next owner starts from the commit."""
+        async with self._busy:
+            await self._commit()
+            for tp in revoked:
+                self._abandon(tp.partition)
+
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, assigned: Sequence[TopicPartition]
+    ) -> None:
+        """Restore each partition before its first batch; it stays paused until then."""
+        for tp in assigned:
+            self._begin(tp)
+
+    def _begin(self, tp: TopicPartition) -> None:
+        assert self._consumer is not None
+        self._abandon(tp.partition)
+        life = Life(tp.partition, self.make(tp.partition), self.tallies[tp.partition])
+        self.lives[tp.partition] = life
+        self._consumer.pause(tp)
+        task = asyncio.create_task(self._restore(tp, life))
+        self._restoring.add(task)
+        task.add_done_callback(self._restored)
+
+    def needed(self) -> dict[int, int]:
+        """By partition, the offset of events that who takes it over begins to read at (L3)."""
+        return {life.number: life.needed for life in self.lives.values() if life.ready}
+
+    def refused(self, number: int) -> None:
+        """A record of the partition does not follow the one before (L4): go back to the commit."""
+        life = self.lives.get(number)
+        if life is not None and life.ready:
+            self._begin(TopicPartition(self.topics.events, number))
+
+    def lags(self) -> dict[int, int]:
+        """How many offsets of each partition were not handled yet, as far as fetches have told."""
+        return {
+            n: behind(self._consumer, self.topics.events, life) for n, life in self.lives.items()
+        }
+
+    def _abandon(self, number: int) -> None:
+        life = self.lives.pop(number, None)
+        if life is not None:
+            life.end()
+            self.follower.forget(TopicPartition(self.topics.rankings, number))
+
+    def _restored(self, task: asyncio.Task[None]) -> None:
+        self._restoring.discard(task)
+        if not task.cancelled() and (error := task.exception()) and self._failed:
+            if not self._failed.done():
+                self._failed.set_exception(error)
+
+    async def _restore(self, tp: TopicPartition, life: Life) -> None:
+        assert self._consumer is not None
+        async with self._committing:  # else what that commit covers would be counted twice
+            pass
+        while not life.lost:
+            try:
+                commit = await last_commit(self.settings, tp.partition)
+                life.restored = await restore(
+                    self.settings, life.partition, commit, lambda: life.lost, self.remembering.kept
+                )
+                life.committed, life.kept = commit.offset, life.restored.kept
+                break
+            except KafkaError as error:
+                log.warning("not restored, trying again", extra={"reason": str(error)})
+                life.partition = self.make(tp.partition)
+                await asyncio.sleep(1)
+        if life.lost or life.restored is None:
+            return
+        rankings = TopicPartition(self.topics.rankings, tp.partition)
+        position = life.restored.rankings
+        self.follower.watch(rankings, position, lambda message: self._read(life, message))
+        offset = life.partition.attribution.next
+        try:
+            self._consumer.seek(tp, offset)
+            self._consumer.resume(tp)
+        except IllegalStateError:  # gone meanwhile
+            return
+        how = {"events": life.restored.events, "seconds": round(life.begin(), 3)}
+        log.info("restored", extra={"partition": tp.partition, "offset": offset} | how)
+
+    def _read(self, life: Life, message: ConsumerRecord) -> None:
+        """A decision as read back from the rankings: only now may it be used (L2)."""
+        decision = decision_of(message)
+        attribution = life.partition.attribution
+        if decision is not None and attribution.decided(decision, message.offset):
+            self.published(message, decision)
+
+    async def _receive(self, life: Life, messages: list[ConsumerRecord]) -> None:
+        life.hears(messages[0].timestamp / 1000)
+        waiting = received(messages)
+        lease = time.monotonic() + self.settings.session_timeout_seconds / 2
+
+        async def perform(command: Command) -> Any:
+            if life.lost or time.monotonic() > lease:
+                raise Lost("the lease ran out")
+            return await self._perform(life, command)
+
+        try:
+            while waiting:
+                used = await drive(self.pace.watched(life.partition.batch(waiting)), perform)
+                if not used:
+                    raise Lost("a request before this batch was never decided")
+                life.handled(used)
+                waiting = waiting[used:]
+        except (Lost, Unpublished) as error:
+            extra = {"partition": life.number, "reason": str(error)}
+            log.warning("batch abandoned", extra=extra)
+            life.tally.abandoned += 1
+            if self.lives.get(life.number) is life:
+                self._begin(TopicPartition(self.topics.events, life.number))
+
+    async def _perform(self, life: Life, command: Command) -> Any:
+        match command:
+            case Teach(lessons):
+                topic = self.topics.feedback
+                offsets = await self.publish([Outgoing(topic, x.data) for x in lessons])
+                return offsets[-1] + 1
+            case Await(version):
+                try:
+                    async with asyncio.timeout(self.settings.wait_seconds):
+                        await self.follower.reached(self.feedback, version)
+                except TimeoutError:
+                    life.tally.older += 1
+                    log.warning("deciding with an older model", extra={"waited_for": version})
+            case Answer(decisions):
+                await self._answer(life, decisions)
+            case Discard(letters):
+                topics, number = self.topics, life.number
+                await self.publish(
+                    [
+                        deadletter(topics, topics.events, number, m.offset, m.data, reason)
+                        for m, reason in letters
+                    ]
+                )
+            case Commit():
+                life.commit = command
+        return None
+
+    async def _answer(self, life: Life, decisions: list[Decision]) -> None:
+        rankings = TopicPartition(self.topics.rankings, life.number)
+        offsets = await self.publish(
+            [
+                Outgoing(rankings.topic, encode(decision), decision.user.encode(), life.number)
+                for decision in decisions
+            ]
+        )
+        life.tally.rankings.update("refused" if d.refused else "ranked" for d in decisions)
+        try:
+            async with asyncio.timeout(self.settings.session_timeout_seconds / 2):
+                await self.follower.reached(rankings, offsets[-1] + 1)
+        except TimeoutError:
+            raise Lost("the rankings published were not read back") from None
+
+    async def _tick(self, life: Life, now: float) -> None:
+        quiet = now - life.heard
+        if life.ready and quiet >= self.settings.tick_seconds:
+            life.heard = now
+            tick = life.partition.tick(int(quiet * 1000))
+            if tick is not None:
+                try:
+                    await self.publish([Outgoing(self.topics.events, tick, partition=life.number)])
+                except Unpublished as error:
+                    log.warning("tick not published", extra={"reason": str(error)})
+
+    async def _commit(self) -> None:
+        """Commit what this worker's learner has accepted, never more (L4)."""
+        offered = [(life, commit) for life in self.lives.values() if (commit := life.done())]
+        if not offered or self._consumer is None:
+            return
+        events = self.topics.events
+        async with self._committing:
+            try:
+                await self._consumer.commit(
+                    {TopicPartition(events, life.number): commit for life, commit in offered}
+                )
+            except (CommitFailedError, IllegalStateError):
+                log.warning("the group moved on; its next owner starts from the last commit")
+            except KafkaError as error:
+                log.warning("commit failed; the next one covers it", extra={"error": str(error)})
+            else:
+                for life, _ in offered:
+                    life.accepted()

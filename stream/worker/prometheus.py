@@ -1,0 +1,295 @@
+"""`/metrics`: what the worker counts and holds, read when it is asked, as Prometheus reads it.
+
+Nothing is counted here. Events and outcomes are counted once their commit was accepted
+(`stream.worker.counters`), so that they add up over all workers.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from aiokafka import TopicPartition
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from models.bert_encoder import CachedEncoder
+from stream.worker.assignment import MOST_DUE
+
+if TYPE_CHECKING:
+    from stream.worker.engine import Engine
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+Values = Iterable[tuple[object, ...]]  # the labels, then the value
+
+
+def counter(name: str, says: str, labels: tuple[str, ...], values: Values) -> Metric:
+    """A counter and its values, one a set of labels.
+
+    >>> [sample.name for sample in counter("events", "Seen.", ("fate",), [("late", 2)]).samples]
+    ['rankloop_events_total']
+    """
+    family = CounterMetricFamily(f"rankloop_{name}", says, labels=labels)
+    for *names, value in values:
+        family.add_metric([str(each) for each in names], float(str(value)))
+    return family
+
+
+def gauge(name: str, says: str, labels: tuple[str, ...], values: Values) -> Metric:
+    """The same for what rises and falls."""
+    family = GaugeMetricFamily(f"rankloop_{name}", says, labels=labels)
+    for *names, value in values:
+        family.add_metric([str(each) for each in names], float(str(value)))
+    return family
+
+
+class Page:
+    """All metrics of one engine as text; a collector of `prometheus_client`, in no registry else.
+
+    Every group is a method below: adding a metric is adding a line to one of them.
+    """
+
+    def __init__(self, engine: "Engine") -> None:
+        self.engine = engine
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)  # resident memory, processor time, open files
+
+    def __call__(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what there is to say depends on the partitions."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything as it stands now."""
+        yield from self.events()
+        yield from self.partitions()
+        yield from self.learning()
+        yield from self.scoreboard()
+        yield from self.serving()
+        yield from self.bounds()
+
+    def events(self) -> Iterator[Metric]:
+        """What came and what became of it: committed events only."""
+        tallies = sorted(self.engine.tallies.items())
+        one, two = ("partition",), ("partition", "fate")
+        yield counter("events_in", "Messages committed.", one, ((p, t.taken) for p, t in tallies))
+        yield counter(
+            "events",
+            "What became of them: with rankloop_events_waiting they add up to those in.",
+            two,
+            ((p, fate, n) for p, t in tallies for fate, n in sorted(t.fates.items())),
+        )
+        yield gauge(
+            "events_waiting",
+            "Events that came before their request.",
+            one,
+            ((p, t.waiting) for p, t in tallies),
+        )
+        yield counter(
+            "events_waiting_moved",
+            "Waiting events taken over with a partition, and given up with it.",
+            ("partition", "direction"),
+            (row for p, t in tallies for row in ((p, "in", t.inherited), (p, "out", t.released))),
+        )
+        embedded = self.engine.embedded.letters
+        yield counter(
+            "deadletters",
+            "Messages that could not be used.",
+            ("topic", "partition", "reason"),
+            [
+                *(
+                    ("events", p, reason, n)
+                    for p, t in tallies
+                    for reason, n in sorted(t.letters.items())
+                ),
+                *(("items", 0, reason, n) for reason, n in sorted(embedded.items())),
+            ],
+        )
+        yield counter(
+            "outcomes",
+            "Decisions closed and corrected; unshown and refused ones teach nothing.",
+            ("partition", "status"),
+            ((p, status, n) for p, t in tallies for status, n in sorted(t.outcomes.items())),
+        )
+
+    def partitions(self) -> Iterator[Metric]:
+        """How each partition fares."""
+        partitions, one, now = self.engine.partitions, ("partition",), time.monotonic()
+        tallies, lives = sorted(self.engine.tallies.items()), sorted(partitions.lives.items())
+        yield counter(
+            "rankings",
+            "Rankings published and acknowledged.",
+            ("partition", "kind"),
+            ((p, kind, n) for p, t in tallies for kind, n in sorted(t.rankings.items())),
+        )
+        for name, says, of in (
+            ("batches_abandoned", "Batches given up and begun again from the commit.", "abandoned"),
+            ("batches_behind", "Batches decided before their own clicks were learned.", "older"),
+            ("restores", "Times a partition was taken up.", "restores"),
+            ("restore_seconds", "Seconds that took.", "restore_seconds"),
+            ("silences", "Times events had waited for an owner.", "silences"),
+            ("silence_seconds", "Seconds the oldest of them had waited.", "silence_seconds"),
+        ):
+            yield counter(name, says, one, ((p, getattr(t, of)) for p, t in tallies))
+        yield gauge(
+            "silence_longest_seconds",
+            "The longest of these silences.",
+            one,
+            ((p, t.longest_silence) for p, t in tallies),
+        )
+        yield gauge(
+            "silent_seconds",
+            "Since when a partition of this worker is being restored; 0: it is served.",
+            one,
+            ((p, 0 if life.ready else now - life.began) for p, life in lives),
+        )
+        yield gauge(
+            "lag_events",
+            "Events in Kafka that were not handled yet.",
+            one,
+            ((p, lag) for p, lag in partitions.lags().items()),
+        )
+
+    def learning(self) -> Iterator[Metric]:
+        """How far the logs that all workers follow were folded."""
+        engine, topics = self.engine, self.engine.topics
+        learner, catalogue = engine.parts.learner, engine.parts.catalogue
+        yield counter(
+            "feedback_records",
+            "Records of the feedback log by verdict, from its start: equal on all workers.",
+            ("verdict",),
+            ((verdict, n) for verdict, n in sorted(engine.ledger.counts.items())),
+        )
+        followed = {
+            topics.feedback: ("feedback", learner.version),
+            topics.items: ("items", catalogue.items_version),
+            topics.embeddings: ("embeddings", catalogue.embeddings_version),
+        }
+        yield gauge(
+            "version",
+            "The offset a log was folded up to; of feedback, the model's version.",
+            ("log",),
+            followed.values(),
+        )
+        behind = (
+            (of, engine.follower.behind(TopicPartition(t, 0))) for t, (of, _) in followed.items()
+        )
+        yield gauge("behind", "Records of a log that are not folded yet.", ("log",), behind)
+        held = engine.keeping
+        newest = held.snapshots.newest
+        if newest is not None:
+            yield gauge("snapshot_version", "Of the newest snapshot.", (), [(newest.version,)])
+            age = time.time() - newest.written / 1000
+            yield gauge("snapshot_age_seconds", "Of the newest snapshot.", (), [(age,)])
+        yield counter("snapshots_failed", "Snapshots not written.", (), [(held.failed,)])
+        yield counter(
+            "snapshot_held_seconds",
+            "Seconds that learning waited for a copy.",
+            (),
+            [(held.held_seconds,)],
+        )
+
+    def scoreboard(self) -> Iterator[Metric]:
+        """What the champion earns and its challengers would, if there are any."""
+        scores = self.engine.parts.learner.scores()
+        if not scores:
+            return
+        champion = scores[0].policy
+        each = [(score.policy, score) for score in scores]
+        names = ((name, int(name == champion)) for name, _ in each)
+        yield gauge("champion", "1 for the policy that decides.", ("policy",), names)
+        for name, says in (
+            ("outcomes", "Rankings of the champion that it was judged on."),
+            ("effective", "As many independent rankings their weights are worth."),
+            ("weight", "Mean weight; far below 1, the champion hardly shows what it would."),
+            ("cut", "Share of weights that were cut."),
+        ):
+            values = ((policy, getattr(score, name)) for policy, score in each)
+            yield gauge(f"score_{name}", says, ("policy",), values)
+        for name, says in (
+            ("value", "Reward a ranking, with its range at any time."),
+            ("ahead", "How much more than the champion, with its range at any time, for all."),
+        ):
+            yield gauge(
+                f"score_{name}",
+                says,
+                ("policy", "what"),
+                (
+                    (policy, what, getattr(found, what))
+                    for policy, score in each
+                    if (found := getattr(score, name)) is not None
+                    for what in ("mean", "low", "high")
+                ),
+            )
+
+    def serving(self) -> Iterator[Metric]:
+        """How long deciding takes, what the text model did, and where rankings are."""
+        times, embedded = self.engine.deciding, self.engine.embedded
+        yield HistogramMetricFamily(
+            "rankloop_decision_seconds",
+            "How long one decision took to make.",
+            buckets=times.buckets(),
+            sum_value=times.seconds,
+        )
+        yield counter("items_embedded", "Items embedded and published.", (), [(embedded.items,)])
+        yield counter("embedding_seconds", "Seconds that took.", (), [(embedded.seconds,)])
+        kept = self.engine.rankings.tally
+        yield counter(
+            "latest_rankings",
+            "Latest rankings for readers: written, refused by Redis, lost for want of room.",
+            ("result",),
+            [
+                ("written", kept.written),
+                ("refused", kept.refused),
+                ("lost", kept.lost + self.engine.delivery.unkept),
+            ],
+        )
+
+    def bounds(self) -> Iterator[Metric]:
+        """How much is held of what grows, and its limit: README's table "Bounds"."""
+        engine, parts = self.engine, self.engine.parts
+        catalogue, memory, kept = parts.catalogue, parts.learner.memory, engine.rankings.tally
+        lives = sorted(engine.partitions.lives.items())
+        window = [(p, life.partition.attribution.sizes) for p, life in lives]
+        yield gauge(
+            "window",
+            "What a partition remembers of the last window of event time, by kind.",
+            ("partition", "what"),
+            (
+                (p, what, getattr(sizes, what))
+                for p, sizes in window
+                for what in sizes.__struct_fields__
+            ),
+        )
+        yield gauge(
+            "commits_due",
+            "Commits that wait for the learner.",
+            ("partition",),
+            ((p, life.due) for p, life in lives),
+        )
+        held = {
+            "items": (catalogue.size, catalogue.limit),
+            "users": (len(memory.histories.users), memory.histories.users.limit),
+            "items_shown": (len(memory.exposure.items), memory.exposure.items.limit),
+            "latest_rankings": (kept.held, kept.limit),
+            "latest_rankings_on_their_way": (engine.delivery.waiting, engine.delivery.most),
+            "commits_due": (max((life.due for _, life in lives), default=0), MOST_DUE),
+            "batch": (engine.partitions.pace.size, engine.settings.batch),
+        }
+        if isinstance(engine.encoder, CachedEncoder):
+            held["vectors_cached"] = (len(engine.encoder.memory), engine.encoder.limit)
+        one = ("what",)
+        yield gauge("held", "How much is held.", one, ((w, n) for w, (n, _) in held.items()))
+        yield gauge("limit", "How much at most.", one, ((w, n) for w, (_, n) in held.items()))

@@ -1,0 +1,239 @@
+"""Rebuilds a partition's attribution from the logs, before its first batch."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, OffsetAndMetadata, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import OffsetOutOfRangeError
+from msgspec import Struct, structs
+
+from agents.attribution import Attribution
+from agents.bookmark import Bookmark, decode_bookmark
+from agents.partition import Command, Commands, Diverged, Partition, ReadBack, Received
+from models.events import Decision, Invalid, decode_decision
+from stream.kafka.topics import Topics
+from stream.settings import Settings
+from stream.storage.attribution_snapshots import Attributions
+
+log = logging.getLogger(__name__)
+
+
+class Cut(Exception):
+    """The log does not reach back to where it must be read from."""
+
+
+class Span(Struct, frozen=True):
+    """Where a partition of a topic begins and ends."""
+
+    tp: TopicPartition
+    start: int
+    end: int
+
+
+def received(messages: list[ConsumerRecord]) -> list[Received]:
+    """Kafka's records as the agents know them; a null value becomes an empty message."""
+    return [Received(m.offset, m.timestamp, m.value or b"") for m in messages]
+
+
+def decision_of(message: ConsumerRecord) -> Decision | None:
+    """The decision in a rankings message; None, and a line in the log, for anything else."""
+    try:
+        return decode_decision(message.value or b"")
+    except Invalid as invalid:
+        log.warning(
+            "not a decision", extra={"offset": message.offset, "reason": str(invalid)[:200]}
+        )
+        return None
+
+
+async def drive(commands: Commands, perform: Callable[[Command], Awaitable[Any]]) -> int:
+    """Perform a partition's commands, each answer sent back; returns how many messages it used."""
+    answer: Any = None
+    while True:
+        try:
+            command = commands.send(answer)
+        except StopIteration as end:
+            return end.value
+        answer = await perform(command)
+
+
+async def last_commit(settings: Settings, number: int) -> OffsetAndMetadata:
+    """Where the partition's group goes on, and the bookmark for it; (0, "") before all commits."""
+    events = TopicPartition(Topics(settings.topic_prefix).events, number)
+    admin = AIOKafkaAdminClient(**settings.aiokafka_options())
+    await admin.start()
+    try:
+        group = f"{settings.app}-partitions"
+        found = await admin.list_consumer_group_offsets(group, partitions=[events])
+    finally:
+        await admin.close()
+    commit = found.get(events)
+    if commit is None or commit.offset < 0:
+        return OffsetAndMetadata(0, "")
+    return commit
+
+
+class Restored(Struct, frozen=True):
+    """How a partition's attribution was made again; its rankings are to be followed from there."""
+
+    rankings: int = 0
+    events: int = 0  # how many were read again
+    kept: int = 0  # the offset of the file it was loaded from, if it was
+
+
+async def restore(
+    settings: Settings,
+    partition: Partition,
+    commit: OffsetAndMetadata,
+    lost: Callable[[], bool],
+    kept: Attributions,
+) -> Restored:
+    """Make the attribution again as it was at the commit (L3).
+
+    That is: load the newest good file between what the bookmark needs and the commit, and fold the
+    events from there; or fold them from the bookmark on; or, without one that can be used, from the
+    start of the log. The rankings are read up to their end, so that what was answered is not
+    answered again. Memory is that of the live state. Raises Cut if what is needed of a log is gone.
+    """
+    number, topics = partition.attribution.partition, Topics(settings.topic_prefix)
+    events = TopicPartition(topics.events, number)
+    rankings = TopicPartition(topics.rankings, number)
+    reader = AIOKafkaConsumer(
+        **settings.aiokafka_options(), group_id=None, auto_offset_reset="none"
+    )
+    await reader.start()
+    try:
+        starts = await reader.beginning_offsets([events, rankings])
+        ends = await reader.end_offsets([events, rankings])
+        if commit.offset > ends[events]:
+            raise Cut(
+                f"{events.topic}-{number} ends at {ends[events]}, but was committed up to "
+                f"{commit.offset}: the log begins again; give it another RANKLOOP_APP and prefix"
+            )
+        spans = [Span(tp, starts[tp], ends[tp]) for tp in (events, rankings)]
+        reader.assign([events, rankings])
+        again = Again(partition, reader, spans, commit, lost)
+        rules = partition.attribution.rules
+        bookmark = decode_bookmark(commit.metadata, rules.digest)
+        last = commit.offset
+        while bookmark is not None and bookmark.ids_from <= last and not lost():
+            first = max(bookmark.ids_from, starts[events])
+            state = await asyncio.to_thread(kept.newest, number, first, last)
+            if state is None:
+                break
+            last = state.next - 1
+            if not starts[rankings] <= state.reach.read <= ends[rankings]:
+                continue
+            partition.attribution = Attribution(number, rules)
+            try:
+                await asyncio.to_thread(partition.attribution.load, state)
+                restored = await again.read(state.next, state.reach.read, bookmark)
+            except (ValueError, Diverged) as error:
+                how = {"partition": number, "offset": state.next, "reason": str(error)}
+                log.error("attribution not used", extra=how)
+                continue
+            log.info("attribution loaded", extra={"partition": number, "offset": state.next})
+            return structs.replace(restored, kept=state.next)
+        partition.attribution = Attribution(number, rules)
+        begins = begin(partition, commit, spans)
+        return await again.read(begins[events], begins[rankings])
+    except OffsetOutOfRangeError as error:
+        raise Cut(f"a log was cut while it was read: {error}") from error
+    finally:
+        await reader.stop()
+
+
+class Again:
+    """Reads a partition's events and rankings again, up to the commit."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        reader: AIOKafkaConsumer,
+        spans: list[Span],
+        commit: OffsetAndMetadata,
+        lost: Callable[[], bool],
+    ) -> None:
+        self.partition = partition
+        self.reader = reader
+        self.events, self.rankings = spans
+        self.commit = commit
+        self.lost = lost
+        self._position = 0
+
+    async def read(self, done: int, rankings: int, bookmark: Bookmark | None = None) -> Restored:
+        """Fold the events from `done` on and the decisions from `rankings` on.
+
+        With a bookmark, raises Diverged unless they lead to what it says.
+        """
+        commit, count = self.commit, 0
+        self._position = rankings
+        self.reader.seek(self.events.tp, done)
+        self.reader.seek(self.rankings.tp, rankings)
+        while done < commit.offset and not self.lost():
+            batches = await self.reader.getmany(self.events.tp, timeout_ms=1000, max_records=500)
+            for messages in batches.values():
+                known = received([m for m in messages if m.offset < commit.offset])
+                await drive(self.partition.restore(known), self._read_back)
+                done = messages[-1].offset + 1
+                count += len(known)
+        while not self.lost() and await self._read_back(ReadBack()):
+            pass
+        if not self.lost():
+            attribution = self.partition.attribution
+            made = attribution.chain, attribution.last
+            if bookmark is not None and made != (bookmark.chain, bookmark.last):
+                raise Diverged(
+                    f"it leads to the record from {attribution.last}, and what was committed "
+                    f"to the one from {bookmark.last}: it is of another log"
+                )
+            self.partition.restored(max(self.events.start, commit.offset))
+        return Restored(self._position, count)
+
+    async def _read_back(self, _: Command) -> bool:
+        if self._position >= self.rankings.end:
+            return False
+        for messages in (await self.reader.getmany(self.rankings.tp, timeout_ms=1000)).values():
+            for message in messages:
+                if decision := decision_of(message):
+                    self.partition.attribution.decided(decision, message.offset)
+                self._position = message.offset + 1
+        return True
+
+
+def begin(
+    partition: Partition, commit: OffsetAndMetadata, spans: list[Span]
+) -> dict[TopicPartition, int]:
+    """Where to read events and rankings from; raises Cut where a log does not reach there.
+
+    `spans` are of these two, in this order.
+    """
+    attribution = partition.attribution
+    bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
+    if bookmark is None or bookmark.open_from > commit.offset:
+        if commit.metadata:
+            how = {"partition": attribution.partition, "metadata": commit.metadata[:200]}
+            log.warning("a bookmark of another release or other rules: from the start", extra=how)
+        needed = [0, 0]
+    else:
+        attribution.resume(bookmark)
+        needed = [bookmark.ids_from, bookmark.rankings_from]
+    begins: dict[TopicPartition, int] = {}
+    for span, need in zip(spans, needed, strict=True):
+        tp, start, end = span.tp, span.start, span.end
+        if commit.offset and start > need:
+            raise Cut(
+                f"{tp.topic}-{tp.partition} begins at {start}, and is needed from {need} on: what "
+                "came before is gone, and the rewards still open cannot be known; keep it longer "
+                "(retention.ms)"
+            )
+        if end < need:
+            raise Cut(
+                f"{tp.topic}-{tp.partition} ends at {end}, but was read up to {need}: the log "
+                "begins again; give it another RANKLOOP_APP and prefix"
+            )
+        begins[tp] = max(start, need)
+    return begins

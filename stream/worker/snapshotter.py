@@ -1,0 +1,144 @@
+"""Starts from the newest snapshot; then writes one now and then, or takes those of others.
+
+While a copy of what was learned is made, learning waits and nothing else does: requests go on with
+the version at hand (L8). Encoding and writing take no part in the stream.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import ConsumerRecord, TopicPartition
+
+from agents.learner import Learner
+from agents.ledger import Ledger
+from models.codec import chain
+from stream.kafka.reader import Follower, Take
+from stream.kafka.topics import Topics
+from stream.settings import Settings
+from stream.storage.cover import fits, same
+from stream.storage.snapshots import opened
+
+log = logging.getLogger(__name__)
+
+
+class Keeping:
+    """The snapshots of one running worker; `take` takes in a message of feedback.
+
+    A worker that ranks only has a `ledger` apart from its learner's, which follows the log, while
+    what it has learned is `renewed`: a `fresh` learner for each newer snapshot.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        learner: Learner,
+        ledger: Ledger,
+        follower: Follower,
+        take: Take,
+        fresh: Callable[[], Learner],
+        renewed: Callable[[Learner], None],
+    ) -> None:
+        self.settings = settings
+        self.learner = learner
+        self.ledger = ledger
+        self.fresh = fresh
+        self.renewed = renewed
+        self.follower = follower
+        self.take = take
+        self.feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
+        self.snapshots = opened(settings)
+        self.failed = 0
+        self.error: str | None = None  # why the last one was not written
+        self.held_seconds = 0.0  # that learning waited for a copy, in all
+
+    async def start(self) -> None:
+        """Load the newest good snapshot and follow feedback from there.
+
+        Raises Refused if the log is not the one that was learned (L6).
+        """
+        began = time.monotonic()
+        cover = await asyncio.to_thread(self.snapshots.restore, self.learner)
+        if self.ledger is not self.learner.ledger:
+            self.ledger.load(self.learner.ledger.standing())
+        version, topic = self.learner.version, self.feedback.topic
+        begins = await self.follower.begins(self.feedback)
+        fits(version, begins, await self.follower.end(self.feedback), topic)
+        if cover is not None:
+            seconds = round(time.monotonic() - began, 3)
+            log.info("snapshot loaded", extra={"version": version, "seconds": seconds})
+        self.follower.watch(self.feedback, max(begins, version - 1), self._take)
+
+    async def run(self) -> None:
+        """Write a snapshot every `snapshot_seconds`, never if that is 0; or look for newer ones."""
+        if self.settings.role == "rank":
+            while True:
+                await asyncio.sleep(self.settings.renew_seconds)
+                await self._renew()
+        while seconds := self.settings.snapshot_seconds:
+            await asyncio.sleep(seconds)
+            await self.write()
+
+    async def _renew(self) -> None:
+        """Take what was learned from a newer snapshot, if there is one; a failure is logged."""
+        began, learner = time.monotonic(), self.fresh()
+        try:
+            newer = await asyncio.to_thread(self.snapshots.newer, self.learner.version)
+            if not newer:
+                return
+            cover = await asyncio.to_thread(self.snapshots.restore, learner)
+        except Exception as error:  # whatever a store may raise: what is known serves on
+            self.failed += 1
+            log.error("snapshot not taken", extra={"reason": str(error)})
+            return
+        if cover is not None and learner.version > self.learner.version:
+            self.learner = learner
+            self.renewed(learner)
+            seconds = round(time.monotonic() - began, 3)
+            log.info("renewed", extra={"version": learner.version, "seconds": seconds})
+
+    async def write(self) -> None:
+        """Write a snapshot if something was learned since the last one; a failure is logged."""
+        newest = self.snapshots.newest
+        version = newest.version if newest else 0
+        if self.settings.role == "rank" or self.learner.version == version:
+            return
+        began = time.monotonic()
+        try:
+            self.follower.hold(self.feedback)
+            try:
+                state = await asyncio.to_thread(self.learner.state)
+            finally:
+                self.follower.release(self.feedback)
+                self.held_seconds += time.monotonic() - began
+            copied = time.monotonic()
+            await asyncio.to_thread(self.snapshots.write, state)
+        except Exception as error:  # whatever a store may raise: the snapshots before are enough
+            self.failed += 1
+            self.error = str(error)
+            log.error("snapshot not written", extra={"reason": str(error)})
+            return
+        self.error = None
+        times = {"copied": round(copied - began, 3), "seconds": round(time.monotonic() - began, 3)}
+        log.info("snapshot written", extra={"version": state.version} | times)
+
+    def status(self) -> dict[str, Any]:
+        """The last snapshot that this worker wrote or started from."""
+        newest = self.snapshots.newest
+        return {
+            "version": newest.version if newest else None,
+            "age_seconds": round(time.time() - newest.written / 1000, 1) if newest else None,
+            "failed": self.failed,
+            "error": self.error,
+            "held_seconds": round(self.held_seconds, 3),
+        }
+
+    def _take(self, message: ConsumerRecord) -> None:
+        version = self.ledger.version
+        if message.offset >= version:
+            self.take(message)
+        else:
+            last = chain(message.value or b"")
+            same(self.ledger.last, last, version, self.feedback.topic)
