@@ -11,19 +11,99 @@ wait for it again. So no state, nor any count, depends on more of the log than t
 """
 
 from collections import Counter
+from hashlib import blake2b
 
-from agents.answers import Answers, Sizes
+import msgspec
+from msgspec import Struct
+
 from agents.attribution_state import Remembered
-from agents.bookmark import Bookmark
-from agents.caused import Ask, Lesson, Yield, interaction, refresh
-from agents.closing import Closing
-from agents.early import Early, Waiting, revived
-from agents.join_window import Seen
-from agents.pending import Joined, Pending
-from agents.reach import Reach
-from agents.rules import Rules
+from agents.bookmark import Bookmark, Reach
+from agents.join_window import Answers, Early, Seen, Sizes, Waiting, revived
+from agents.pending import Closing, Joined, Pending
 from models.codec import chain, encode
-from models.events import Click, Decision, Event, Interaction, Outcome, Request, Source, Tick
+from models.events import (
+    Click,
+    Decision,
+    Event,
+    Impression,
+    Interaction,
+    Outcome,
+    Request,
+    Source,
+    Tick,
+)
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """How rewards find their decisions; times in milliseconds of event time."""
+
+    horizon: int = 600_000  # a decision closes this long after its request
+    early: int = 120_000  # a reward may precede its request by this
+    lateness: int = 600_000  # after closing, a reward still corrects for this long
+    future: int = 60_000  # the watermark runs at most this far ahead of the append time
+    implied: bool = True  # without an Impression a decision counts as shown as it stands
+    refresh: bool = True  # a click asks for a fresh ranking
+    refresh_k: int = 10
+    most_closings: int = 100  # at one event; the rest follow at the next ones
+
+    @property
+    def window(self) -> int:
+        """An event older than the watermark less this is too late."""
+        return self.horizon + self.lateness + self.early
+
+    @property
+    def digest(self) -> str:
+        """Some characters that differ for other rules."""
+        return blake2b(msgspec.json.encode(self), digest_size=4).hexdigest()
+
+
+class Ask(Struct, frozen=True):
+    """A request to answer, and the offset of the event that asked."""
+
+    request: Request
+    source: int
+
+
+class Lesson(Struct, frozen=True):
+    """An encoded learning record and where it came from."""
+
+    source: Source
+    data: bytes
+
+
+class Yield(Struct, frozen=True):
+    """What one event causes: learning records in their order, and what to answer.
+
+    `fate` is the counter the event ended in, or "waiting" if it came before its request.
+    """
+
+    lessons: list[Lesson]
+    asks: list[Ask]
+    fate: str
+
+
+def interaction(event: Joined, at: int, source: Source, prev: str) -> Interaction | None:
+    """What an event says of a user and an item, if it does."""
+    if isinstance(event, Impression) or event.item is None:
+        return None
+    value = 1.0 if isinstance(event, Click) else event.value
+    return Interaction(
+        id=event.id, user=event.user, item=event.item, at=at, value=value, source=source, prev=prev
+    )
+
+
+def refresh(click: Click, before: Request | None, k: int) -> Request:
+    """A click asks for its user's next ranking, as the request before it did, else of length `k`.
+
+    It counts as shown once something says so.
+
+    >>> refresh(Click(id="c", user="u", item="i", at=5), None, k=3).id
+    'refresh:c'
+    """
+    id, context = f"refresh:{click.id}", {}
+    if before is not None and before.user == click.user:
+        k, context = before.k, before.context
+    return Request(id=id, user=click.user, at=click.at, k=k, context=context)
 
 
 class Attribution:

@@ -1,7 +1,13 @@
 """Which ids were seen within the window: by these alone is an event known to be a duplicate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
+
+from msgspec import Struct
+
+from agents.attribution_state import Awaiting, Remembered
+from agents.pending import Joined, Pending
+from models.events import Decision
 
 
 class Seen:
@@ -47,3 +53,184 @@ class Seen:
                 del self._at[id]
             else:
                 heappush(self._ages, (self._at[id], id))
+
+
+class Sizes(Struct, frozen=True):
+    """How much an attribution remembers."""
+
+    pending: int  # decisions that take events: `open` ones, and those that may be corrected
+    open: int
+    seen: int  # ids
+    waiting: int  # events that came before their request
+    ahead: int  # decisions that came before their request
+
+
+class Answers:
+    """Brings each request together with its first decision by rankings offset (rule L2).
+
+    >>> from models.events import Request
+    >>> answers = Answers()
+    >>> answers.ask(Pending(Request(id="r", user="u", at=0), 7, deadline=10, explicit=False))
+    >>> answers.blocks(10), answers.blocks(11), 7 in answers
+    (False, True, True)
+    """
+
+    def __init__(
+        self, undecided: Iterable[Pending] = (), ahead: Iterable[tuple[int, Decision]] = ()
+    ) -> None:
+        self._undecided: dict[int, Pending] = {}  # by the offset that asked
+        self._due: list[tuple[int, int]] = []  # heap of deadlines, its first one not decided
+        self._ahead: dict[int, dict[str, tuple[Decision, int]]] = {}  # by the offset to come
+        for offset, decision in ahead:
+            self.ahead(decision, offset)
+        for pending in undecided:
+            self.ask(pending)
+
+    def state(self) -> tuple[tuple[int, Decision], ...]:
+        """The decisions that came before their request, by rankings offset."""
+        ahead = [(at, one) for soon in self._ahead.values() for one, at in soon.values()]
+        return tuple(sorted(ahead, key=lambda each: (each[0], each[1].source, each[1].id)))
+
+    def __len__(self) -> int:
+        """How many decisions came before their request."""
+        return sum(map(len, self._ahead.values()))
+
+    def __contains__(self, source: int) -> bool:
+        return source in self._undecided
+
+    @property
+    def undecided(self) -> list[int]:
+        """The offsets of the requests that wait."""
+        return list(self._undecided)
+
+    @property
+    def ahead_from(self) -> int | None:
+        """The lowest rankings offset of a decision that came before its request."""
+        ahead = (one for soon in self._ahead.values() for one in soon.values())
+        return min((offset for _, offset in ahead), default=None)
+
+    def blocks(self, watermark: int) -> bool:
+        """True if a request that is not decided yet would close by then."""
+        return bool(self._due) and self._due[0][0] < watermark
+
+    def ask(self, pending: Pending) -> tuple[Decision, int] | None:
+        """The decision and its rankings offset, if it came before; else the request waits."""
+        source = pending.source
+        ahead = self._ahead.pop(source, {}).get(pending.request.id)
+        if ahead is None:
+            self._undecided[source] = pending
+            heappush(self._due, (pending.deadline, source))
+        return ahead
+
+    def ahead(self, decision: Decision, offset: int) -> bool:
+        """Keep a decision until its request comes; False if another was first."""
+        soon = self._ahead.setdefault(decision.source, {})
+        return soon.setdefault(decision.id, (decision, offset))[0] is decision
+
+    def skip(self, source: int) -> None:
+        """The event at that offset asked for nothing: whoever decided for it is not heard."""
+        self._ahead.pop(source, None)
+
+    def take(self, decision: Decision) -> Pending | None:
+        """The request that waited for this decision."""
+        pending = self._undecided.get(decision.source)
+        if pending is None or pending.request.id != decision.id:
+            return None
+        del self._undecided[decision.source]
+        while self._due and self._due[0][1] not in self._undecided:
+            heappop(self._due)
+        return pending
+
+    def drop_dead(self) -> None:
+        """Wait no more for the decisions of requests that have closed and are forgotten."""
+        self._undecided = {source: one for source, one in self._undecided.items() if not one.done}
+        self._due = sorted((one.deadline, source) for source, one in self._undecided.items())
+
+
+class Early:
+    """One event that waits, or is part of the decision it waited for."""
+
+    def __init__(self, event: Joined | None, source: int, until: int) -> None:
+        self.event = event  # while it waits
+        self.source = source
+        self.until = until
+        self.joined: Pending | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self.event is not None
+
+    def live(self, now: int) -> bool:
+        """True while it waits, or its decision is needed."""
+        return self.waiting or (self.joined is not None and self.joined.live(now))
+
+    def join(self, pending: Pending) -> bool:
+        """Its request has come; False if that is another user's."""
+        event, self.event = self.event, None
+        if event is None or not pending.add(event):
+            return False
+        self.joined = pending
+        return True
+
+    def state(self) -> Awaiting:
+        """The event while it waits, then whose part it is."""
+        joined = None if self.joined is None else self.joined.source
+        return Awaiting(self.source, self.until, self.event, joined)
+
+
+def revived(state: Remembered) -> tuple[list[Pending], list[Early]]:
+    """The decisions and the early events of a state; ValueError where they do not fit together."""
+    held = {one.source: Pending.of(one) for one in state.held}
+    early: list[Early] = []
+    for one in state.early:
+        early.append(Early(one.event, one.source, one.until))
+        if one.event is None:
+            if one.joined not in held:
+                raise ValueError(f"the event at {one.source} is part of nothing")
+            early[-1].joined = held[one.joined]
+    return list(held.values()), early
+
+
+class Waiting:
+    """Who waits for which request, and until when.
+
+    >>> from models.events import Click
+    >>> early = Early(Click(id="c", user="u", item="i", at=1, request="r"), 7, until=5)
+    >>> waiting = Waiting([early])
+    >>> waiting.expire(5), waiting.expire(6), early.live(6)
+    (0, 1, False)
+    """
+
+    def __init__(self, waiting: Iterable[Early] = ()) -> None:
+        self._early: dict[str, dict[int, Early]] = {}  # request -> offset -> event
+        self._until: list[tuple[int, int, str]] = []  # heap: until when, offset, request
+        for early in waiting:
+            self.add(early)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._early.values()))
+
+    def add(self, early: Early) -> Early:
+        """Let an event wait, in the order of their offsets."""
+        request = (early.event and early.event.request) or ""
+        self._early.setdefault(request, {})[early.source] = early
+        heappush(self._until, (early.until, early.source, request))
+        return early
+
+    def take(self, request: str) -> list[Early]:
+        """Those that waited for a request, which has come."""
+        return list(self._early.pop(request, {}).values())
+
+    def expire(self, now: int) -> int:
+        """How many have waited too long, and wait no more."""
+        gone = 0
+        while self._until and self._until[0][0] < now:
+            _, source, request = heappop(self._until)
+            held = self._early.get(request, {})
+            early = held.pop(source, None)
+            if early is not None:
+                early.event = None
+                gone += 1
+            if not held:
+                self._early.pop(request, None)
+        return gone

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 from threadpoolctl import threadpool_limits
 
-from agents.attribution import Attribution, Rules
+from agents.attribution import Attribution
 from agents.learner import Learner
 from agents.loop import Loop
 from agents.recommender import Recommender, Terms
@@ -111,19 +111,6 @@ def plain_encoder(settings: Settings) -> Encoder:
     return ENCODERS.get(name, lambda s: BertEncoder(where, threads=THREADS))(settings)
 
 
-def rules(settings: Settings) -> Rules:
-    """How rewards find their decisions."""
-    return Rules(
-        horizon=round(settings.horizon_seconds * 1000),
-        early=round(settings.early_seconds * 1000),
-        lateness=round(settings.lateness_seconds * 1000),
-        future=round(settings.future_seconds * 1000),
-        implied=settings.impressions == "implied",
-        refresh=settings.refresh,
-        refresh_k=settings.refresh_k,
-    )
-
-
 def catalogue(settings: Settings, text: Encoder) -> Catalogue:
     """An empty catalogue for one encoder's vectors."""
     return Catalogue(
@@ -200,4 +187,4 @@ def deciding(
 def loop(settings: Settings, text: Encoder) -> Loop:
     """Everything in memory, without Kafka."""
     made = parts(settings, text)
-    return Loop(Attribution(0, rules(settings)), made.learner, made.recommender)
+    return Loop(Attribution(0, settings.attribution_rules()), made.learner, made.recommender)

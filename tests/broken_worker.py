@@ -22,11 +22,12 @@ from agents.recommender import Recommender
 from models.events import Control, Decision, Record, Source
 from stream.cli.main import main
 from stream.kafka.producer import Unpublished
+from stream.kafka.reader import received
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import Attributions
 from stream.worker import partitions as driven
 from stream.worker.assignment import Life, Lost
-from stream.worker.restore import Restored, drive, received
+from stream.worker.restore import Restored, drive
 
 ASLEEP = "sleeper"  # whoever decides for a request of this id falls asleep, until SIGCONT
 

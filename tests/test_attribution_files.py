@@ -15,13 +15,12 @@ from models.hash_encoder import HashEncoder
 from stream import build
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import Attributions, named
-from stream.storage.cover import Refused
 from stream.storage.object_store import Folder
 from stream.storage.snapshots import attributions, opened
-from stream.storage.tensor_file import Damaged
+from stream.storage.tensor_file import Damaged, Refused
 from stream.worker.assignment import Life
 from stream.worker.counters import Tally
-from stream.worker.remembering import Remembering
+from stream.worker.snapshotter import Remembering
 from tests.attribution_logs import decided
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
@@ -277,7 +276,7 @@ def committed(worker: Worker) -> int:
 
 def implied(world: World) -> list[bytes]:
     """What a fold of partition 0 that never stopped makes of its events."""
-    fold = Attribution(0, build.rules(world.settings))
+    fold = Attribution(0, world.settings.attribution_rules())
     decisions, made = world.decisions(), list[bytes]()
     for message in world.read(world.topics.events):
         caused = fold(message.offset, message.timestamp, decode_event(message.value or b""))

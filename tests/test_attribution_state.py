@@ -12,10 +12,9 @@ import msgspec
 import pytest
 from msgspec import Struct, structs
 
-from agents.attribution import Ask, Attribution, Rules
+from agents.attribution import Ask, Attribution, Rules, Yield
 from agents.attribution_state import CHUNK, FORMAT, Remembered, packed, unpacked
 from agents.bookmark import Bookmark
-from agents.caused import Yield
 from models.events import Click, Decision, Event, Request, Tick
 from tests.attribution_logs import decided, rules, some_event
 

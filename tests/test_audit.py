@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agents.attribution import Ask, Attribution
+from agents.audit.audit import Report
 from agents.audit.catalogues import Catalogues
 from agents.audit.differences import compared, likely
-from agents.audit.report import Report
 from agents.partition import Received
 from agents.recommender import Recommender
 from models.bert_encoder import embed
@@ -36,7 +36,7 @@ from models.hash_encoder import HashEncoder
 from stream import build
 from stream.cli.main import main
 from stream.datasets.topic_logs import FileLogs, save
-from stream.kafka.routing import owner
+from stream.kafka.topics import owner
 from stream.offline.audit import audit, lines
 from stream.settings import Settings
 from tests.conftest import Kafka
@@ -74,7 +74,7 @@ class Worker:
         self.number = number
         self.logs = logs
         self.parts = build.parts(settings, ENCODER)
-        self.attribution = Attribution(number, build.rules(settings))
+        self.attribution = Attribution(number, settings.attribution_rules())
 
     def follow(self, items: int, embeddings: int) -> None:
         """Take in some more of the catalogue's logs."""

@@ -20,7 +20,7 @@ from models.events import (
     decode_event,
     encode,
 )
-from stream.kafka.routing import owner
+from stream.kafka.topics import owner
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, body, now
 from tests.kafka_worker import eventually

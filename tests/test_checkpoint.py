@@ -39,10 +39,9 @@ from stream import build
 from stream.cli.main import main
 from stream.kafka.reader import Follower
 from stream.settings import Settings
-from stream.storage.cover import Refused, arrays_of, fits, same
 from stream.storage.object_store import Bucket, Folder, Shelf, shelf
-from stream.storage.snapshots import Log, Snapshots, named, opened
-from stream.storage.tensor_file import CHECKSUM, HASH_BYTES, Damaged, header, pieces, read
+from stream.storage.snapshots import Log, Snapshots, arrays_of, fits, named, opened, same
+from stream.storage.tensor_file import CHECKSUM, HASH_BYTES, Damaged, Refused, header, pieces, read
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import eventually

@@ -114,7 +114,7 @@ def deciding(fold: Learner) -> Recommender:
 def run() -> Run:
     """People ask, look and click; all of it in one loop."""
     fold = learner(Noting)
-    loop = Loop(Attribution(0, build.rules(SETTINGS)), fold, deciding(fold))
+    loop = Loop(Attribution(0, SETTINGS.attribution_rules()), fold, deciding(fold))
     for message in catalogue():
         loop(message)
     rng, at = Random(1), 1_000_000
@@ -226,7 +226,7 @@ def test_batches_cut_anywhere_come_to_the_same_feedback(size: int) -> None:
     messages = [Received(n, event.at, encode(event)) for n, event in enumerate(made.events)]
     decisions = {(decision.source, decision.id): decision for decision in made.decisions}
     fold = learner(Noting)
-    attribution = Attribution(0, build.rules(SETTINGS))
+    attribution = Attribution(0, SETTINGS.attribution_rules())
     partition = Partition(
         attribution, fold.ledger, lambda ask: decisions[ask.source, ask.request.id], lambda user: 0
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.storage.freed import give_back
+from stream.storage.snapshots import give_back
 
 
 def resident() -> int:

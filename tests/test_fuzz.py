@@ -314,7 +314,7 @@ def finite_arrays(learner: Learner) -> list[np.ndarray]:
 
 def worlds() -> Loop:
     parts = build.parts(SETTINGS, HashEncoder())
-    return Loop(Attribution(0, build.rules(SETTINGS)), parts.learner, parts.recommender)
+    return Loop(Attribution(0, SETTINGS.attribution_rules()), parts.learner, parts.recommender)
 
 
 SETTINGS = Settings(encoder="hash", max_users=5, max_items=5, horizon_seconds=0.001)

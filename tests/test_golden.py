@@ -70,7 +70,7 @@ def digests(log: Iterator[Item | Event], seed: int = 1) -> tuple[str, str, str]:
     )
     learner.records = blake2b(digest_size=16)
     _, recommender = build.deciding(settings, learner, parts.catalogue)
-    loop = Loop(Attribution(0, build.rules(settings)), learner, recommender)
+    loop = Loop(Attribution(0, settings.attribution_rules()), learner, recommender)
     queue: list[Event] = []
     for message in asking(log, seed):
         loop_in = [message, *queue]

@@ -8,13 +8,12 @@ import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from msgspec import Struct
 
-from agents.attribution import Attribution
+from agents.attribution import Attribution, Rules
 from agents.bookmark import Bookmark
 from agents.ledger import Ledger, Place
 from agents.partition import MOST_LESSONS, Commit, Partition, Received, Teach
-from agents.rules import Rules
 from models.events import Click, Request, Source, decode_decision, encode
-from stream.kafka.routing import owner
+from stream.kafka.topics import owner
 from stream.worker.assignment import MOST_DUE, Life
 from stream.worker.batching import batches
 from stream.worker.counters import Tally

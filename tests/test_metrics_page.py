@@ -21,7 +21,7 @@ from models.events import (
     decode_event,
     encode,
 )
-from stream.kafka.routing import owner
+from stream.kafka.topics import owner
 from stream.torture.checker.expected import Account
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now

@@ -30,8 +30,8 @@ from policies.evaluation.importance_weights import chances, weights
 from policies.exploration import Epsilon
 from policies.uniform import Uniform
 from stream import build
-from stream.cli.scores import said
-from stream.kafka.routing import owner
+from stream.cli.champion import said
+from stream.kafka.topics import owner
 from stream.settings import Settings
 from stream.settings_schema import SettingError, steering
 from stream.storage.object_store import shelf

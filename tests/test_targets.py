@@ -11,8 +11,7 @@ from policies.evaluation.estimators import Terms
 from policies.evaluation.importance_weights import choices
 from policies.evaluation.reward_model import cascaded
 from policies.evaluation.slates import cascade_dr, reward_interaction
-from stream.offline.served import Served
-from stream.offline.target_policies import Place, Places, slates, uniform
+from stream.offline.target_policies import Place, Places, Served, slates, uniform
 
 ITEMS, K = 6, 3
 FEATURES = np.random.default_rng(7).normal(size=(ITEMS, 2)).round(2)

@@ -23,7 +23,6 @@ from models.events import (
     decode_event,
     encode,
 )
-from stream import build
 from stream.local.stack import Stack
 from stream.torture.checker.expected import Account, Fact, fact
 from stream.worker.restore import last_commit
@@ -119,7 +118,7 @@ def test_a_restarted_worker_answers_nothing_twice_and_closes_what_was_open(world
 def group_commit(world: World) -> tuple[int, Bookmark]:
     """Where the group goes on in partition 0, and its bookmark."""
     commit = asyncio.run(last_commit(world.settings, 0))
-    bookmark = decode_bookmark(commit.metadata, build.rules(world.settings).digest)
+    bookmark = decode_bookmark(commit.metadata, world.settings.attribution_rules().digest)
     assert bookmark is not None
     return commit.offset, bookmark
 

@@ -1,6 +1,5 @@
 """What a user can mend is said in one line; what only we can mend keeps its traceback."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -27,16 +26,6 @@ class Plain(click.Group):
             raise _plain(error) from None
 
 
-def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
-    """The errors in a group, and in the groups in it.
-
-    >>> list(causes(ExceptionGroup("", [ExceptionGroup("", [KeyError(1)]), KeyError(2)])))
-    [KeyError(1), KeyError(2)]
-    """
-    for error in errors.exceptions:
-        yield from causes(error) if isinstance(error, BaseExceptionGroup) else [error]
-
-
 def mistakes() -> tuple[type[Exception], ...]:
     """All that a file, a setting, a folder or a server can be the cause of."""
     from aiokafka.errors import KafkaError
@@ -47,11 +36,11 @@ def mistakes() -> tuple[type[Exception], ...]:
     from stream.demo.client import Silent
     from stream.kafka.authorization import Denied, Unreachable
     from stream.kafka.producer import Unpublished
+    from stream.kafka.reader import Cut
     from stream.kafka.topics import WrongShape
     from stream.local.process import StackError
     from stream.offline.audit import Unauditable
-    from stream.storage.cover import Refused
-    from stream.worker.restore import Cut
+    from stream.storage.tensor_file import Refused
 
     refused = (Cut, Denied, Diverged, Refused, Unauditable, Unknown, WrongShape)
     away = (Silent, StackError, Unreachable)

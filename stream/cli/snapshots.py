@@ -8,8 +8,7 @@ import click
 from stream.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.storage.cover import Cover
-    from stream.storage.snapshots import Snapshots
+    from stream.storage.snapshots import Cover, Snapshots
 
 
 @click.group()
@@ -97,6 +96,6 @@ def _says(cover: "Cover") -> str:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    from stream.storage.cover import Refused
+    from stream.storage.tensor_file import Refused
 
     return OSError, ValueError, Refused

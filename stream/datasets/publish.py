@@ -8,8 +8,7 @@ from pathlib import Path
 from models.events import Embedding, Item, Message, encode
 from stream.datasets.log_files import read_log
 from stream.kafka.producer import Outgoing, Publisher
-from stream.kafka.routing import owner
-from stream.kafka.topics import Topics, create
+from stream.kafka.topics import Topics, create, owner
 from stream.progress import progress
 from stream.settings import Settings
 

@@ -15,9 +15,9 @@ from agents.partition import Received
 from models.events import Invalid
 from stream.datasets.log_files import read_lines
 from stream.kafka import authorization as access
+from stream.kafka.reader import Cut, received
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.worker.restore import Cut, received
 
 # Their ends are taken in this order, so that what a message rests on is never beyond the end.
 NAMES = ("events", "rankings", "feedback", "items", "embeddings")

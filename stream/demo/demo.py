@@ -34,7 +34,7 @@ from stream.simulation.environment import LogWorld, Messages, World
 from stream.simulation.event_log import Log
 from stream.simulation.experiment import side_by_side
 from stream.simulation.news import NewsWorld
-from stream.storage.vectors import Known
+from stream.storage.vector_cache import Known
 
 HORIZON = 10.0  # seconds of the log's time: the visitor clicks within 2.5 s
 # Settings of the user's own cluster, of no use on the stack that the demo starts.

@@ -6,7 +6,6 @@ Offsets are not identities (L6): a topic deleted and made again has the same nam
 from aiokafka.client import AIOKafkaClient
 
 from models.events import Begin
-from stream import build
 from stream.kafka.protocol import Metadata
 from stream.kafka.topics import Topics
 from stream.settings import Settings
@@ -33,7 +32,7 @@ async def begin(settings: Settings) -> Begin:
     ids = {topic["topic"]: topic["topic_id"].hex() for topic in there if "topic_id" in topic}
     return Begin(
         fold=settings.fold_hash(),
-        rules=build.rules(settings).digest,
+        rules=settings.attribution_rules().digest,
         partitions=settings.partitions,
         cluster=(told["cluster_id"] or "") if ids else "",
         topics=ids,

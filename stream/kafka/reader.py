@@ -1,11 +1,38 @@
 """Reads whole topics from a given offset on, each message once and in order, with one consumer."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+
+from agents.partition import Received
+from models.events import Decision, Invalid, decode_decision
+
+log = logging.getLogger(__name__)
+
+
+class Cut(Exception):
+    """The log does not reach back to where it must be read from."""
+
+
+def received(messages: list[ConsumerRecord]) -> list[Received]:
+    """Kafka's records as the agents know them; a null value becomes an empty message."""
+    return [Received(m.offset, m.timestamp, m.value or b"") for m in messages]
+
+
+def decision_of(message: ConsumerRecord) -> Decision | None:
+    """The decision in a rankings message; None, and a line in the log, for anything else."""
+    try:
+        return decode_decision(message.value or b"")
+    except Invalid as invalid:
+        log.warning(
+            "not a decision", extra={"offset": message.offset, "reason": str(invalid)[:200]}
+        )
+        return None
+
 
 Take = Callable[[ConsumerRecord], None]
 

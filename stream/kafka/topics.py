@@ -13,6 +13,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     for_code,
 )
+from aiokafka.partitioner import DefaultPartitioner
 from msgspec import Struct
 
 from models.events import MAX_MESSAGE_BYTES
@@ -177,3 +178,13 @@ async def _settings(admin: AIOKafkaAdminClient, name: str) -> dict[str, str]:
         log.info("a topic's settings are not told", extra={"topic": name, "reason": str(error)})
         return {}
     return {} if code else {entry[0]: entry[1] for entry in entries}
+
+
+def owner(user: str, partitions: int) -> int:
+    """The partition of a user's events and rankings.
+
+    >>> owner("ann", 4), owner("ann", 1)
+    (2, 0)
+    """
+    every = list(range(partitions))
+    return DefaultPartitioner()(user.encode(), every, every)

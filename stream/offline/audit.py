@@ -10,8 +10,7 @@ import msgspec
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
-from agents.audit.audit import Audit
-from agents.audit.report import Report
+from agents.audit.audit import Audit, Report
 from agents.ledger import Unknown
 from agents.partition import Received
 from agents.recommender import Recommender
@@ -19,10 +18,10 @@ from models.base import Floats
 from models.events import Invalid, Source
 from stream import build
 from stream.datasets.topic_logs import FileLogs, KafkaLogs, Logs, save
-from stream.kafka.routing import owner
+from stream.kafka.reader import Cut
+from stream.kafka.topics import owner
 from stream.progress import progress
 from stream.settings import Settings
-from stream.worker.restore import Cut
 
 # Feedback last: rankings are made again while it is learned.
 ORDER = ("rankings", "events", "items", "embeddings", "feedback")
@@ -81,7 +80,7 @@ def auditor(
     return Audit(
         parts.learner,
         make,
-        build.rules(settings),
+        settings.attribution_rules(),
         parts.recommender.terms,
         lambda user: owner(user, partitions),
     )

@@ -18,8 +18,16 @@ from policies.evaluation.slates import SLATE_ESTIMATORS, Slates
 from stream.datasets.log_files import read_log
 from stream.offline.off_policy_report import Evaluation, Judged, Measured, draw, said, table
 from stream.offline.rescore import rescored
-from stream.offline.served import Log, Served, gathered
-from stream.offline.target_policies import Frequencies, Places, logged, slates, uniform
+from stream.offline.target_policies import (
+    Frequencies,
+    Log,
+    Places,
+    Served,
+    gathered,
+    logged,
+    slates,
+    uniform,
+)
 from stream.settings import Settings
 
 # What a policy learned while it logged, or looks at, is not in its frequencies.

@@ -12,7 +12,7 @@ from stream.datasets.simulated_news import MINUTE, START, News, news
 from stream.settings import Settings
 from stream.simulation.environment import Messages
 from stream.simulation.news import asking
-from stream.storage.vectors import Known, embedded
+from stream.storage.vector_cache import Known, embedded
 
 EVERY = 10 * MINUTE  # between two articles
 LIFE = 60  # articles on the shelf: fewer than candidates, so that a policy sees all of them

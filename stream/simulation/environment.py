@@ -8,7 +8,7 @@ from msgspec import Struct
 from agents.click_models import LogVisitor
 from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
 from stream.simulation.event_log import Log, liked
-from stream.storage.vectors import Known
+from stream.storage.vector_cache import Known
 
 Messages = Iterable[Item | Embedding | Event]
 

@@ -10,7 +10,7 @@ from models.events import Click, Embedding, Event, Impression, Item, Request, Re
 from stream import build
 from stream.datasets.log_files import read_log
 from stream.settings import Settings
-from stream.storage.vectors import Known, embedded
+from stream.storage.vector_cache import Known, embedded
 
 EVENTS = Request | Impression | Click | Reward | Tick
 

@@ -11,7 +11,7 @@ from stream import build
 from stream.datasets.simulated_news import MINUTE, START, News, news
 from stream.settings import Settings
 from stream.simulation.environment import Messages
-from stream.storage.vectors import Known, embedded
+from stream.storage.vector_cache import Known, embedded
 
 
 class NewsWorld(Struct, frozen=True):

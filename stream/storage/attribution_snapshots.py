@@ -14,9 +14,8 @@ import numpy as np
 from msgspec import Struct
 
 from agents.attribution_state import Remembered, packed, unpacked
-from stream.storage.cover import Refused
 from stream.storage.object_store import Shelf
-from stream.storage.tensor_file import Damaged, header, pieces, read
+from stream.storage.tensor_file import Damaged, Refused, header, pieces, read
 
 log = logging.getLogger(__name__)
 

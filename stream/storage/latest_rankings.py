@@ -21,14 +21,21 @@ from msgspec import Struct
 from redis.backoff import NoBackoff
 
 from stream.storage.circuit_breaker import Clock, Line
-from stream.worker.counters import Kept
+
+
+class Kept(Struct, frozen=True):
+    """Rankings written where readers look, refused there, and lost for want of room here."""
+
+    written: int
+    refused: int
+    lost: int
+    held: int  # in this process; for Redis, those that it has not got yet
+    limit: int
+
 
 log = logging.getLogger(__name__)
-
 CHUNK = 500  # commands or keys in one round trip
-
 LOST = (redis.RedisError, OSError, TimeoutError)
-
 # Compare and set in one step: KEYS ranking; ARGV log, offset, ttl in ms, decision.
 _PUT = """
 local held = redis.call('HMGET', KEYS[1], 'log', 'offset')

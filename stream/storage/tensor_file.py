@@ -16,6 +16,11 @@ from msgspec import Meta, Struct
 
 from models.base import Arrays
 
+
+class Refused(Exception):
+    """A good snapshot that must not be used here: why, and what to do."""
+
+
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 CHECKSUM = "~checksum"  # sorts behind every allowed name

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from models.events import Click, Event, Impression, Item, Request, Reward, Tick, encode
-from stream.kafka.routing import owner
+from stream.kafka.topics import owner
 
 HORIZON, EARLY, LATENESS = 20_000, 2_000, 20_000  # milliseconds of event time
 WINDOW = HORIZON + EARLY + LATENESS

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 from hashlib import blake2b
 from importlib.util import find_spec
 from typing import Any
@@ -19,28 +20,35 @@ from agents.ledger import Unknown
 from agents.partition import Diverged
 from models.base import Encoder
 from stream import build
-from stream.cli.errors import causes
 from stream.kafka.authorization import Denied, check
 from stream.kafka.health import Door, arrive, needed
 from stream.kafka.identity import Foreign
-from stream.kafka.parting import part
-from stream.kafka.patches import pace
+from stream.kafka.patches import pace, part
+from stream.kafka.reader import Cut
 from stream.kafka.topics import create
 from stream.local.process import free_port
 from stream.settings import Settings
-from stream.storage.cover import Refused
 from stream.storage.latest_rankings import MemoryRankings, Rankings, RedisRankings
+from stream.storage.tensor_file import Refused
 from stream.storage.vector_cache import RedisVectors
 from stream.worker.embedder import embed_items
 from stream.worker.engine import Engine
 from stream.worker.logging_setup import configure
 from stream.worker.prometheus import CONTENT_TYPE, Page
-from stream.worker.restore import Cut
 from stream.worker.shutdown import GRACE, KEEPING, Leaving
 
+
+def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
+    """The errors in a group, and in the groups in it.
+
+    >>> list(causes(ExceptionGroup("", [ExceptionGroup("", [KeyError(1)]), KeyError(2)])))
+    [KeyError(1), KeyError(2)]
+    """
+    for error in errors.exceptions:
+        yield from causes(error) if isinstance(error, BaseExceptionGroup) else [error]
+
+
 log = logging.getLogger(__name__)
-
-
 # The log is not what it must be, and no retry mends that: said in one line, then a clean stop.
 REFUSALS = (Refused, Cut, Denied, Diverged, Disagrees, Foreign, Unknown)
 

@@ -109,16 +109,6 @@ class Tally:
         self.longest_silence = max(self.longest_silence, seconds)
 
 
-class Kept(Struct, frozen=True):
-    """Rankings written where readers look, refused there, and lost for want of room here."""
-
-    written: int
-    refused: int
-    lost: int
-    held: int  # in this process; for Redis, those that it has not got yet
-    limit: int
-
-
 class Times:
     """How long something took, as a histogram: counts of at most so many seconds each.
 

@@ -33,8 +33,7 @@ from stream import build
 from stream.kafka.identity import agree, begin
 from stream.kafka.producer import Outgoing, Publisher
 from stream.kafka.reader import Follower
-from stream.kafka.routing import owner
-from stream.kafka.topics import Topics
+from stream.kafka.topics import Topics, owner
 from stream.settings import Settings
 from stream.storage.latest_rankings import Rankings
 from stream.storage.snapshots import attributions
@@ -44,8 +43,7 @@ from stream.worker.delivery import Delivery
 from stream.worker.embedder import Embedded
 from stream.worker.log_monitor import Watch
 from stream.worker.partitions import Partitions
-from stream.worker.remembering import Remembering
-from stream.worker.snapshotter import Keeping
+from stream.worker.snapshotter import Keeping, Remembering
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +252,7 @@ class Engine:
 
     def _partition(self, number: int) -> Partition:
         return Partition(
-            Attribution(number, build.rules(self.settings)),
+            Attribution(number, self.settings.attribution_rules()),
             self.ledger,
             self._decide,
             lambda user: owner(user, self.settings.partitions),

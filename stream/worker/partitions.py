@@ -16,14 +16,14 @@ from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStat
 from agents.partition import Answer, Await, Command, Commit, Discard, Partition, Teach
 from models.events import Decision, encode
 from stream.kafka.producer import Outgoing, Publisher, Unpublished, deadletter
-from stream.kafka.reader import Follower
+from stream.kafka.reader import Follower, decision_of, received
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.worker.assignment import Life, Lost
 from stream.worker.batching import ROUND, Pace, batches, behind, group, overtaken
 from stream.worker.counters import Tally
-from stream.worker.remembering import Remembering
-from stream.worker.restore import decision_of, drive, last_commit, received, restore
+from stream.worker.restore import drive, last_commit, restore
+from stream.worker.snapshotter import Remembering
 
 log = logging.getLogger(__name__)
 Published = Callable[[ConsumerRecord, Decision], None]

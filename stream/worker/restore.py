@@ -5,24 +5,20 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, OffsetAndMetadata, TopicPartition
+from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import OffsetOutOfRangeError
 from msgspec import Struct, structs
 
 from agents.attribution import Attribution
 from agents.bookmark import Bookmark, decode_bookmark
-from agents.partition import Command, Commands, Diverged, Partition, ReadBack, Received
-from models.events import Decision, Invalid, decode_decision
+from agents.partition import Command, Commands, Diverged, Partition, ReadBack
+from stream.kafka.reader import Cut, decision_of, received
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import Attributions
 
 log = logging.getLogger(__name__)
-
-
-class Cut(Exception):
-    """The log does not reach back to where it must be read from."""
 
 
 class Span(Struct, frozen=True):
@@ -31,22 +27,6 @@ class Span(Struct, frozen=True):
     tp: TopicPartition
     start: int
     end: int
-
-
-def received(messages: list[ConsumerRecord]) -> list[Received]:
-    """Kafka's records as the agents know them; a null value becomes an empty message."""
-    return [Received(m.offset, m.timestamp, m.value or b"") for m in messages]
-
-
-def decision_of(message: ConsumerRecord) -> Decision | None:
-    """The decision in a rankings message; None, and a line in the log, for anything else."""
-    try:
-        return decode_decision(message.value or b"")
-    except Invalid as invalid:
-        log.warning(
-            "not a decision", extra={"offset": message.offset, "reason": str(invalid)[:200]}
-        )
-        return None
 
 
 async def drive(commands: Commands, perform: Callable[[Command], Awaitable[Any]]) -> int:

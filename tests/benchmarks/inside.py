@@ -19,9 +19,9 @@ from models.events import Click, Item, Reward, encode
 from policies.base import rank
 from stream import build
 from stream.datasets.movielens import find_movielens, movielens
-from stream.kafka.routing import owner
+from stream.kafka.topics import owner
 from stream.offline.prequential import Log
-from stream.storage.vectors import Known
+from stream.storage.vector_cache import Known
 
 HOT = 200  # decisions before the first that counts
 
@@ -30,7 +30,7 @@ def folds(seconds: float) -> Rows:
     """Attribution and learning alone, of the clicks that `feedback` sends through Kafka."""
     clicks = world.clicks(amount(100_000, seconds))
     parts = build.parts(world.SETTINGS, build.encoder(world.SETTINGS))
-    attribution = Attribution(0, build.rules(world.SETTINGS))
+    attribution = Attribution(0, world.SETTINGS.attribution_rules())
     received = [Received(n, one.at, encode(one)) for n, one in enumerate(clicks)]
     partition = Partition(attribution, parts.learner.ledger, refuse, own)
     with watch() as spent:
@@ -40,7 +40,7 @@ def folds(seconds: float) -> Rows:
     how = f"{len(clicks):,} clicks decoded, checked and folded as a partition does, {spent.cores}"
     yield Row("attribution alone", len(clicks) / spent.wall, "events/s", how)
 
-    attribution = Attribution(0, build.rules(world.SETTINGS))
+    attribution = Attribution(0, world.SETTINGS.attribution_rules())
     lessons = [
         lesson.data
         for n, click in enumerate(clicks)

@@ -12,11 +12,10 @@ from tempfile import TemporaryDirectory
 import click
 from machine import machine
 
-from agents.attribution import Attribution
+from agents.attribution import Attribution, Rules
 from agents.bookmark import Bookmark
 from agents.ledger import Ledger
 from agents.partition import Partition, Received
-from agents.rules import Rules
 from models.events import Click, Decision, Event, Features, Request, Slot, encode
 from stream.storage.attribution_snapshots import Attributions
 from stream.storage.object_store import Folder

@@ -51,8 +51,7 @@ from stream.kafka.identity import begin
 from stream.kafka.producer import Outgoing, Publisher
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.storage.freed import give_back
-from stream.storage.snapshots import opened
+from stream.storage.snapshots import give_back, opened
 from tests.kafka_worker import eventually
 
 T = TypeVar("T")
@@ -279,7 +278,9 @@ def log(settings: Settings, kafka: bool) -> Iterator[tuple[Stand | None, Setting
         yield (
             None,
             settings,
-            Begin(fold=settings.fold_hash(), rules=build.rules(settings).digest, partitions=1),
+            Begin(
+                fold=settings.fold_hash(), rules=settings.attribution_rules().digest, partitions=1
+            ),
         )
         return
     with Stand.running() as stand:

@@ -4,12 +4,11 @@ from random import Random
 
 from msgspec import Struct
 
-from agents.attribution import Attribution
+from agents.attribution import Attribution, Rules
 from agents.attribution_state import Remembered
 from agents.learner import Learner, State
 from agents.ledger import Ledger
 from agents.partition import DAY, Received
-from agents.rules import Rules
 from models.events import (
     Begin,
     Click,

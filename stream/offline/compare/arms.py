@@ -116,7 +116,7 @@ def loop(settings: Settings, text: Encoder, arm: Arm, kind: type[L]) -> L:
         shares=_shares(arm.parts),
     )
     recommender = Recommender(learner, items, retrieval, Terms(seed=settings.seed))
-    return kind(Attribution(0, build.rules(settings)), learner, recommender)
+    return kind(Attribution(0, settings.attribution_rules()), learner, recommender)
 
 
 def _shares(parts: tuple[str, ...]) -> Mapping[str, float]:

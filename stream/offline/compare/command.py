@@ -18,8 +18,7 @@ from stream.offline.compare.arms import ARMS
 from stream.offline.compare.comparison import Comparison, Runs, Slice, contrasts, slices, standings
 from stream.offline.compare.findings import verdicts
 from stream.offline.compare.plots import overview
-from stream.offline.compare.report import page
-from stream.offline.compare.table import comparison_table
+from stream.offline.compare.report import comparison_table, page
 from stream.offline.compare.trial import Trial, run
 from stream.offline.plotting import figure, save_png
 from stream.offline.regret import Regret

@@ -4,16 +4,26 @@ from collections.abc import Sequence
 from math import expm1
 from statistics import mean
 
+from rich.table import Table
+
 from models.finetuning import Tuned
 from stream.offline.compare.arms import ARMS
-from stream.offline.compare.comparison import ALL, FULL, POPULAR, SURE, Comparison, Standing
+from stream.offline.compare.comparison import (
+    ALL,
+    COLD_ITEMS,
+    FULL,
+    POPULAR,
+    SURE,
+    Comparison,
+    Contrast,
+    Standing,
+)
 from stream.offline.compare.findings import Verdict, verdicts
 from stream.offline.compare.html import Html, document, joined, table, tag
 from stream.offline.compare.plots import behaviour, curves, overview
-from stream.offline.compare.table import starred
 from stream.offline.plotting import data_uri
 from stream.offline.regret import Regret, draw, says
-from stream.offline.tables import short
+from stream.offline.tables import columns, short, signed
 
 STYLE = """
 :root { color-scheme: light; }
@@ -236,3 +246,45 @@ def method(result: Comparison) -> list[str]:
         f"within this page. {result.texts_a_second:,.0f} texts were embedded a second.",
         tuning(result.tuned),
     ]
+
+
+def comparison_table(result: Comparison) -> Table:
+    """Arms against popularity and the full ranker, with what they cost."""
+    seeds = ", ".join(map(str, result.seeds))
+    table = columns(
+        f"{result.requests:,} rankings of {result.k} for {result.users} users, seeds {seeds}",
+        f"clicks a ranking, intervals 95% by user; * holds after Holm's correction for all "
+        f"{len(result.contrasts)} contrasts; texts by {result.encoder}, "
+        f"{result.texts_a_second:,.0f} a second; {result.seconds:.0f} s",
+        "arm",
+        "clicks",
+        "minus popular",
+        "full minus it",
+        "cold",
+        f"nDCG@{result.k}",
+        "MRR",
+        "µs",
+        "µs/event",
+        "MB",
+        "learns s",
+    )
+    for one in result.standings:
+        table.add_row(
+            one.arm,
+            short(one.clicks[ALL]),
+            starred(result.of(one.arm, POPULAR)),
+            starred(result.of(FULL, one.arm)),
+            f"{one.clicks[COLD_ITEMS].mean:.3f}",
+            f"{one.ndcg.mean:.3f}",
+            f"{one.mrr.mean:.3f}",
+            f"{one.cost.decision_micros:,.0f}",
+            f"{one.cost.event_micros:,.0f}",
+            f"{one.cost.state_mb:.1f}",
+            f"{one.cost.learning_seconds:.1f}",
+        )
+    return table
+
+
+def starred(contrast: Contrast | None) -> str:
+    """A difference, marked if it may be claimed."""
+    return "" if contrast is None else signed(contrast.difference) + "*" * contrast.sure

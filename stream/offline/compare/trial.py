@@ -17,7 +17,7 @@ from agents.loop import Loop
 from agents.recommender import Recommender
 from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
 from stream.offline.compare import arms
-from stream.offline.rankings import Stock
+from stream.offline.prequential import Stock
 from stream.settings import Settings
 from stream.simulation.closed_loop import play
 from stream.simulation.environment import LogWorld

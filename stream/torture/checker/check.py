@@ -18,10 +18,8 @@ from stream.settings import Settings
 from stream.torture.checker.downtime import Silence, silences
 from stream.torture.checker.expected import Account, Fact
 from stream.torture.checker.journal import digest, entries
-from stream.torture.checker.learned import Learned
-from stream.torture.checker.letters import Letters
 from stream.torture.checker.logs import count, messages
-from stream.torture.checker.observed import Answers
+from stream.torture.checker.observed import Answers, Learned, Letters
 
 DAY = 86_400_000
 NOTED = 10  # examples that are spelled out

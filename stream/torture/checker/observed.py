@@ -1,10 +1,17 @@
 """What the rankings say: the first decision of each id, and how many came after it."""
 
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import blake2b
 from sys import intern
 
 from msgspec import Struct
 
-from models.events import Invalid, decode_decision
+from models.codec import Invalid, chain
+from models.events import Begin, Control, decode_decision, decode_feedback
+from stream.torture.checker.expected import Fact, fact
 
 
 class Answer(Struct, frozen=True):
@@ -47,3 +54,101 @@ class Answers:
             items = tuple(intern(slot.item) for slot in decision.slots)
             known[decision.id] = Answer(decision.source, decision.model, items)
             self.proposed[decision.id] = items
+
+
+class Learned:
+    """Takes feedback in order and counts a verdict each; `facts` are what was learned.
+
+    A record counts iff its source is above its partition's last one and its `prev` is the chain
+    value of that one.
+
+    >>> learned = Learned()
+    >>> learned(0, b"garbage"), learned.verdicts["invalid"]
+    (None, 1)
+    """
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[str] = Counter()
+        self.facts: dict[int, dict[tuple[int, int], Fact]] = {}
+        self._begun = False
+        self._places: dict[int, tuple[tuple[int, int], str]] = {}
+        self._sources: dict[int, array[int]] = {}
+        self._versions: dict[int, array[int]] = {}
+
+    def __call__(self, offset: int, data: bytes) -> int | None:
+        """Take the message at `offset`; the partition of its record, whatever became of it."""
+        try:
+            record = decode_feedback(data)
+        except Invalid:
+            self.verdicts["invalid"] += 1
+            return None
+        if isinstance(record, Control):  # about the log itself: no event caused it
+            again = isinstance(record, Begin) and self._begun
+            self._begun = self._begun or isinstance(record, Begin)
+            self.verdicts["duplicate" if again else "noted"] += 1
+            return None
+        source = record.source
+        last, value = self._places.get(source.partition, ((-1, -1), ""))
+        where = source.offset, source.index
+        if where <= last:
+            self.verdicts["duplicate"] += 1
+        elif record.prev != value:
+            self.verdicts["refused"] += 1
+        else:
+            self.verdicts["learned"] += 1
+            self._places[source.partition] = where, chain(data)
+            self.facts.setdefault(source.partition, {})[where] = fact(record)
+            self._sources.setdefault(source.partition, array("q")).append(source.offset)
+            self._versions.setdefault(source.partition, array("q")).append(offset + 1)
+        return source.partition
+
+    def version(self, partition: int, offset: int) -> int:
+        """The version of the model that has learned all of a partition's events up to `offset`."""
+        i = bisect_right(self._sources.get(partition, array("q")), offset)
+        return self._versions[partition][i - 1] if i else 0
+
+
+class Letter(Struct, frozen=True):
+    """A dead letter in short."""
+
+    reason: str
+    digest: bytes
+
+
+class Letters:
+    """Takes the dead letters; `first` has those of one topic by partition and offset.
+
+    >>> letters = Letters("events")
+    >>> headers = (("topic", b"events"), ("partition", b"0"), ("offset", b"7"), ("reason", b"bad"))
+    >>> letters(headers, b"x"), letters.says(0, 7, "ba", b"x"), letters.says(0, 8, "bad", b"x")
+    (None, True, False)
+    """
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.first: dict[tuple[int, int], Letter] = {}
+        self.again = 0
+
+    def __call__(self, headers: Sequence[tuple[str, bytes]], value: bytes) -> None:
+        """Take a dead letter."""
+        says = {name: text.decode() for name, text in headers}
+        if says["topic"] != self.topic:
+            return
+        place = int(says["partition"]), int(says["offset"])
+        if place in self.first:
+            self.again += 1
+        else:
+            self.first[place] = Letter(says["reason"], _digest(value))
+
+    def says(self, partition: int, offset: int, reason: str, value: bytes) -> bool:
+        """Whether the message lies there, whole, for that reason; it is then accounted for."""
+        letter = self.first.pop((partition, offset), None)
+        return (
+            letter is not None
+            and letter.reason.startswith(reason)
+            and letter.digest == _digest(value)
+        )
+
+
+def _digest(value: bytes) -> bytes:
+    return blake2b(value, digest_size=8).digest()
