@@ -169,7 +169,7 @@ def _fingerprint(path: Path, settings: str) -> str:
     return digest.hexdigest()
 
 
-class Vectors(Protocol):
+class VectorStore(Protocol):
     """A second place to remember vectors, shared by processes. It may forget, never fail."""
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -195,7 +195,7 @@ class CachedEncoder:
     """
 
     def __init__(
-        self, encoder: Encoder, store: Vectors | None = None, *, limit: int = 20_000
+        self, encoder: Encoder, store: VectorStore | None = None, *, limit: int = 20_000
     ) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")

@@ -12,7 +12,7 @@ from models.catalogue import Catalogue
 from models.history import Histories
 
 
-class Neighbours(Struct, frozen=True):
+class NeighbourList(Struct, frozen=True):
     """An item's nearest by text, as of `changes` of the catalogue."""
 
     changes: int
@@ -43,7 +43,7 @@ class Content:
         self.recent = recent
         self.neighbours = neighbours
         self.limit = limit
-        self._lists: OrderedDict[str, Neighbours] = OrderedDict()
+        self._lists: OrderedDict[str, NeighbourList] = OrderedDict()
 
     def scores(self, user: str, items: Sequence[str]) -> Floats:
         """One cosine an item, in [-1, 1]; 0 without text or taste."""
@@ -85,7 +85,7 @@ class Content:
         cosines = dots / catalogue.lengths[likes] / lengths[:, None]
         return dots.sum(axis=1) / together / lengths, cosines.max(axis=1), cosines[:, 0]
 
-    def near(self, item: str) -> Neighbours:
+    def near(self, item: str) -> NeighbourList:
         """The items nearest to an embedded item, itself left out; ties by id."""
         found = self._lists.get(item)
         if found is None or found.changes != self.catalogue.changes:
@@ -96,10 +96,10 @@ class Content:
         self._lists.move_to_end(item)
         return found
 
-    def _computed(self, item: str) -> Neighbours:
+    def _computed(self, item: str) -> NeighbourList:
         return self._nearest(item, np.flatnonzero(self.catalogue.active))
 
-    def _extended(self, item: str, old: Neighbours) -> Neighbours:
+    def _extended(self, item: str, old: NeighbourList) -> NeighbourList:
         catalogue = self.catalogue
         changed = catalogue.changed > old.changes
         if changed[catalogue.embedded(item)] or changed[old.rows].any():
@@ -107,7 +107,7 @@ class Content:
         arrived = np.flatnonzero(changed & catalogue.active)
         return self._nearest(item, np.concatenate([old.rows, arrived]))
 
-    def _nearest(self, item: str, rows: NDArray[np.intp]) -> Neighbours:
+    def _nearest(self, item: str, rows: NDArray[np.intp]) -> NeighbourList:
         catalogue = self.catalogue
         row = catalogue.embedded(item)
         rows = rows[rows != row]
@@ -125,7 +125,7 @@ class Content:
         ids = map(catalogue.ids.__getitem__, rows.tolist())
         order = sorted(zip((-cosines).tolist(), ids, rows.tolist(), strict=True))
         order = order[: self.neighbours]
-        return Neighbours(
+        return NeighbourList(
             changes=catalogue.changes,
             rows=np.array([row for _, _, row in order], np.intp),
             ids=tuple(id for _, id, _ in order),

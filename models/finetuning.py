@@ -25,7 +25,7 @@ HELD = 1_000  # pairs at most, and a tenth at most, that are never learned from
 Pair = tuple[int, int]  # two different texts, by their place
 
 
-class Tuned(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FineTuningResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a fine-tuned model came from, and what that did."""
 
     base: str  # the version of the encoder that it was

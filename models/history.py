@@ -6,9 +6,9 @@ from math import log2
 
 import numpy as np
 
-from models.arrays.id_table import Names
-from models.arrays.lru_index import Index, finite, grown, nested, part
-from models.arrays.packed_rows import Rows, cell, numbers, position
+from models.arrays.id_table import IdTable
+from models.arrays.lru_index import LruIndex, finite, grown, nested, part
+from models.arrays.packed_rows import PackedRows, cell, numbers, position
 from models.base import Arrays, Doubles
 from models.events import MAX_CANDIDATES, Interaction, Outcome
 
@@ -36,19 +36,19 @@ class Histories:
         length: int = 500,
         shown_length: int = 200,
         *,
-        user_names: Names | None = None,
-        item_names: Names | None = None,
+        user_names: IdTable | None = None,
+        item_names: IdTable | None = None,
     ) -> None:
         self.length = length
         self.shown_length = shown_length
-        self._items = Names() if item_names is None else item_names
+        self._items = IdTable() if item_names is None else item_names
         self._own = item_names is None
-        self._seers, self._shown_to = Index(limit, user_names), Index(limit, user_names)
-        self._seen = Rows(length)  # by row of the user: 2 * item + liked
-        self._shown = Rows(2 * shown_length)  # by row of the user: item, times
+        self._seers, self._shown_to = LruIndex(limit, user_names), LruIndex(limit, user_names)
+        self._seen = PackedRows(length)  # by row of the user: 2 * item + liked
+        self._shown = PackedRows(2 * shown_length)  # by row of the user: item, times
 
     @property
-    def users(self) -> Index:
+    def users(self) -> LruIndex:
         """Who did something; those who were only shown something are as many at most."""
         return self._seers
 
@@ -64,10 +64,10 @@ class Histories:
         if at >= 0:
             row = row[:at] + row[at + 4 :] + cells[liked]
         else:
-            item = self._items.keep(interaction.item)
+            item = self._items.acquire(interaction.item)
             row += cell(2 * item + liked)
         if len(row) > 4 * self.length:
-            self._items.drop(numbers(row[:4])[0] // 2)
+            self._items.release(numbers(row[:4])[0] // 2)
             row = row[4:]
         self._seen[user] = row
         shown_to = self._shown_to.row(interaction.user)
@@ -82,11 +82,11 @@ class Histories:
             if slot.reward > 0:
                 row, _ = self._without(row, self._items.number(slot.item))
             elif outcome.status != "corrected":
-                item = self._items.keep(slot.item)
+                item = self._items.acquire(slot.item)
                 row, times = self._without(row, item)
                 row += cell(item) + cell(min(times + 1, MOST_TIMES))
                 if len(row) > 8 * self.shown_length:
-                    self._items.drop(numbers(row[:4])[0])
+                    self._items.release(numbers(row[:4])[0])
                     row = row[8:]
         self._shown[user] = row
 
@@ -125,21 +125,21 @@ class Histories:
         self._shown_to.load(part(shown, "users"))
         self._seen.load(seen, len(self._seers))
         self._shown.load(shown, len(self._shown_to))
-        self._items.keep_all(seen["cells"] >> 1)
-        self._items.keep_all(shown["cells"][:, 0])
+        self._items.acquire_all(seen["cells"] >> 1)
+        self._items.acquire_all(shown["cells"][:, 0])
         if len(shown["cells"]) and shown["cells"][:, 1].min() < 1:
             raise ValueError("what is kept as shown was shown at least once")
         if self._own:
             self._items.check()
 
-    def _row(self, users: Index, rows: Rows, user: str, width: int) -> int:
+    def _row(self, users: LruIndex, rows: PackedRows, user: str, width: int) -> int:
         """The row of a user, made if need be; whose row it was is forgotten with all its items."""
         row, fresh = users.touch(user)
         if row == len(rows):
             rows.append()
         elif fresh:
             for item in numbers(rows[row])[:: width // 4]:
-                self._items.drop(item if width == 8 else item // 2)
+                self._items.release(item if width == 8 else item // 2)
             rows[row] = b""
         return row
 
@@ -148,7 +148,7 @@ class Histories:
         at = position(row, cell(item), 8) if item else -1
         if at < 0:
             return row, 0
-        self._items.drop(item)
+        self._items.release(item)
         return row[:at] + row[at + 8 :], numbers(row[at + 4 : at + 8])[0]
 
 
@@ -165,11 +165,11 @@ class Exposure:
         halving: int = 50_000,
         prior: float = 10.0,
         *,
-        item_names: Names | None = None,
+        item_names: IdTable | None = None,
     ) -> None:
         self.halving = halving
         self.prior = prior
-        self.items = Index(limit, item_names)
+        self.items = LruIndex(limit, item_names)
         self._counts = np.zeros((1, 3))  # by item row: times shown, looks, rewards
         self._total = np.zeros(3)
         self._outcomes = 0

@@ -8,9 +8,9 @@ from itertools import pairwise, repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from models.arrays.id_table import Names
-from models.arrays.lru_index import Index, best, copied, finite, nested, part
-from models.arrays.packed_rows import Rows, cell, numbers, position, starts
+from models.arrays.id_table import IdTable
+from models.arrays.lru_index import LruIndex, best, copied, finite, nested, part
+from models.arrays.packed_rows import PackedRows, cell, numbers, position, starts
 from models.base import Arrays, Doubles, Floats
 from models.matrix_factorisation import Ranker
 
@@ -20,7 +20,7 @@ MOST = (
 )  # of an item's likes; those above teach nothing, so that no count gets to LAST
 
 
-class Neighbours(Ranker):
+class ItemKNN(Ranker):
     """Scores an item c by its cosine to the user's last likes j: sum of C[c, j] / sqrt(n_c n_j).
 
     C counts the users who liked both within their last `history` likes, n the likes of an item.
@@ -47,8 +47,8 @@ class Neighbours(Ranker):
         users: int = 100_000,
         items: int = 100_000,
         seed: int = 0,
-        user_names: Names | None = None,
-        item_names: Names | None = None,
+        user_names: IdTable | None = None,
+        item_names: IdTable | None = None,
     ) -> None:
         super().__init__(seed=seed)
         if not 1 <= recent <= history:
@@ -58,14 +58,14 @@ class Neighbours(Ranker):
         self.recent, self.history, self.neighbours = recent, history, neighbours
         self.users, self.items = users, items
         self.user_names, self.item_names = user_names, item_names
-        self._users, self._items = Index(users, user_names), Index(items, item_names)
+        self._users, self._items = LruIndex(users, user_names), LruIndex(items, item_names)
         self._likes = array("d")  # n, by item row
         # Tables and histories hold stamps, row + items * how often the row was made anew, so that
         # what was said of an evicted item is not said of the one in its row.
         self._stamps = array("i")  # by item row
         self._others: list[array[int]] = []  # by item row: the stamps that C has counts for, rising
         self._counts: list[array[int]] = []  # by item row: these counts
-        self._histories = Rows(history)  # by user row: stamps, the latest last
+        self._histories = PackedRows(history)  # by user row: stamps, the latest last
 
     def scores(self, user: str, items: Sequence[str], recent: int | None = None) -> Floats:
         rows = self._items.rows(items)
@@ -260,7 +260,7 @@ class Neighbours(Ranker):
         self._counts[row] = copied("i", counts[order])
 
 
-class View:
+class ItemKNNView:
     """The counts of `Neighbours`, asked with another `recent`; they are learned and kept there.
 
     >>> model = Neighbours(recent=1)
@@ -272,7 +272,7 @@ class View:
 
     name = "neighbours"
 
-    def __init__(self, model: Neighbours, *, recent: int) -> None:
+    def __init__(self, model: ItemKNN, *, recent: int) -> None:
         if not 1 <= recent <= model.history:
             raise ValueError(
                 f"recent must be from 1 to the model's history ({model.history}), got {recent}"

@@ -9,8 +9,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from river import reco
 
-from models.arrays.id_table import Names
-from models.arrays.lru_index import Index, best, grown, nested, part
+from models.arrays.id_table import IdTable
+from models.arrays.lru_index import LruIndex, best, grown, nested, part
 from models.base import Arrays, Floats
 
 BOUND = np.float32(8)
@@ -104,7 +104,7 @@ LOSSES = {
 }
 
 
-class Factorisation(Ranker):
+class MatrixFactorisation(Ranker):
     """Users and items as vectors whose product says who likes what; `loss` is mf, bpr or isgd.
 
     Each like draws the user towards the item and away from `negatives` known items, drawn from the
@@ -131,8 +131,8 @@ class Factorisation(Ranker):
         scale: float | None = None,
         limit: int = 100_000,
         seed: int = 0,
-        user_names: Names | None = None,
-        item_names: Names | None = None,
+        user_names: IdTable | None = None,
+        item_names: IdTable | None = None,
     ) -> None:
         super().__init__(seed=seed)
         if loss not in LOSSES:
@@ -150,7 +150,7 @@ class Factorisation(Ranker):
         self._scale = own.scale if scale is None else scale
         self._negatives = own.negatives if negatives is None else negatives
         self.user_names, self.item_names = user_names, item_names
-        self._users, self._items = Index(limit, user_names), Index(limit, item_names)
+        self._users, self._items = LruIndex(limit, user_names), LruIndex(limit, item_names)
         # The last column is the item's bias, met by a constant 1 in every user. Items lie column
         # by column: `top` reads them all, nine times faster so.
         self._p: Floats = np.zeros((0, factors + 1), np.float32)
@@ -218,7 +218,7 @@ class Factorisation(Ranker):
         return self._p[row] if row >= 0 else self._stranger
 
     def _row(
-        self, index: Index, vectors: Floats, id: str, bias: float
+        self, index: LruIndex, vectors: Floats, id: str, bias: float
     ) -> tuple[NDArray[np.float32], int]:
         """The vectors, and the row of `id`: a fresh one is drawn from a hash of seed and id."""
         row, fresh = index.touch(id)

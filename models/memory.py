@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from models.arrays.id_table import Names
+from models.arrays.id_table import IdTable
 from models.arrays.lru_index import nested, part
 from models.base import Arrays, Scorer
 from models.events import Interaction, Outcome
@@ -33,8 +33,8 @@ class Memory:
         scorers: Mapping[str, Scorer],
         histories: Histories | None = None,
         exposure: Exposure | None = None,
-        user_names: Names | None = None,
-        item_names: Names | None = None,
+        user_names: IdTable | None = None,
+        item_names: IdTable | None = None,
     ) -> None:
         self.popularity = popularity
         self.scorers = dict(scorers)

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import numpy as np
 
-from models.arrays.id_table import Names
-from models.arrays.lru_index import Index, finite, grown, nested, part
+from models.arrays.id_table import IdTable
+from models.arrays.lru_index import LruIndex, finite, grown, nested, part
 from models.base import Arrays, Floats
 
 RESCALE = 2.0**500  # far below overflow; a power of two scales without rounding
@@ -35,7 +35,7 @@ class Popularity:
         half_life: float = 2_000,
         limit: int = 100_000,
         leaders: int = 1_000,
-        item_names: Names | None = None,
+        item_names: IdTable | None = None,
     ) -> None:
         if not 1 <= half_life <= 1e12:
             raise ValueError(
@@ -46,7 +46,7 @@ class Popularity:
         # Decimal rounds alike everywhere; the C library's pow does not.
         self.growth = float(Decimal(2) ** (1 / Decimal(half_life)))
         self.leaders = leaders
-        self.items = Index(limit, item_names)
+        self.items = LruIndex(limit, item_names)
         self._weight = 1.0  # of the latest like
         self._counts = np.zeros(0)
         # The best items, exact, as (-count, id): from `leaders` to twice as many, or all there are.

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from models.arrays.lru_index import best
 from models.base import Doubles, Floats
-from models.item_knn import Neighbours
+from models.item_knn import ItemKNN
 
 ONE = 256  # counts are whole numbers of this part, so that their sums are exact in any order
 FADE = 0.84  # of a like's weight, with each like after it
 
 
-class Nearby(Neighbours):
+class SequentialItemKNN(ItemKNN):
     """Scores an item c by the last likes j, k likes ago: sum of C[c, j] FADE^k / n_j^.5 n_c^.25.
 
     C counts a pair of likes of one user as 1 / sqrt(d) where the second came d likes after the

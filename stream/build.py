@@ -12,19 +12,19 @@ from agents.attribution import Attribution
 from agents.learner import Learner
 from agents.loop import Loop
 from agents.recommender import Recommender, Terms
-from models.arrays.id_table import Names
+from models.arrays.id_table import IdTable
 from models.base import Encoder, Scorer
-from models.bert_encoder import BertEncoder, CachedEncoder, Vectors, bundled
+from models.bert_encoder import BertEncoder, CachedEncoder, VectorStore, bundled
 from models.candidates import Retrieval
 from models.catalogue import Catalogue
 from models.content import Content
 from models.hash_encoder import HashEncoder
 from models.history import Exposure, Histories
-from models.item_knn import View
-from models.matrix_factorisation import Factorisation
+from models.item_knn import ItemKNNView
+from models.matrix_factorisation import MatrixFactorisation
 from models.memory import Memory
 from models.popularity import Popularity
-from models.sequential_knn import Nearby
+from models.sequential_knn import SequentialItemKNN
 from policies.base import Policy
 from policies.blend import Blend
 from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
@@ -99,7 +99,7 @@ def policy(settings: Settings, name: str = "") -> Policy:
     return POLICIES[name](settings, EXPLORATIONS[settings.exploration](settings))
 
 
-def encoder(settings: Settings, vectors: Vectors | None = None) -> CachedEncoder:
+def encoder(settings: Settings, vectors: VectorStore | None = None) -> CachedEncoder:
     """The text encoder of the settings; it encodes a text once."""
     return CachedEncoder(plain_encoder(settings), vectors)
 
@@ -119,20 +119,22 @@ def catalogue(settings: Settings, text: Encoder) -> Catalogue:
 
 
 def scorers(
-    settings: Settings, user_names: Names | None = None, item_names: Names | None = None
+    settings: Settings, user_names: IdTable | None = None, item_names: IdTable | None = None
 ) -> dict[str, Scorer]:
     """What learns who likes what, by name; a new one is one row here."""
     users, items = settings.max_users, settings.max_items
-    knn = Nearby(recent=10, users=users, items=items, user_names=user_names, item_names=item_names)
-    mf = Factorisation(
+    knn = SequentialItemKNN(
+        recent=10, users=users, items=items, user_names=user_names, item_names=item_names
+    )
+    mf = MatrixFactorisation(
         limit=max(users, items), seed=settings.seed, user_names=user_names, item_names=item_names
     )
-    return {"knn": knn, "knn_long": View(knn, recent=20), "mf": mf}
+    return {"knn": knn, "knn_long": ItemKNNView(knn, recent=20), "mf": mf}
 
 
 def memory(settings: Settings) -> Memory:
     """Nothing known yet; each id will be kept once, whichever parts know it."""
-    user_names, item_names = Names(), Names()
+    user_names, item_names = IdTable(), IdTable()
     return Memory(
         Popularity(limit=settings.max_items, item_names=item_names),
         scorers(settings, user_names, item_names),

@@ -14,7 +14,7 @@ from models.candidates import FEATURES, SHARES, Candidates, Retrieval, standardi
 from models.catalogue import Catalogue
 from models.content import Content
 from models.events import Embedding, Interaction, Item, Judged, Outcome, Request, Source
-from models.item_knn import Neighbours
+from models.item_knn import ItemKNN
 from models.memory import Memory
 from models.popularity import Popularity
 
@@ -27,7 +27,7 @@ class World:
 
     def __init__(self, **settings: object) -> None:
         self.catalogue = Catalogue(encoder="tiny", dimensions=4)
-        self.memory = Memory(Popularity(), {"knn": Neighbours()})
+        self.memory = Memory(Popularity(), {"knn": ItemKNN()})
         self.content = Content(self.catalogue, self.memory.histories)
         self.retrieval = Retrieval(self.memory, self.catalogue, self.content, **settings)  # type: ignore[arg-type]
 

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from river import checks, reco
 
-from models.item_knn import Neighbours, View
-from models.matrix_factorisation import LOSSES, Factorisation, Ranker, others, sigmoid
+from models.item_knn import ItemKNN, ItemKNNView
+from models.matrix_factorisation import LOSSES, MatrixFactorisation, Ranker, others, sigmoid
 from models.popularity import Popularity
 
-RANKERS: dict[str, Callable[[], Factorisation | Neighbours]] = {
-    "mf": lambda: Factorisation(loss="mf"),
-    "bpr": lambda: Factorisation(loss="bpr"),
-    "isgd": lambda: Factorisation(loss="isgd"),
-    "neighbours": lambda: Neighbours(),
+RANKERS: dict[str, Callable[[], MatrixFactorisation | ItemKNN]] = {
+    "mf": lambda: MatrixFactorisation(loss="mf"),
+    "bpr": lambda: MatrixFactorisation(loss="bpr"),
+    "isgd": lambda: MatrixFactorisation(loss="isgd"),
+    "neighbours": lambda: ItemKNN(),
 }
 
 
 @pytest.fixture(params=RANKERS)
-def ranker(request: pytest.FixtureRequest) -> Factorisation | Neighbours:
+def ranker(request: pytest.FixtureRequest) -> MatrixFactorisation | ItemKNN:
     return RANKERS[request.param]()
 
 
@@ -33,7 +33,7 @@ def taught(ranker: Ranker, likes: int = 300, items: int = 60) -> None:
         ranker.learn(f"user-{rng.randrange(9)}", f"item-{rng.randrange(items)}", 1.0, seed)
 
 
-def test_it_passes_rivers_own_checks(ranker: Factorisation | Neighbours) -> None:
+def test_it_passes_rivers_own_checks(ranker: MatrixFactorisation | ItemKNN) -> None:
     assert isinstance(ranker, reco.base.Ranker)
     passed = [check.__name__ for check in checks.yield_checks(ranker)]
     assert "check_reco_routine" in passed
@@ -43,7 +43,7 @@ def test_it_passes_rivers_own_checks(ranker: Factorisation | Neighbours) -> None
         checks.check_estimator(ranker)
 
 
-def test_a_deep_copy_learns_on_alike_and_apart(ranker: Factorisation | Neighbours) -> None:
+def test_a_deep_copy_learns_on_alike_and_apart(ranker: MatrixFactorisation | ItemKNN) -> None:
     taught(ranker)
     other = copy.deepcopy(ranker)
     for model in (ranker, other):
@@ -56,7 +56,7 @@ def test_a_deep_copy_learns_on_alike_and_apart(ranker: Factorisation | Neighbour
 
 
 def test_a_rank_does_not_depend_on_the_order_of_its_items(
-    ranker: Factorisation | Neighbours,
+    ranker: MatrixFactorisation | ItemKNN,
 ) -> None:
     taught(ranker)
     items = [f"item-{n}" for n in range(60)] + ["unknown-2", "unknown-1"]
@@ -70,7 +70,7 @@ def test_a_rank_does_not_depend_on_the_order_of_its_items(
     )
 
 
-def test_predicting_for_strangers_makes_no_rows(ranker: Factorisation | Neighbours) -> None:
+def test_predicting_for_strangers_makes_no_rows(ranker: MatrixFactorisation | ItemKNN) -> None:
     taught(ranker)
     sizes = {key: len(array) for key, array in ranker.state().items()}
     for n in range(100):
@@ -127,7 +127,11 @@ def test_sampled_items_are_distinct_and_known() -> None:
 
 
 def test_a_first_vector_depends_on_the_id_and_not_on_its_order() -> None:
-    first, second, seeded = Factorisation(), Factorisation(), Factorisation(seed=1)
+    first, second, seeded = (
+        MatrixFactorisation(),
+        MatrixFactorisation(),
+        MatrixFactorisation(seed=1),
+    )
     first._row(first._items, first._q, "other", 0.0)
     a, row = first._row(first._items, first._q, "film", 0.0)
     b, _ = second._row(second._items, second._q, "film", 0.0)
@@ -137,7 +141,7 @@ def test_a_first_vector_depends_on_the_id_and_not_on_its_order() -> None:
 
 @pytest.mark.parametrize("loss", ["mf", "bpr", "isgd"])
 def test_a_factorisation_stays_finite_under_the_largest_steps(loss: str) -> None:
-    model = Factorisation(loss=loss, rate=0.99, decay=0.0, negatives=32)
+    model = MatrixFactorisation(loss=loss, rate=0.99, decay=0.0, negatives=32)
     for seed in range(3_000):
         model.learn(f"user-{seed % 3}", f"item-{seed % 50}", 1.0, seed)
     assert np.isfinite(model.scores("user-1", [f"item-{n}" for n in range(50)])).all()
@@ -146,7 +150,7 @@ def test_a_factorisation_stays_finite_under_the_largest_steps(loss: str) -> None
 def test_neighbours_are_the_cosine_counted_by_hand() -> None:
     rng = random.Random(5)
     log = [(f"u{rng.randrange(12)}", f"i{rng.randrange(8)}") for _ in range(60)]
-    model = Neighbours(recent=2)
+    model = ItemKNN(recent=2)
     liked: dict[str, list[str]] = {}
     for user, item in log:
         model.learn(user, item, 1.0, 0)
@@ -167,7 +171,7 @@ def test_neighbours_are_the_cosine_counted_by_hand() -> None:
 
 
 def test_only_likes_within_the_history_are_counted_together() -> None:
-    model = Neighbours(history=2, recent=1)
+    model = ItemKNN(history=2, recent=1)
     for item in ("a", "b", "c", "d"):
         model.learn("ann", item, 1.0, 0)
     model.learn("bob", "d", 1.0, 0)
@@ -177,7 +181,7 @@ def test_only_likes_within_the_history_are_counted_together() -> None:
 @pytest.mark.parametrize("loss", ["mf", "bpr", "isgd"])
 def test_top_is_the_order_of_scores_and_a_score_is_the_same_alone(loss: str) -> None:
     rng = random.Random(8)
-    model, loaded = Factorisation(loss=loss), Factorisation(loss=loss)
+    model, loaded = MatrixFactorisation(loss=loss), MatrixFactorisation(loss=loss)
     for n in range(600):
         model.learn(f"u{rng.randrange(20)}", f"i{int(200 * rng.random() ** 2)}", 1.0, n)
     loaded.load(model.state())
@@ -190,7 +194,7 @@ def test_top_is_the_order_of_scores_and_a_score_is_the_same_alone(loss: str) -> 
 
 
 def test_a_dislike_does_not_decay_a_low_score_upwards() -> None:
-    model = Factorisation(decay=0.5)
+    model = MatrixFactorisation(decay=0.5)
     model.learn("ann", "film", -1.0, 0)
     before = model.scores("ann", ["film"])[0]
     model.learn("ann", "film", -1.0, 0)
@@ -198,7 +202,7 @@ def test_a_dislike_does_not_decay_a_low_score_upwards() -> None:
 
 
 def test_a_like_repeated_is_one_users_like() -> None:
-    model = Neighbours()
+    model = ItemKNN()
     for item in ("a", "b", "a", "b", "b"):
         model.learn("ann", item, 1.0, 0)
     model.learn("bob", "a", 1.0, 0)
@@ -206,7 +210,7 @@ def test_a_like_repeated_is_one_users_like() -> None:
 
 
 def test_an_evicted_items_neighbours_are_not_its_successors() -> None:
-    model = Neighbours(items=3)
+    model = ItemKNN(items=3)
     model.learn("eve", "old", 1.0, 0)
     for user in ("ann", "bob", "cid"):
         model.learn(user, "old", 1.0, 0)
@@ -223,9 +227,9 @@ def test_an_evicted_items_neighbours_are_not_its_successors() -> None:
 
 
 def test_stamps_that_begin_again_change_no_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fold() -> tuple[Neighbours, list[list[str]]]:
+    def fold() -> tuple[ItemKNN, list[list[str]]]:
         rng, tops = random.Random(9), []
-        model = Neighbours(recent=2, history=3, neighbours=9, items=6, users=5)
+        model = ItemKNN(recent=2, history=3, neighbours=9, items=6, users=5)
         for n in range(900):
             model.learn(f"u{rng.randrange(9)}", f"i{int(12 * rng.random() ** 2)}", 1.0, n)
             tops.append(model.top(f"u{rng.randrange(9)}", 9))
@@ -236,14 +240,14 @@ def test_stamps_that_begin_again_change_no_ranking(monkeypatch: pytest.MonkeyPat
     renewed, tops = fold()
     assert tops == wanted
     assert max(straight._stamps) > 40 >= max(renewed._stamps)
-    loaded = Neighbours(recent=2, history=3, neighbours=9, items=6, users=5)
+    loaded = ItemKNN(recent=2, history=3, neighbours=9, items=6, users=5)
     loaded.load(renewed.state())
     assert [loaded.top(f"u{n}", 9) for n in range(9)] == [renewed.top(f"u{n}", 9) for n in range(9)]
 
 
 def test_an_item_that_everybody_likes_no_longer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.item_knn.MOST", 3.0)
-    model = Neighbours()
+    model = ItemKNN()
     for n in range(6):
         for item in (f"i{n}", "hit"):
             model.learn(f"u{n}", item, 1.0, 0)
@@ -253,13 +257,13 @@ def test_an_item_that_everybody_likes_no_longer_counts(monkeypatch: pytest.Monke
 
 def test_neighbours_refuse_a_state_of_another_limit() -> None:
     with pytest.raises(ValueError, match="items must be 3 as in the state, got 4"):
-        Neighbours(items=4).load(Neighbours(items=3).state())
+        ItemKNN(items=4).load(ItemKNN(items=3).state())
 
 
 def test_a_view_reads_as_a_model_of_that_recent_that_learned_the_same() -> None:
     rng = random.Random(7)
-    model, longer = Neighbours(items=30, recent=2), Neighbours(items=30, recent=9)
-    view = View(model, recent=9)
+    model, longer = ItemKNN(items=30, recent=2), ItemKNN(items=30, recent=9)
+    view = ItemKNNView(model, recent=9)
     for n in range(2_000):
         user, item = f"u{rng.randrange(40)}", f"i{rng.randrange(40)}"
         for scorer in (model, longer, view):
@@ -272,16 +276,16 @@ def test_a_view_reads_as_a_model_of_that_recent_that_learned_the_same() -> None:
 
 
 def test_a_views_state_is_its_recent_and_no_other_is_loaded() -> None:
-    view = View(Neighbours(), recent=9)
+    view = ItemKNNView(ItemKNN(), recent=9)
     view.load(view.state())
     with pytest.raises(ValueError, match="recent must be 9 as in the state, got 8"):
-        View(Neighbours(), recent=8).load(view.state())
+        ItemKNNView(ItemKNN(), recent=8).load(view.state())
     with pytest.raises(ValueError, match=r"history \(50\), got 51"):
-        View(Neighbours(), recent=51)
+        ItemKNNView(ItemKNN(), recent=51)
 
 
 def test_an_items_neighbours_are_bounded_and_the_largest_stay() -> None:
-    model = Neighbours(history=2, neighbours=4, recent=1)
+    model = ItemKNN(history=2, neighbours=4, recent=1)
     for n in range(100):
         model.learn(f"u{n}", "hub", 1.0, 0)
         model.learn(f"u{n}", "friend" if n % 2 else f"item-{n}", 1.0, 0)

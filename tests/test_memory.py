@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.arrays.id_table import Names
-from models.arrays.packed_rows import Rows, cell
+from models.arrays.id_table import IdTable
+from models.arrays.packed_rows import PackedRows, cell
 from models.base import Arrays
 from models.events import Interaction, Judged, Outcome, Source
 from models.history import EXAMINED, Exposure, Histories
-from models.item_knn import Neighbours
-from models.matrix_factorisation import Factorisation
+from models.item_knn import ItemKNN
+from models.matrix_factorisation import MatrixFactorisation
 from models.memory import Memory
 from models.popularity import Popularity
 
@@ -28,12 +28,12 @@ NOWHERE = Source(0, 0, 0)
 
 def memory() -> Memory:
     """Small enough for everything to be evicted now and then."""
-    users, items = Names(), Names()
+    users, items = IdTable(), IdTable()
     return Memory(
         Popularity(limit=4, item_names=items),
         {
-            "knn": Neighbours(users=3, items=4, user_names=users, item_names=items),
-            "mf": Factorisation(factors=2, limit=3, user_names=users, item_names=items),
+            "knn": ItemKNN(users=3, items=4, user_names=users, item_names=items),
+            "mf": MatrixFactorisation(factors=2, limit=3, user_names=users, item_names=items),
         },
         Histories(limit=3, length=3, shown_length=2, user_names=users, item_names=items),
         Exposure(limit=4, halving=3, item_names=items),
@@ -46,7 +46,7 @@ def apart() -> Memory:
     """The same, each part with names of its own."""
     return Memory(
         Popularity(limit=4),
-        {"knn": Neighbours(users=3, items=4), "mf": Factorisation(factors=2, limit=3)},
+        {"knn": ItemKNN(users=3, items=4), "mf": MatrixFactorisation(factors=2, limit=3)},
         Histories(limit=3, length=3, shown_length=2),
         Exposure(limit=4, halving=3),
     )
@@ -272,13 +272,13 @@ def test_an_item_that_made_room_comes_back_with_nothing() -> None:
 
 
 def test_an_id_that_nobody_keeps_leaves_its_number_to_the_next() -> None:
-    names = Names()
+    names = IdTable()
     for id in ("ann", "bob", "ann"):
-        names.keep(id)
-    names.drop(1)
+        names.acquire(id)
+    names.release(1)
     assert names.find(["ann", "bob", "cid"]).tolist() == [1, 2, 0]
-    names.drop(1)
-    assert (names.number("ann"), names.keep("cid"), names.ids) == (0, 1, ["", "cid", "bob"])
+    names.release(1)
+    assert (names.number("ann"), names.acquire("cid"), names.ids) == (0, 1, ["", "cid", "bob"])
 
 
 @settings(deadline=None)
@@ -327,13 +327,13 @@ writes = st.lists(st.tuples(st.integers(0, 20), st.lists(st.integers(0, 2**31 - 
 def test_rows_are_what_was_last_written_there_also_after_a_load(
     writes: list[tuple[int, list[int]]], width: int
 ) -> None:
-    rows, expected = Rows(most=6 * width), list[bytes]()
+    rows, expected = PackedRows(most=6 * width), list[bytes]()
     for row, written in writes:
         while row >= len(rows):
             rows.append()
             expected.append(b"")
         rows[row] = expected[row] = b"".join(map(cell, written)) * width
-    loaded = Rows(most=6 * width)
+    loaded = PackedRows(most=6 * width)
     loaded.load(rows.state(width), len(expected))
     assert [*map(rows.__getitem__, range(len(rows)))] == expected
     assert [*map(loaded.__getitem__, range(len(loaded)))] == expected
@@ -343,7 +343,7 @@ def test_rows_are_what_was_last_written_there_also_after_a_load(
 @pytest.mark.parametrize("most", [0, 2**16])
 def test_rows_too_long_to_be_counted_are_refused(most: int) -> None:
     with pytest.raises(ValueError, match="from 1 to 65535 numbers"):
-        Rows(most)
+        PackedRows(most)
 
 
 # A state that lies

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from models.sequential_knn import FADE, Nearby
+from models.sequential_knn import FADE, SequentialItemKNN
 
 
-def taught(likes: list[tuple[str, str]], **options: Any) -> Nearby:
-    model = Nearby(**options)
+def taught(likes: list[tuple[str, str]], **options: Any) -> SequentialItemKNN:
+    model = SequentialItemKNN(**options)
     for user, item in likes:
         model.learn(user, item, 1.0, seed=0)
     return model
@@ -60,7 +60,7 @@ def test_a_loaded_model_learns_on_bit_for_bit_within_its_bounds():
     }
     log = many()
     whole, half = taught(log, **options), taught(log[:300], **options)
-    loaded = Nearby(**options)
+    loaded = SequentialItemKNN(**options)
     loaded.load(half.state())
     for user, item in log[300:]:
         loaded.learn(user, item, 1.0, seed=0)
@@ -74,8 +74,8 @@ def test_reading_changes_nothing_and_the_unknown_score_zero():
     model = taught(many(100))
     before = {key: array.tobytes() for key, array in model.state().items()}
     assert model.scores("nobody", ["i1", "nothing"]).tolist() == [0.0, 0.0]
-    assert model.top("nobody", 5) == [] == Nearby().top("nobody", 5)
+    assert model.top("nobody", 5) == [] == SequentialItemKNN().top("nobody", 5)
     assert model.scores("u1", ["nothing"]).tolist() == [0.0]
-    assert Nearby().scores("u1", ["a"]).tolist() == [0.0]
+    assert SequentialItemKNN().scores("u1", ["a"]).tolist() == [0.0]
     model.learn("u1", "i1", -1.0, seed=0)
     assert before == {key: array.tobytes() for key, array in model.state().items()}

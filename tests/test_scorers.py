@@ -11,26 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.arrays.lru_index import Index, best
+from models.arrays.lru_index import LruIndex, best
 from models.base import Arrays, Scorer
-from models.item_knn import Neighbours
-from models.matrix_factorisation import Factorisation
+from models.item_knn import ItemKNN
+from models.matrix_factorisation import MatrixFactorisation
 from models.popularity import Popularity
 
 Make = Callable[[], Scorer]
 
 SCORERS: dict[str, Make] = {
     "popularity": lambda: Popularity(half_life=50, limit=40, leaders=5),
-    "neighbours": lambda: Neighbours(users=20, items=40, history=10, neighbours=10),
-    "mf": lambda: Factorisation(loss="mf", limit=40),
-    "bpr": lambda: Factorisation(loss="bpr", limit=40),
-    "isgd": lambda: Factorisation(loss="isgd", limit=40),
+    "neighbours": lambda: ItemKNN(users=20, items=40, history=10, neighbours=10),
+    "mf": lambda: MatrixFactorisation(loss="mf", limit=40),
+    "bpr": lambda: MatrixFactorisation(loss="bpr", limit=40),
+    "isgd": lambda: MatrixFactorisation(loss="isgd", limit=40),
 }
 PERSONAL: dict[str, Make] = {
-    "neighbours": Neighbours,
-    "mf": lambda: Factorisation(loss="mf"),
-    "bpr": lambda: Factorisation(loss="bpr"),
-    "isgd": lambda: Factorisation(loss="isgd"),
+    "neighbours": ItemKNN,
+    "mf": lambda: MatrixFactorisation(loss="mf"),
+    "bpr": lambda: MatrixFactorisation(loss="bpr"),
+    "isgd": lambda: MatrixFactorisation(loss="isgd"),
 }
 
 
@@ -235,7 +235,7 @@ def test_a_personal_model_beats_popularity_where_tastes_differ(make_personal: Ma
 
 
 def test_the_least_recently_touched_id_makes_room() -> None:
-    index = Index(limit=3)
+    index = LruIndex(limit=3)
     for id in ("a", "b", "c", "a", "d", "e"):
         index.touch(id)
     assert index.rows(["a", "b", "c", "d", "e"]).tolist() == [0, -1, -1, 1, 2]
@@ -243,7 +243,7 @@ def test_the_least_recently_touched_id_makes_room() -> None:
 
 
 def test_looking_up_an_id_does_not_keep_it() -> None:
-    index = Index(limit=2)
+    index = LruIndex(limit=2)
     index.touch("a")
     index.touch("b")
     index.row("a")
@@ -253,7 +253,7 @@ def test_looking_up_an_id_does_not_keep_it() -> None:
 
 
 def test_a_loaded_index_evicts_as_the_saved_one() -> None:
-    index, loaded = Index(limit=5), Index(limit=5)
+    index, loaded = LruIndex(limit=5), LruIndex(limit=5)
     for n in (1, 2, 3, 4, 5, 2, 1, 7, 7, 3):
         index.touch(f"é{n}")
     loaded.load(index.state())
@@ -263,11 +263,11 @@ def test_a_loaded_index_evicts_as_the_saved_one() -> None:
 
 
 def test_an_index_refuses_a_state_beyond_its_limit() -> None:
-    index = Index(limit=5)
+    index = LruIndex(limit=5)
     for n in range(5):
         index.touch(str(n))
     with pytest.raises(ValueError, match="5 ids does not fit a limit of 4"):
-        Index(limit=4).load(index.state())
+        LruIndex(limit=4).load(index.state())
 
 
 def test_best_agrees_with_sorting_everything() -> None:
@@ -284,12 +284,12 @@ def test_best_agrees_with_sorting_everything() -> None:
 @pytest.mark.parametrize(
     ("broken", "rule"),
     [
-        (lambda: Index(limit=0), "limit must be at least 1, got 0"),
+        (lambda: LruIndex(limit=0), "limit must be at least 1, got 0"),
         (lambda: Popularity(half_life=0), "half_life must be from 1 to 1e12 likes, got 0"),
-        (lambda: Factorisation(loss="als"), "loss must be one of mf, bpr, isgd, got 'als'"),
-        (lambda: Factorisation(rate=2.0), r"rate must be in \(0, 1\), got 2.0"),
-        (lambda: Neighbours(recent=0), r"recent must be from 1 to history \(50\), got 0"),
-        (lambda: Neighbours(neighbours=9), r"neighbours must be at least history \(50\), got 9"),
+        (lambda: MatrixFactorisation(loss="als"), "loss must be one of mf, bpr, isgd, got 'als'"),
+        (lambda: MatrixFactorisation(rate=2.0), r"rate must be in \(0, 1\), got 2.0"),
+        (lambda: ItemKNN(recent=0), r"recent must be from 1 to history \(50\), got 0"),
+        (lambda: ItemKNN(neighbours=9), r"neighbours must be at least history \(50\), got 9"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(broken: Make, rule: str) -> None:

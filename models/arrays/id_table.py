@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.base import Arrays
 
 
-class Names:
+class IdTable:
     """Ids with numbers above 0. One that nobody keeps any more leaves its number to the next id.
 
     `keep` and `drop` belong to the fold; `number` and `find` read. Bound: the ids that those who
@@ -39,7 +39,7 @@ class Names:
         """The numbers of `ids`, 0 for unknown ones, shape (len(ids),)."""
         return np.fromiter(map(self._numbers.get, ids, repeat(0)), np.intp, len(ids))
 
-    def keep(self, id: str) -> int:
+    def acquire(self, id: str) -> int:
         """The number of `id`, which one more keeps."""
         number = self._numbers.get(id, 0)
         if not number:
@@ -54,7 +54,7 @@ class Names:
         self._keepers[number] += 1
         return number
 
-    def drop(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """One fewer keeps the id of `number`."""
         keepers = self._keepers[number] = self._keepers[number] - 1
         if not keepers:
@@ -82,7 +82,7 @@ class Names:
         self.ids, self._numbers, self._free = ids, numbers, free
         self._keepers = array("i", bytes(4 * len(ids)))
 
-    def keep_all(self, numbers: NDArray[Any]) -> None:
+    def acquire_all(self, numbers: NDArray[Any]) -> None:
         """One more keeps the id of each of `numbers`: what was loaded says so."""
         if len(numbers) and not 0 < int(numbers.min()) <= int(numbers.max()) < len(self.ids):
             raise ValueError(f"ids are numbered from 1 to {len(self.ids) - 1}, and not beyond")

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.arrays.id_table import Names
+from models.arrays.id_table import IdTable
 from models.base import Arrays
 
 
-class Index:
+class LruIndex:
     """At most `limit` ids, each with a row below `limit`. `touch` belongs to the fold; `row` reads.
 
     Bound: 16 bytes a row besides the names, which others may keep as well.
@@ -23,13 +23,13 @@ class Index:
     (-1, [1, 0], 'c')
     """
 
-    def __init__(self, limit: int, names: Names | None = None) -> None:
+    def __init__(self, limit: int, names: IdTable | None = None) -> None:
         if not 1 <= limit < 2**30:
             raise ValueError(
                 f"limit must be at least 1, got {limit}, and below 2**30; rows are what is learned"
             )
         self.limit = limit
-        self.names = Names() if names is None else names
+        self.names = IdTable() if names is None else names
         self._own = names is None
         self._numbers = array("i")  # by row: of the id
         self._rows = array("i", [-1, -1])  # by number, -1 without; the last is always -1
@@ -67,7 +67,7 @@ class Index:
         row = self._rows[number] if number < len(self._rows) else -1
         fresh = row < 0
         if fresh:
-            number = self.names.keep(id)
+            number = self.names.acquire(id)
             if len(self._numbers) < self.limit:
                 row = len(self._numbers)
                 self._numbers.append(number)
@@ -76,7 +76,7 @@ class Index:
                 row = self.oldest()
                 before, self._numbers[row] = self._numbers[row], number
                 self._rows[before] = -1
-                self.names.drop(before)
+                self.names.release(before)
             if number > len(self._rows) - 2:
                 more = max(number + 2 - len(self._rows), len(self._rows) // 8)
                 self._rows.frombytes(b"\xff" * (more * self._rows.itemsize))
@@ -118,7 +118,7 @@ class Index:
             )
         if self._own:
             self.names.load(part(state, "names"))
-        self.names.keep_all(numbers)
+        self.names.acquire_all(numbers)
         rows = np.full(len(self.names.ids) + 1, -1, np.int32)
         rows[numbers] = np.arange(len(numbers), dtype=np.int32)
         order = np.sort(touched)
@@ -166,7 +166,7 @@ def grown(array: NDArray[Any], rows: int) -> NDArray[Any]:
 
 
 def best(
-    scores: NDArray[np.floating[Any]], ids: Sequence[str] | Index, n: int, above: float = -np.inf
+    scores: NDArray[np.floating[Any]], ids: Sequence[str] | LruIndex, n: int, above: float = -np.inf
 ) -> list[str]:
     """The `n` ids with the highest scores `above` a bound, falling, ties broken by id.
 

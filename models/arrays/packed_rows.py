@@ -38,7 +38,7 @@ def position(row: bytes, cell: bytes, width: int = 4) -> int:
     return at
 
 
-class Rows:
+class PackedRows:
     """Many rows of at most `most` numbers. Some share one piece of memory: alone each costs twice.
 
     Bound: some 10 bytes a row besides its numbers.

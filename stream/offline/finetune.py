@@ -13,7 +13,7 @@ from rich.console import Console
 
 from models.bert_encoder import BertEncoder
 from models.events import Click, Item, Reward, text_of
-from models.finetuning import Pair, Tuned, finetune
+from models.finetuning import FineTuningResult, Pair, finetune
 from stream import build
 from stream.datasets.log_files import read_log
 from stream.progress import progress
@@ -60,7 +60,7 @@ def run(
             seed=settings.seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    tuned = Tuned(
+    tuned = FineTuningResult(
         base=encoder.version,
         until=seen[-1][0],
         pairs=len(found),
@@ -111,7 +111,7 @@ def coupled(
     return Random(seed).sample(found, limit) if len(found) > limit else found
 
 
-def save(encoder: BertEncoder, tuned: Tuned, folder: Path) -> None:
+def save(encoder: BertEncoder, tuned: FineTuningResult, folder: Path) -> None:
     """Write the folder whole or not at all."""
     part = folder.with_name(folder.name + ".part")
     rmtree(part, ignore_errors=True)
@@ -121,17 +121,17 @@ def save(encoder: BertEncoder, tuned: Tuned, folder: Path) -> None:
     part.rename(folder)
 
 
-def known(folder: Path) -> Tuned:
+def known(folder: Path) -> FineTuningResult:
     """What a folder's model came from; ValueError if `finetune` did not make it."""
     try:
-        return msgspec.json.decode((folder / NAME).read_bytes(), type=Tuned)
+        return msgspec.json.decode((folder / NAME).read_bytes(), type=FineTuningResult)
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no {NAME}: it is not what `finetune` writes") from None
     except msgspec.MsgspecError as error:
         raise ValueError(f"{folder / NAME} is not what `finetune` writes: {error}") from None
 
 
-def says(tuned: Tuned, folder: Path) -> list[str]:
+def says(tuned: FineTuningResult, folder: Path) -> list[str]:
     """What was done, and what can be done with it."""
     day = datetime.fromtimestamp(tuned.until / 1000, UTC).date()
     return [

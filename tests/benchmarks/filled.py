@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from models.arrays.id_table import Names
+from models.arrays.id_table import IdTable
 from models.arrays.lru_index import nested
 from models.base import Arrays
 from models.events import Interaction, Source
-from models.matrix_factorisation import Factorisation
+from models.matrix_factorisation import MatrixFactorisation
 from models.memory import Memory
 
 Numbers = NDArray[np.int64]
@@ -39,7 +39,7 @@ def fill(memory: Memory, who: Numbers, what: Numbers) -> None:
     are right, the numbers are drawn at random. Its steps are two thirds of the cost of learning.
     """
     popularity, knn, mf = memory.popularity, memory.scorers["knn"], memory.scorers["mf"]
-    assert popularity is not None and isinstance(mf, Factorisation)
+    assert popularity is not None and isinstance(mf, MatrixFactorisation)
     assert mf.user_names is not None and mf.item_names is not None
     for n, liked in enumerate(interactions(who, what)):
         popularity.learn(liked.user, liked.item, liked.value, n)
@@ -56,7 +56,7 @@ def fill(memory: Memory, who: Numbers, what: Numbers) -> None:
     mf.load({"p": p, "q": q, **nested(users=users, items=items)})
 
 
-def touched(names: Names, kind: str, numbers: Numbers) -> Arrays:
+def touched(names: IdTable, kind: str, numbers: Numbers) -> Arrays:
     """The state of an index that met these numbers as ids, one after the other."""
     met, first = np.unique(numbers, return_index=True)
     last = len(numbers) - 1 - np.unique(numbers[::-1], return_index=True)[1]

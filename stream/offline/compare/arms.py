@@ -14,7 +14,7 @@ from agents.attribution import Attribution
 from agents.learner import Learner
 from agents.loop import Loop
 from agents.recommender import Recommender, Terms
-from models.arrays.id_table import Names
+from models.arrays.id_table import IdTable
 from models.base import Encoder
 from models.candidates import SHARES, Retrieval
 from models.content import Content
@@ -127,7 +127,7 @@ def _shares(parts: tuple[str, ...]) -> Mapping[str, float]:
 
 
 def _memory(settings: Settings, parts: tuple[str, ...]) -> Memory:
-    users, items = Names(), Names()
+    users, items = IdTable(), IdTable()
     known = build.scorers(settings, users, items)
     kept = {name: one for name, one in known.items() if name.partition("_")[0] in parts}
     popular = Popularity(limit=settings.max_items, item_names=items)

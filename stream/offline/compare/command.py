@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 from rich.console import Console
 
 from models.events import Item, Request, text_of
-from models.finetuning import Tuned
+from models.finetuning import FineTuningResult
 from policies.evaluation.drift import changes, context_changes
 from stream import build
 from stream.datasets.log_files import ready
@@ -34,7 +34,7 @@ class Deep(Struct, frozen=True):
     """The same log with the vectors of a fine-tuned BERT, and what that came from."""
 
     log: Log
-    tuned: Tuned
+    tuned: FineTuningResult
 
 
 def compare(

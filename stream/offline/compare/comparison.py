@@ -7,7 +7,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models.base import Doubles
-from models.finetuning import Tuned
+from models.finetuning import FineTuningResult
 from policies.evaluation.drift import changes
 from policies.evaluation.intervals import Interval
 from policies.evaluation.paired import Columns, holm
@@ -108,7 +108,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     standings: list[Standing]
     contrasts: list[Contrast]
     drift: dict[str, list[int]]  # of what requests say: after how many ADWIN noticed a change
-    tuned: Tuned | None = None  # what fine-tuning was
+    tuned: FineTuningResult | None = None  # what fine-tuning was
 
     def of(self, arm: str, base: str, slice: str = ALL) -> Contrast | None:
         """The contrast of two arms in a slice, if they were compared there."""

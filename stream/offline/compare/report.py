@@ -6,7 +6,7 @@ from statistics import mean
 
 from rich.table import Table
 
-from models.finetuning import Tuned
+from models.finetuning import FineTuningResult
 from stream.offline.compare.arms import ARMS
 from stream.offline.compare.comparison import (
     ALL,
@@ -210,7 +210,7 @@ def exploring(result: Comparison) -> list[Html]:
     ]
 
 
-def tuning(tuned: Tuned | None) -> str:
+def tuning(tuned: FineTuningResult | None) -> str:
     """What was fine-tuned, and what counts then."""
     if tuned is None:
         return (
