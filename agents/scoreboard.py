@@ -22,7 +22,7 @@ from msgspec import Struct
 from agents.ledger import Ledger
 from models.events import Control, Fold, Judged, Outcome, Record
 from models.fields import MAX_CHALLENGERS
-from policies.evaluation.confidence_sequences import Bets, Running
+from policies.evaluation.confidence_sequences import BettingSequence, RunningInterval
 from policies.evaluation.intervals import Interval
 
 LEVEL = 0.95
@@ -51,8 +51,8 @@ class Score(Struct, frozen=True):
 class Row(Struct):
     """The sums of one policy."""
 
-    value: Running
-    ahead: Running
+    value: RunningInterval
+    ahead: RunningInterval
     slots: int = 0
     cut: int = 0
     weights: float = 0.0
@@ -64,7 +64,7 @@ class Board(Struct):
 
     champion: str
     since: int
-    own: Running
+    own: RunningInterval
     rows: dict[str, Row]
 
 
@@ -112,12 +112,14 @@ class Scoreboard:
         reward, most = self.reward, self.reward * self.most
         rows = {
             name: Row(
-                value=Running(bets=Bets(level=self.level), most=most),
-                ahead=Running(bets=Bets(level=level), least=-reward, most=most - reward),
+                value=RunningInterval(bets=BettingSequence(level=self.level), most=most),
+                ahead=RunningInterval(
+                    bets=BettingSequence(level=level), least=-reward, most=most - reward
+                ),
             )
             for name in others
         }
-        own = Running(bets=Bets(level=self.level), most=reward)
+        own = RunningInterval(bets=BettingSequence(level=self.level), most=reward)
         return Board(champion=champion, since=since, own=own, rows=rows)
 
     def __call__(self, record: Record | Control | None, ledger: Ledger) -> None:

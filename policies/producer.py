@@ -17,7 +17,7 @@ from policies.uniform import Uniform
 UNLIKELY = 1e-300  # no probability is 0; this one is never drawn
 
 
-class Producer(Uniform):
+class Baseline(Uniform):
     """Prefers what stands first in the request's own list; without one, what is popular.
 
     >>> Producer().pmf(np.array([-1.0, 0.0])).tolist()

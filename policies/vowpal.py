@@ -43,7 +43,7 @@ FNV = 16777619  # its interaction of features i and j is (FNV i) xor j
 LARGEST = 10.0  # reward of a slot that is learned from, either way
 
 
-class Saved(msgspec.Struct, frozen=True, kw_only=True):
+class SavedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model file with what must hold before Vowpal Wabbit may read it: it trusts its input."""
 
     format: int = 1
@@ -52,7 +52,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     model: bytes
 
 
-class Model:
+class Workspace:
     """A Vowpal Wabbit workspace: its options, weights, bytes. At most 2**bits features (16 B each).
 
     Saving is canonical: equal models give equal bytes, whatever their past, so that a digest of
@@ -122,12 +122,12 @@ class Model:
         model[self._seen_at : self._seen_at + 8] = bytes(8)
         model = bytes(model)
         fresh.finish()
-        saved = Saved(options=self.options, checksum=_checksum(model), model=model)
+        saved = SavedModel(options=self.options, checksum=_checksum(model), model=model)
         return msgspec.msgpack.encode(saved)
 
     def load(self, data: bytes) -> None:
         try:
-            saved = msgspec.msgpack.decode(data, type=Saved)
+            saved = msgspec.msgpack.decode(data, type=SavedModel)
         except msgspec.MsgspecError as error:
             raise ValueError(
                 f"not a saved policy ({error}); start from an older snapshot"
@@ -180,7 +180,7 @@ def _checksum(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def teach(model: Model, outcome: Outcome, weigh: bool, largest: float = LARGEST) -> None:
+def teach(model: Workspace, outcome: Outcome, weigh: bool, largest: float = LARGEST) -> None:
     """One example a shown item. All are built, and so checked, before the first is learned.
 
     Rewards are cut to `largest` either way: one of 350,000 cents would drown all clicks for all.
@@ -235,7 +235,7 @@ class Vowpal:
         self._explore = exploration or InverseGap()
         self._logged_propensity = logged_propensity
         self._largest = largest_reward
-        self._model = Model("--cb_adf", rate=rate, bits=bits, interactions=interactions)
+        self._model = Workspace("--cb_adf", rate=rate, bits=bits, interactions=interactions)
         for column, worth in (prior or {}).items():
             self._model.set("x", column, -finite(worth, f"prior {column!r}"))
 

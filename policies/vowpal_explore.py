@@ -4,7 +4,7 @@ from models.base import Doubles
 from models.candidates import Candidates
 from models.events import Outcome
 from policies.exploration import mixed
-from policies.vowpal import INTERACTIONS, Model, teach
+from policies.vowpal import INTERACTIONS, Workspace, teach
 from policies.vowpal_text import Context, example
 
 EXPLORERS = {
@@ -48,7 +48,7 @@ class VowpalExplore:
         self.name = name
         self._floor = floor
         base = "--cb_explore_adf " + EXPLORERS[explore].format(amount)
-        self._model = Model(base, rate=rate, bits=bits, interactions=interactions)
+        self._model = Workspace(base, rate=rate, bits=bits, interactions=interactions)
 
     def scores(self, user: str, context: Context, candidates: Candidates) -> Doubles:
         pmf = self._model.predict(example(user, context, candidates))

@@ -28,7 +28,7 @@ from models.sequential_knn import SequentialItemKNN
 from policies.base import Policy
 from policies.blend import Blend
 from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
-from policies.producer import Producer
+from policies.producer import Baseline
 from policies.uniform import Uniform
 from policies.vowpal import Vowpal
 from policies.vowpal_explore import VowpalExplore
@@ -64,7 +64,7 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
         rate=s.learning_rate,
         largest_reward=s.largest_reward,
     ),
-    "producer": lambda s, explore: Producer(),
+    "producer": lambda s, explore: Baseline(),
     # Vowpal Wabbit's own exploration: for rankings of one item.
     "vw_explore": lambda s, explore: VowpalExplore(
         "vw_explore", explore=s.exploration, amount=AMOUNTS[s.exploration](s), rate=s.learning_rate

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from models.events import Click, Item, Request
 from policies.evaluation.intervals import Interval
-from policies.evaluation.paired import Columns, holm
+from policies.evaluation.paired import PairedColumns, holm
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
 from stream.offline.compare.command import compared
@@ -56,7 +56,7 @@ def result(log: Log, settings: Settings) -> Comparison:
 def test_users_that_differ_by_chance_alone_are_called_different_one_time_in_twenty():
     rng = np.random.default_rng(1)
     users = [f"user:{i % 40}" for i in range(120)]
-    columns = Columns(users)
+    columns = PairedColumns(users)
     for _ in range(1_000):
         each = rng.normal(0, 1, 40)  # what a user's requests have in common
         columns.add(np.tile(each, 3) + rng.normal(0, 1, 120))
@@ -66,7 +66,7 @@ def test_users_that_differ_by_chance_alone_are_called_different_one_time_in_twen
 
 def test_a_difference_of_all_users_is_seen():
     users = [f"user:{i % 40}" for i in range(120)]
-    columns = Columns(users)
+    columns = PairedColumns(users)
     columns.add(np.random.default_rng(1).normal(0.5, 1, 120))
     [interval], [p] = columns.intervals(), columns.p_values()
     assert interval.low > 0

@@ -19,8 +19,8 @@ from policies.evaluation.confidence_sequences import bernstein, betting
 from policies.evaluation.diagnostics import Estimate, cautions, estimate, intervals, support
 from policies.evaluation.estimators import (
     ESTIMATORS,
+    EstimatorTerms,
     Logged,
-    Terms,
     clipped_ips,
     direct,
     doubly_robust,
@@ -139,7 +139,7 @@ def as_log(inputs: dict[str, Any], certain: bool = False) -> Logged:
     )
 
 
-WITH_TWO: dict[str, Callable[[Logged], Terms]] = {
+WITH_TWO: dict[str, Callable[[Logged], EstimatorTerms]] = {
     "clipped IPS": lambda log: clipped_ips(log, 2.0),
     "Switch-DR": lambda log: switch_dr(log, 2.0),
     "DRos": lambda log: shrunk_dr(log, 2.0),

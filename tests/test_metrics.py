@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from policies.evaluation.intervals import clustered
-from policies.evaluation.ranking_metrics import Window, ndcg, recall, reciprocal
+from policies.evaluation.ranking_metrics import MovingAverage, ndcg, recall, reciprocal
 
 
 def test_measures_of_one_right_item_follow_their_formulas():
@@ -64,7 +64,7 @@ def test_an_interval_needs_a_user_for_each_value(values, users):
 
 
 def test_a_window_forgets():
-    window = Window(3)
+    window = MovingAverage(3)
     assert window.mean == 0.0
     for value in (9.0, 1.0, 2.0, 3.0):
         window.add(value)

@@ -7,7 +7,7 @@ import pytest
 
 from models.base import Doubles
 from models.events import Judged, Outcome, Source
-from policies.evaluation.estimators import Terms
+from policies.evaluation.estimators import EstimatorTerms
 from policies.evaluation.importance_weights import choices
 from policies.evaluation.reward_model import cascaded
 from policies.evaluation.slates import cascade_dr, reward_interaction
@@ -94,7 +94,7 @@ def truth() -> float:
     return below(list(range(ITEMS)), 0)
 
 
-def interval(terms: Terms, users: Sequence[str]) -> tuple[float, float]:
+def interval(terms: EstimatorTerms, users: Sequence[str]) -> tuple[float, float]:
     """Mean and standard error over users, three rankings each."""
     assert list(users[:4]) == ["u0", "u0", "u0", "u1"]
     means = terms.sure.reshape(-1, 3).mean(axis=1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from models.candidates import Candidates
 from models.events import Features, Invalid, Judged, Outcome, Source
-from policies.vowpal import Saved, Vowpal
+from policies.vowpal import SavedModel, Vowpal
 from policies.vowpal_explore import VowpalExplore
 from policies.vowpal_text import example, head, item, label, shared
 
@@ -255,7 +255,7 @@ def test_a_model_saved_under_other_options_is_refused_and_the_present_one_stays(
 
 def test_damaged_bytes_never_reach_vowpal_wabbit():
     policy = taught(Vowpal())
-    saved = msgspec.msgpack.decode(policy.save(), type=Saved)
+    saved = msgspec.msgpack.decode(policy.save(), type=SavedModel)
     damaged = msgspec.structs.replace(saved, model=saved.model[:-4])
     with pytest.raises(ValueError, match="damaged"):
         policy.load(msgspec.msgpack.encode(damaged))

@@ -9,7 +9,7 @@ from models.base import Doubles
 from policies.evaluation.intervals import Interval
 
 
-class Bets(Struct):
+class BettingSequence(Struct):
     """What to bet on the next value, from those before alone, in [0, 1], and what they averaged.
 
     lambda_t of (15) in the paper below, section 3.2, with its regularised mean and variance.
@@ -45,7 +45,7 @@ class Bets(Struct):
         self.squares += (x - self.mean) ** 2
 
 
-class Running(Struct):
+class RunningInterval(Struct):
     """A range for the mean of values in [least, most] that come one by one, in a few numbers.
 
     All ranges, one after each value, hold the mean at once with probability `level`, so one may
@@ -61,7 +61,7 @@ class Running(Struct):
     0.4992 [0.4362, 0.5623]
     """
 
-    bets: Bets
+    bets: BettingSequence
     least: float = 0.0
     most: float = 1.0
     weight: float = 0.0
@@ -103,7 +103,7 @@ def bernstein(
     >>> bool(low[-1] < 0.5 < high[-1]), round(float(high[-1] - low[-1]), 2)
     (True, 0.13)
     """
-    running, found = Running(bets=Bets(level=level)), list[tuple[float, float]]()
+    running, found = RunningInterval(bets=BettingSequence(level=level)), list[tuple[float, float]]()
     for x in _within(values, most).tolist():
         running.add(x)
         found.append((running.interval.low, running.interval.high))
@@ -122,7 +122,7 @@ def betting(values: Doubles, *, most: float = 1.0, level: float = 0.95) -> Inter
     0.5000 [0.4334, 0.5627]
     """
     x = _within(values, most)
-    before = Bets(level=level)
+    before = BettingSequence(level=level)
     bets = np.empty(len(x))
     for t, one in enumerate(x.tolist()):
         bets[t] = before.next()

@@ -6,7 +6,7 @@ import numpy as np
 from msgspec import Struct
 
 from models.base import Doubles
-from policies.evaluation.estimators import Terms, valued
+from policies.evaluation.estimators import EstimatorTerms, valued
 from policies.evaluation.intervals import Interval, between, clustered, numbered, resampled
 
 FEW_REWARDED = 100
@@ -74,7 +74,7 @@ def support(
 
 
 def intervals(
-    terms: Mapping[str, Terms],
+    terms: Mapping[str, EstimatorTerms],
     users: Sequence[str],
     *,
     draws: int = 1_000,
@@ -98,7 +98,7 @@ def intervals(
 
 
 def estimate(
-    terms: Mapping[str, Terms],
+    terms: Mapping[str, EstimatorTerms],
     users: Sequence[str],
     bears: Mapping[str, Support],
     *,

@@ -13,7 +13,7 @@ FLIPS = 20_000
 AT_ONCE = 2_000_000  # signs at once, to bound memory: 16 MB
 
 
-class Columns:
+class PairedColumns:
     """Values with weights, one row a request, gathered by user: column after column.
 
     A weighted mean is sum(value * weight) / sum(weight); a weight of 0 leaves a request out.

@@ -37,7 +37,7 @@ def reciprocal(ranks: Ranks) -> Doubles:
     return np.where(ranks > 0, 1.0 / np.maximum(ranks, 1), 0.0)
 
 
-class Window:
+class MovingAverage:
     """The mean of the last `size` values.
 
     >>> window = Window(2)

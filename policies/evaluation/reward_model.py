@@ -41,7 +41,7 @@ def _forest(seed: int) -> Any:
     return RandomForestRegressor(n_estimators=100, min_samples_leaf=10, random_state=seed)
 
 
-class Linear:
+class RidgeModel:
     """Ridge regression in numpy, for dense features: what needs no scikit-learn.
 
     >>> model = Linear(penalty=1e-9).fit(np.array([[0.0], [1.0]]), np.array([0.5, 1.0]))
@@ -68,7 +68,7 @@ class Linear:
 
 # logistic is for rewards of 0 and 1; linear and boosting take dense features alone.
 REGRESSORS: dict[str, Callable[[int], Any]] = {
-    "linear": lambda seed: Linear(),
+    "linear": lambda seed: RidgeModel(),
     "ridge": _ridge,
     "logistic": _logistic,
     "boosting": _boosting,
@@ -76,7 +76,7 @@ REGRESSORS: dict[str, Callable[[int], Any]] = {
 }
 
 
-class Constant:
+class ConstantModel:
     """The model of rewards that are all alike.
 
     >>> Constant(0.5).predict(np.zeros((2, 3))).tolist()
@@ -95,7 +95,7 @@ def fitted(name: str, x: Any, rewards: Doubles, seed: int = 0) -> Any:
     if name not in REGRESSORS:
         raise ValueError(f"a reward model is one of {', '.join(REGRESSORS)}, got {name!r}")
     if (rewards == rewards[0]).all():
-        return Constant(float(rewards[0]))
+        return ConstantModel(float(rewards[0]))
     if name == "logistic" and not np.isin(rewards, (0.0, 1.0)).all():
         raise ValueError("logistic is for rewards of 0 and 1 alone; take linear or boosting")
     try:
@@ -178,7 +178,7 @@ def cascaded(
         for place in reversed(range(rewards.shape[1])):
             there = given[:, place] > 0.0
             rows = there & (fold != i)
-            fit = Linear()
+            fit = RidgeModel()
             if rows.any():
                 fit.fit(shown[rows, place], rewards[rows, place] + below[rows])
                 below = np.where(there, fit.predict(chosen[:, place]), 0.0)

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 
 from models.base import Doubles
-from policies.evaluation.estimators import Terms, plain
+from policies.evaluation.estimators import EstimatorTerms, plain
 
 
 class Slates(Struct, frozen=True, kw_only=True):
@@ -57,10 +57,10 @@ class Slates(Struct, frozen=True, kw_only=True):
         return np.cumprod(self.each, axis=1, dtype=np.float64)
 
 
-SlateEstimator = Callable[[Slates], Terms]
+SlateEstimator = Callable[[Slates], EstimatorTerms]
 
 
-def standard(log: Slates) -> Terms:
+def standard(log: Slates) -> EstimatorTerms:
     """IPS of the ranking as one choice: unbiased whatever users do, and useless for long ones.
 
     As IPS, with the product over all slots: Li et al. 2018 (KDD, arXiv:1804.10488), the list
@@ -69,7 +69,7 @@ def standard(log: Slates) -> Terms:
     return plain(log.upto[:, -1] * log.rewards.sum(axis=1))
 
 
-def independent(log: Slates) -> Terms:
+def independent(log: Slates) -> EstimatorTerms:
     """IIPS: each slot by its own w; right if a slot's reward depends on its item and place alone.
 
     Li et al. 2018, the item-position estimator of section 4. It wants probabilities of an item at
@@ -78,7 +78,7 @@ def independent(log: Slates) -> Terms:
     return plain((log.each * log.rewards).sum(axis=1))
 
 
-def reward_interaction(log: Slates) -> Terms:
+def reward_interaction(log: Slates) -> EstimatorTerms:
     """RIPS: each slot by the w of it and all above; right if users read from the top.
 
     McInerney et al. 2020 (KDD, arXiv:2007.12986), section 3.2, without its normalisation.
@@ -86,12 +86,12 @@ def reward_interaction(log: Slates) -> Terms:
     return plain((log.upto * log.rewards).sum(axis=1))
 
 
-def normalised_interaction(log: Slates) -> Terms:
+def normalised_interaction(log: Slates) -> EstimatorTerms:
     """RIPS with each slot's weights divided by their mean, as McInerney et al. 2020 have it."""
-    return Terms(np.zeros(len(log.users)), log.upto * log.rewards, log.upto)
+    return EstimatorTerms(np.zeros(len(log.users)), log.upto * log.rewards, log.upto)
 
 
-def cascade_dr(log: Slates) -> Terms:
+def cascade_dr(log: Slates) -> EstimatorTerms:
     """Cascade-DR: sum over k of w(1:k) (r - Q) + w(1:k-1) E[Q]: RIPS with a model to lean on.
 
     Kiyohara et al. 2022 (WSDM, arXiv:2202.01562), section 3.1.

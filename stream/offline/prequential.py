@@ -22,7 +22,7 @@ from models.candidates import standardised
 from models.events import Click, Embedding, Item, Reward
 from policies.evaluation import ranking_metrics as metrics
 from policies.evaluation.intervals import Interval, clustered
-from policies.evaluation.ranking_metrics import Window
+from policies.evaluation.ranking_metrics import MovingAverage
 from stream import build
 from stream.settings import Settings
 from stream.simulation.event_log import Log, liked
@@ -143,7 +143,7 @@ def foresee(
     models["blend"] = Blended({**scorers, "content": content}, build.BLEND)
     ranks: dict[str, list[int]] = {name: [] for name in models}
     shown: dict[str, set[str]] = {name: set() for name in models}
-    recent = {name: Window(window) for name in models}
+    recent = {name: MovingAverage(window) for name in models}
     met: dict[str, set[str]] = defaultdict(set)
     users, cold, met_items, done = list[str](), 0, set[str](), 0
     total = len(log.events)

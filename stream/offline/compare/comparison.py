@@ -10,7 +10,7 @@ from models.base import Doubles
 from models.finetuning import FineTuningResult
 from policies.evaluation.drift import changes
 from policies.evaluation.intervals import Interval
-from policies.evaluation.paired import Columns, holm
+from policies.evaluation.paired import PairedColumns, holm
 from stream.offline.compare.arms import ARMS
 from stream.offline.compare.trial import COLD, Cost, Ran, Shown
 
@@ -156,7 +156,7 @@ def pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
 def contrasts(runs: Runs, seed: int = 0) -> list[Contrast]:
     """Every pair of arms in every slice that holds a request."""
     first = next(iter(runs.values()))[0]
-    columns, made = Columns(first.users), list[tuple[str, str, str]]()
+    columns, made = PairedColumns(first.users), list[tuple[str, str, str]]()
     for arm, base in pairs(list(runs)):
         for name, mask in slices(first):
             if mask.any():
@@ -186,7 +186,7 @@ def weights(made: Sequence[tuple[str, str, str]]) -> Doubles:
 def standings(runs: Runs, seed: int = 0) -> list[Standing]:
     """Each arm by itself."""
     first = next(iter(runs.values()))[0]
-    columns, parts = Columns(first.users), [one for one in slices(first) if one[1].any()]
+    columns, parts = PairedColumns(first.users), [one for one in slices(first) if one[1].any()]
     piece = np.arange(len(first.users)) * PIECES // len(first.users)
     pieces = [mask for mask in (piece == i for i in range(PIECES)) if mask.any()]
     for some in runs.values():
