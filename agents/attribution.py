@@ -16,10 +16,17 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from agents.attribution_state import Remembered
-from agents.bookmark import Bookmark, Reach
-from agents.join_window import Answers, Early, Seen, Sizes, Waiting, revived
-from agents.pending import Closing, Joined, Pending
+from agents.attribution_state import AttributionState
+from agents.bookmark import Bookmark, RestartTracker
+from agents.join_window import (
+    DecisionJoin,
+    EarlyEvent,
+    EarlyEventBuffer,
+    SeenIds,
+    WindowSizes,
+    revived,
+)
+from agents.pending import DeadlineQueue, Joined, PendingDecision
 from models.codec import chain, encode
 from models.events import (
     Click,
@@ -34,7 +41,7 @@ from models.events import (
 )
 
 
-class Rules(Struct, frozen=True, kw_only=True):
+class AttributionRules(Struct, frozen=True, kw_only=True):
     """How rewards find their decisions; times in milliseconds of event time."""
 
     horizon: int = 600_000  # a decision closes this long after its request
@@ -57,28 +64,28 @@ class Rules(Struct, frozen=True, kw_only=True):
         return blake2b(msgspec.json.encode(self), digest_size=4).hexdigest()
 
 
-class Ask(Struct, frozen=True):
+class RankingTask(Struct, frozen=True):
     """A request to answer, and the offset of the event that asked."""
 
     request: Request
     source: int
 
 
-class Lesson(Struct, frozen=True):
+class LearningRecord(Struct, frozen=True):
     """An encoded learning record and where it came from."""
 
     source: Source
     data: bytes
 
 
-class Yield(Struct, frozen=True):
+class Effects(Struct, frozen=True):
     """What one event causes: learning records in their order, and what to answer.
 
     `fate` is the counter the event ended in, or "waiting" if it came before its request.
     """
 
-    lessons: list[Lesson]
-    asks: list[Ask]
+    records: list[LearningRecord]
+    tasks: list[RankingTask]
     fate: str
 
 
@@ -120,7 +127,7 @@ class Attribution:
     ([], 1)
     """
 
-    def __init__(self, partition: int, rules: Rules) -> None:
+    def __init__(self, partition: int, rules: AttributionRules) -> None:
         self.partition = partition
         self.rules = rules
         self.next = 0  # the offset to fold next
@@ -128,12 +135,12 @@ class Attribution:
         self.chain = ""
         self.last: Source | None = None  # of the newest record made
         self.counts: Counter[str] = Counter()
-        self._pending: dict[str, Pending] = {}  # those that take events, by decision id
-        self._closing = Closing(rules.lateness)
-        self._seen = Seen()
-        self._early = Waiting()
-        self._answers = Answers()
-        self._reach = Reach(rules.window)
+        self._pending: dict[str, PendingDecision] = {}  # those that take events, by decision id
+        self._closing = DeadlineQueue(rules.lateness)
+        self._seen = SeenIds()
+        self._early = EarlyEventBuffer()
+        self._answers = DecisionJoin()
+        self._reach = RestartTracker(rules.window)
         self._from: Bookmark | None = None  # while the state is made again
 
     @property
@@ -142,10 +149,10 @@ class Attribution:
         return len(self._closing)
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> WindowSizes:
         """How much is remembered: the log's last window of event time, whatever that holds."""
         ahead = len(self._answers)
-        return Sizes(len(self._pending), self.open, len(self._seen), len(self._early), ahead)
+        return WindowSizes(len(self._pending), self.open, len(self._seen), len(self._early), ahead)
 
     @property
     def idle(self) -> bool:
@@ -174,7 +181,7 @@ class Attribution:
             self._decide(pending, decision, offset)
         return pending is not None
 
-    def _decide(self, pending: Pending, decision: Decision, offset: int) -> None:
+    def _decide(self, pending: PendingDecision, decision: Decision, offset: int) -> None:
         pending.decision = decision
         if self._from is not None:  # a click asked as a request that is not there any more
             pending.asked(decision)
@@ -197,9 +204,9 @@ class Attribution:
             rules=self.rules.digest,
         )
 
-    def state(self) -> Remembered:
+    def state(self) -> AttributionState:
         """All that is remembered, as a copy; not while the state is made again."""
-        return Remembered(
+        return AttributionState(
             partition=self.partition,
             rules=self.rules.digest,
             next=self.next,
@@ -215,7 +222,7 @@ class Attribution:
             seen=self._seen.state(),
         )
 
-    def load(self, state: Remembered) -> None:
+    def load(self, state: AttributionState) -> None:
         """Go on from a state; ValueError if it is of another partition, other rules, or none."""
         if (state.partition, state.rules) != (self.partition, self.rules.digest):
             raise ValueError(f"a state of partition {state.partition}, rules {state.rules}")
@@ -223,12 +230,12 @@ class Attribution:
         self.chain, self.last, self.counts = state.chain, state.last, Counter(state.counts)
         held, early = revived(state)
         self._pending = {one.request.id: one for one in held if not one.forgotten}
-        self._reach = Reach.of(self.rules.window, state.reach, [*held, *early])
-        self._early = Waiting(one for one in early if one.waiting)
+        self._reach = RestartTracker.of(self.rules.window, state.reach, [*held, *early])
+        self._early = EarlyEventBuffer(one for one in early if one.waiting)
         waiting = (one for one in held if not one.decided and not one.done)
-        self._answers = Answers(waiting, state.ahead)
-        self._closing = Closing(self.rules.lateness, state.closed, held)
-        self._seen = Seen(state.seen)
+        self._answers = DecisionJoin(waiting, state.ahead)
+        self._closing = DeadlineQueue(self.rules.lateness, state.closed, held)
+        self._seen = SeenIds(state.seen)
 
     @property
     def resuming(self) -> bool:
@@ -241,7 +248,7 @@ class Attribution:
         self.next = bookmark.open_from
         self.watermark = bookmark.watermark
         self._closing.last = bookmark.closed
-        self._reach = Reach.at(self.rules.window, bookmark)
+        self._reach = RestartTracker.at(self.rules.window, bookmark)
 
     def resumed(self, next: int) -> list[int]:
         """All below `next` and all rankings were read; the requests whose decision is missing.
@@ -261,11 +268,11 @@ class Attribution:
         self.next = max(self.next, offset + 1)
         self._answers.skip(offset)
 
-    def __call__(self, offset: int, appended: int, event: Event) -> Yield:
+    def __call__(self, offset: int, appended: int, event: Event) -> Effects:
         """Fold the event at `offset`, which the broker appended at `appended` (milliseconds)."""
         before, self.watermark = self.watermark, self._advanced(appended, event)
-        self._offset, self._index, self._lessons = offset, 0, list[Lesson]()
-        asks: list[Ask] = []
+        self._offset, self._index, self._lessons = offset, 0, list[LearningRecord]()
+        asks: list[RankingTask] = []
         self._expire()
         self._reach.mark(offset, before, self.idle)
         at = min(event.at, self.watermark)
@@ -292,7 +299,7 @@ class Attribution:
                     asks.append(self._open(request, at, refresh=True))
         self.skip(offset)
         self.counts[fate] += 1
-        return Yield(self._lessons, asks, fate)
+        return Effects(self._lessons, asks, fate)
 
     def _advanced(self, appended: int, event: Event) -> int:
         return max(self.watermark, min(event.at, appended + self.rules.future))
@@ -306,10 +313,10 @@ class Attribution:
         refreshes = isinstance(event, Click) and self.rules.refresh
         return first, refreshes and self._seen.first(f"Requestrefresh:{event.id}", at)
 
-    def _open(self, request: Request, at: int, refresh: bool = False) -> Ask:
+    def _open(self, request: Request, at: int, refresh: bool = False) -> RankingTask:
         explicit = refresh or not self.rules.implied
         deadline, until = at + self.rules.horizon, at + self.rules.window
-        pending = Pending(request, self._offset, deadline, explicit, until)
+        pending = PendingDecision(request, self._offset, deadline, explicit, until)
         ahead = self._answers.ask(pending)
         if ahead is not None:
             self._decide(pending, *ahead)
@@ -318,7 +325,7 @@ class Attribution:
         self._closing.add(pending)
         for early in self._early.take(request.id):
             self._settle("attributed" if early.join(pending) else "orphan")
-        return Ask(request, self._offset)
+        return RankingTask(request, self._offset)
 
     def _settle(self, fate: str, count: int = 1) -> None:
         self.counts["waiting"] -= count
@@ -331,7 +338,7 @@ class Attribution:
         pending = self._pending.get(event.request)
         if pending is None:
             until = at + self.rules.early
-            self._reach.hold(self._early.add(Early(event, self._offset, until)))
+            self._reach.hold(self._early.add(EarlyEvent(event, self._offset, until)))
             return "waiting"
         if not pending.add(event):
             return "orphan"
@@ -359,7 +366,7 @@ class Attribution:
     def _source(self) -> Source:
         return Source(self.partition, self._offset, self._index)
 
-    def _close(self, pending: Pending, corrected: bool) -> None:
+    def _close(self, pending: PendingDecision, corrected: bool) -> None:
         pending.closed = True
         if self._from is not None:
             return
@@ -376,4 +383,4 @@ class Attribution:
         data = encode(record)
         self.chain, self.last = chain(data), record.source
         self._index += 1
-        self._lessons.append(Lesson(record.source, data))
+        self._lessons.append(LearningRecord(record.source, data))

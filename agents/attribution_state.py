@@ -18,7 +18,7 @@ CHUNK = 5_000  # entries encoded or decoded at once: between them, other threads
 Offset = Annotated[int, Meta(ge=0)]
 
 
-class Held(Struct, frozen=True, array_like=True, gc=False):
+class PendingState(Struct, frozen=True, array_like=True, gc=False):
     """A decision that may close or be corrected: what `Pending` collects."""
 
     request: Request
@@ -36,7 +36,7 @@ class Held(Struct, frozen=True, array_like=True, gc=False):
     rewarded: bool
 
 
-class Awaiting(Struct, frozen=True, array_like=True, gc=False):
+class EarlyEventState(Struct, frozen=True, array_like=True, gc=False):
     """An event that came before its request: it waits, or is part of the decision `joined`."""
 
     source: Offset
@@ -45,7 +45,7 @@ class Awaiting(Struct, frozen=True, array_like=True, gc=False):
     joined: Offset | None
 
 
-class Reached(Struct, frozen=True, array_like=True):
+class RestartState(Struct, frozen=True, array_like=True):
     """How far back the logs matter: what `Reach` keeps."""
 
     first: Offset | None  # of what is held; it may be over already, and what is held begin later
@@ -55,7 +55,7 @@ class Reached(Struct, frozen=True, array_like=True):
     lows: tuple[tuple[Offset, Offset], ...]
 
 
-class Remembered(Struct, frozen=True, kw_only=True):
+class AttributionState(Struct, frozen=True, kw_only=True):
     """An attribution before the event at `next`. Nothing in it changes, and no order matters.
 
     >>> from agents.attribution import Attribution, Rules
@@ -74,10 +74,10 @@ class Remembered(Struct, frozen=True, kw_only=True):
     last: Source | None
     counts: dict[str, int]
     closed: tuple[int, int]
-    reach: Reached
+    reach: RestartState
     ahead: tuple[tuple[Offset, Decision], ...]  # decisions before their request, by rankings offset
-    early: tuple[Awaiting, ...]
-    held: tuple[Held, ...] = ()
+    early: tuple[EarlyEventState, ...]
+    held: tuple[PendingState, ...] = ()
     seen: dict[str, int] = {}
 
 
@@ -90,12 +90,12 @@ class _Known(Struct, frozen=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _known = msgspec.msgpack.Decoder(_Known).decode
-_head = msgspec.msgpack.Decoder(Remembered).decode
-_held = msgspec.msgpack.Decoder(list[Held]).decode
+_head = msgspec.msgpack.Decoder(AttributionState).decode
+_held = msgspec.msgpack.Decoder(list[PendingState]).decode
 _seen = msgspec.msgpack.Decoder(dict[str, int]).decode
 
 
-def packed(state: Remembered) -> Iterator[tuple[str, bytes]]:
+def encode_state(state: AttributionState) -> Iterator[tuple[str, bytes]]:
     """A state as named pieces of bytes, the first one without what the others hold."""
     yield "head", _encode(msgspec.structs.replace(state, held=(), seen={}))
     held, seen = iter(state.held), iter(state.seen.items())
@@ -105,13 +105,13 @@ def packed(state: Remembered) -> Iterator[tuple[str, bytes]]:
         yield "seen", _encode(ids)
 
 
-def unpacked(pieces: Iterable[tuple[str, bytes]], rules: str) -> Remembered | None:
+def decode_state(pieces: Iterable[tuple[str, bytes]], rules: str) -> AttributionState | None:
     """The state again; None if another release or other rules made it.
 
     Raises ValueError if there is no state in it.
     """
     pieces = iter(pieces)
-    held: list[Held] = []
+    held: list[PendingState] = []
     seen: dict[str, int] = {}
     try:
         name, data = next(pieces, ("", b""))

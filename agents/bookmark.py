@@ -12,9 +12,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from agents.attribution_state import Awaiting, Held, Reached
-from agents.join_window import Early
-from agents.pending import Pending
+from agents.attribution_state import EarlyEventState, PendingState, RestartState
+from agents.join_window import EarlyEvent
+from agents.pending import PendingDecision
 from models.events import Source
 
 VERSION = 1
@@ -66,7 +66,7 @@ def decode_bookmark(metadata: str, rules: str) -> Bookmark | None:
     return bookmark if known and bookmark.ids_from <= bookmark.open_from else None
 
 
-class Trail:
+class WatermarkHistory:
     """Where the watermark stood before which offset: a mark whenever it had moved by `step`.
 
     >>> trail = Trail(step=10)
@@ -117,7 +117,7 @@ class Trail:
             del self._offsets[1::2], self._watermarks[1::2]
 
 
-class Reach:
+class RestartTracker:
     """The first offset of the events, of the rankings and of the ids that matter still.
 
     Every event, decision and time costs a few steps once; `places` looks at the ends alone. Memory:
@@ -131,40 +131,44 @@ class Reach:
     def __init__(self, window: int, offset: int = 0, watermark: int = 0, read: int = 0) -> None:
         self.window = window
         self.read = read  # the rankings offset after the last one taken
-        self.trail = Trail(max(1, window // 64), offset, watermark)
-        self._held: deque[Pending | Early] = deque()  # in the log's order; its first one is live
+        self.trail = WatermarkHistory(max(1, window // 64), offset, watermark)
+        self._held: deque[PendingDecision | EarlyEvent] = (
+            deque()
+        )  # in the log's order; its first one is live
         self._lows: deque[tuple[int, int]] = deque()  # source, lowest rankings offset from it on
 
     @classmethod
-    def at(cls, window: int, bookmark: Bookmark) -> "Reach":
+    def at(cls, window: int, bookmark: Bookmark) -> "RestartTracker":
         """Begin where a bookmark says."""
         return cls(window, bookmark.ids_from, bookmark.watermark, bookmark.rankings_from)
 
     @classmethod
-    def of(cls, window: int, state: Reached, held: Iterable[Pending | Early]) -> "Reach":
+    def of(
+        cls, window: int, state: RestartState, held: Iterable[PendingDecision | EarlyEvent]
+    ) -> "RestartTracker":
         """Go on from a state, with what was live then."""
         self = cls(window, read=state.read)
         self.trail.restore(state.offsets, state.watermarks)
         self._lows.extend(state.lows)
-        live = sorted(held, key=lambda one: (one.source, isinstance(one, Pending)))
+        live = sorted(held, key=lambda one: (one.source, isinstance(one, PendingDecision)))
         if state.first is not None and (not live or state.first < live[0].source):
-            self._held.append(Early(None, state.first, until=0))  # over, and not let go of yet
+            self._held.append(EarlyEvent(None, state.first, until=0))  # over, and not let go of yet
         self._held.extend(live)
         return self
 
-    def state(self) -> Reached:
+    def state(self) -> RestartState:
         """How far back the logs matter."""
         first = self._held[0].source if self._held else None
-        return Reached(first, self.read, *self.trail.state(), tuple(self._lows))
+        return RestartState(first, self.read, *self.trail.state(), tuple(self._lows))
 
-    def pending(self, now: int) -> tuple[Held, ...]:
+    def pending(self, now: int) -> tuple[PendingState, ...]:
         """All decisions that are live, in the log's order."""
-        live = (one for one in self._held if isinstance(one, Pending) and one.live(now))
+        live = (one for one in self._held if isinstance(one, PendingDecision) and one.live(now))
         return tuple(one.state() for one in live)
 
-    def early(self, now: int) -> tuple[Awaiting, ...]:
+    def early(self, now: int) -> tuple[EarlyEventState, ...]:
         """All events that are live and came before their request, in the log's order."""
-        live = (one for one in self._held if isinstance(one, Early) and one.live(now))
+        live = (one for one in self._held if isinstance(one, EarlyEvent) and one.live(now))
         return tuple(one.state() for one in live)
 
     @property
@@ -174,11 +178,11 @@ class Reach:
     def mark(self, offset: int, watermark: int, idle: bool) -> None:
         """Where the watermark stood before the event at `offset`; if `idle`, all begins there."""
         if idle:
-            self.trail = Trail(self.trail.step, offset, watermark)
+            self.trail = WatermarkHistory(self.trail.step, offset, watermark)
         else:
             self.trail.mark(offset, watermark)
 
-    def hold(self, one: Pending | Early) -> None:
+    def hold(self, one: PendingDecision | EarlyEvent) -> None:
         """Something that its event's offset is needed for while it is live."""
         self._held.append(one)
 

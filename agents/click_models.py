@@ -17,7 +17,7 @@ from models.base import Doubles, Floats
 from models.events import Click, Decision, Reward
 
 
-class LogVisitor:
+class LoggedClickModel:
     """Visitors who are to like what their logged selves liked next.
 
     A user clicks every shown item that is among their next `window` logged interactions at or
@@ -82,7 +82,7 @@ class Drift(Struct, frozen=True):
         return min(max((at - self.start) / max(1, self.end - self.start), 0.0), 1.0)
 
 
-class TasteVisitor:
+class PositionBasedModel:
     """Visitors with hidden tastes: vectors over the same dimensions as the items' (topics, say).
 
     P(click) = patience ** position * sigmoid(steepness * (taste . item - demand)): position bias

@@ -5,12 +5,12 @@ from heapq import heappop, heappush
 
 from msgspec import Struct
 
-from agents.attribution_state import Awaiting, Remembered
-from agents.pending import Joined, Pending
+from agents.attribution_state import AttributionState, EarlyEventState
+from agents.pending import Joined, PendingDecision
 from models.events import Decision
 
 
-class Seen:
+class SeenIds:
     """Ids and the latest time each was seen at; whoever reads on from a window ago knows them all.
 
     A duplicate counts as seen, too: else whether an id is known would depend on all of the log.
@@ -55,7 +55,7 @@ class Seen:
                 heappush(self._ages, (self._at[id], id))
 
 
-class Sizes(Struct, frozen=True):
+class WindowSizes(Struct, frozen=True):
     """How much an attribution remembers."""
 
     pending: int  # decisions that take events: `open` ones, and those that may be corrected
@@ -65,7 +65,7 @@ class Sizes(Struct, frozen=True):
     ahead: int  # decisions that came before their request
 
 
-class Answers:
+class DecisionJoin:
     """Brings each request together with its first decision by rankings offset (rule L2).
 
     >>> from models.events import Request
@@ -76,9 +76,9 @@ class Answers:
     """
 
     def __init__(
-        self, undecided: Iterable[Pending] = (), ahead: Iterable[tuple[int, Decision]] = ()
+        self, undecided: Iterable[PendingDecision] = (), ahead: Iterable[tuple[int, Decision]] = ()
     ) -> None:
-        self._undecided: dict[int, Pending] = {}  # by the offset that asked
+        self._undecided: dict[int, PendingDecision] = {}  # by the offset that asked
         self._due: list[tuple[int, int]] = []  # heap of deadlines, its first one not decided
         self._ahead: dict[int, dict[str, tuple[Decision, int]]] = {}  # by the offset to come
         for offset, decision in ahead:
@@ -113,7 +113,7 @@ class Answers:
         """True if a request that is not decided yet would close by then."""
         return bool(self._due) and self._due[0][0] < watermark
 
-    def ask(self, pending: Pending) -> tuple[Decision, int] | None:
+    def ask(self, pending: PendingDecision) -> tuple[Decision, int] | None:
         """The decision and its rankings offset, if it came before; else the request waits."""
         source = pending.source
         ahead = self._ahead.pop(source, {}).get(pending.request.id)
@@ -131,7 +131,7 @@ class Answers:
         """The event at that offset asked for nothing: whoever decided for it is not heard."""
         self._ahead.pop(source, None)
 
-    def take(self, decision: Decision) -> Pending | None:
+    def take(self, decision: Decision) -> PendingDecision | None:
         """The request that waited for this decision."""
         pending = self._undecided.get(decision.source)
         if pending is None or pending.request.id != decision.id:
@@ -147,14 +147,14 @@ class Answers:
         self._due = sorted((one.deadline, source) for source, one in self._undecided.items())
 
 
-class Early:
+class EarlyEvent:
     """One event that waits, or is part of the decision it waited for."""
 
     def __init__(self, event: Joined | None, source: int, until: int) -> None:
         self.event = event  # while it waits
         self.source = source
         self.until = until
-        self.joined: Pending | None = None
+        self.joined: PendingDecision | None = None
 
     @property
     def waiting(self) -> bool:
@@ -164,7 +164,7 @@ class Early:
         """True while it waits, or its decision is needed."""
         return self.waiting or (self.joined is not None and self.joined.live(now))
 
-    def join(self, pending: Pending) -> bool:
+    def join(self, pending: PendingDecision) -> bool:
         """Its request has come; False if that is another user's."""
         event, self.event = self.event, None
         if event is None or not pending.add(event):
@@ -172,18 +172,18 @@ class Early:
         self.joined = pending
         return True
 
-    def state(self) -> Awaiting:
+    def state(self) -> EarlyEventState:
         """The event while it waits, then whose part it is."""
         joined = None if self.joined is None else self.joined.source
-        return Awaiting(self.source, self.until, self.event, joined)
+        return EarlyEventState(self.source, self.until, self.event, joined)
 
 
-def revived(state: Remembered) -> tuple[list[Pending], list[Early]]:
+def revived(state: AttributionState) -> tuple[list[PendingDecision], list[EarlyEvent]]:
     """The decisions and the early events of a state; ValueError where they do not fit together."""
-    held = {one.source: Pending.of(one) for one in state.held}
-    early: list[Early] = []
+    held = {one.source: PendingDecision.of(one) for one in state.held}
+    early: list[EarlyEvent] = []
     for one in state.early:
-        early.append(Early(one.event, one.source, one.until))
+        early.append(EarlyEvent(one.event, one.source, one.until))
         if one.event is None:
             if one.joined not in held:
                 raise ValueError(f"the event at {one.source} is part of nothing")
@@ -191,7 +191,7 @@ def revived(state: Remembered) -> tuple[list[Pending], list[Early]]:
     return list(held.values()), early
 
 
-class Waiting:
+class EarlyEventBuffer:
     """Who waits for which request, and until when.
 
     >>> from models.events import Click
@@ -201,8 +201,8 @@ class Waiting:
     (0, 1, False)
     """
 
-    def __init__(self, waiting: Iterable[Early] = ()) -> None:
-        self._early: dict[str, dict[int, Early]] = {}  # request -> offset -> event
+    def __init__(self, waiting: Iterable[EarlyEvent] = ()) -> None:
+        self._early: dict[str, dict[int, EarlyEvent]] = {}  # request -> offset -> event
         self._until: list[tuple[int, int, str]] = []  # heap: until when, offset, request
         for early in waiting:
             self.add(early)
@@ -210,14 +210,14 @@ class Waiting:
     def __len__(self) -> int:
         return sum(map(len, self._early.values()))
 
-    def add(self, early: Early) -> Early:
+    def add(self, early: EarlyEvent) -> EarlyEvent:
         """Let an event wait, in the order of their offsets."""
         request = (early.event and early.event.request) or ""
         self._early.setdefault(request, {})[early.source] = early
         heappush(self._until, (early.until, early.source, request))
         return early
 
-    def take(self, request: str) -> list[Early]:
+    def take(self, request: str) -> list[EarlyEvent]:
         """Those that waited for a request, which has come."""
         return list(self._early.pop(request, {}).values())
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from agents.ledger import Ledger, Standing, Verdict
+from agents.ledger import Ledger, LedgerState, Verdict
 from agents.scoreboard import Score, scoreboard
 from models.base import Arrays
 from models.events import Interaction, Invalid, Mark, Outcome
@@ -21,14 +21,14 @@ MARKED = 10_000  # every so many versions a probe is kept, to compare with a Mar
 PROBED = 32  # of the last interactions: whose users and items a probe looks at
 
 
-class Disagrees(Exception):
+class DigestMismatch(Exception):
     """What was learned here is not what the log says was learned elsewhere (L7)."""
 
 
-class State(Struct, frozen=True, kw_only=True):
+class LearnerState(Struct, frozen=True, kw_only=True):
     """All that was learned up to a version. It shares nothing with the learner it came from."""
 
-    ledger: Standing
+    ledger: LedgerState
     memory: Arrays
     policy: bytes
     challengers: dict[str, bytes] = {}
@@ -149,7 +149,7 @@ class Learner:
 
         Cheap, unlike `digest`; equal on every worker at one version.
         """
-        digest = blake2b(_places(self.ledger.standing()), digest_size=8)
+        digest = blake2b(_places(self.ledger.state()), digest_size=8)
         for policy in self.policies.values():
             digest.update(policy.save())
         if self.board is not None:
@@ -167,7 +167,7 @@ class Learner:
         """64 bits over all that was learned: equal on every worker at one version."""
         return self.state().digest()
 
-    def state(self) -> State:
+    def state(self) -> LearnerState:
         """A copy of all that was learned; `load` of it goes on bit for bit."""
         if not self.whole:
             raise ValueError(
@@ -175,15 +175,15 @@ class Learner:
                 "version; start again from the snapshot before"
             )
         policy, *challengers = [(name, one.save()) for name, one in self.policies.items()]
-        return State(
-            ledger=self.ledger.standing(),
+        return LearnerState(
+            ledger=self.ledger.state(),
             memory=self.memory.state(),
             policy=policy[1],
             challengers=dict(challengers),
             board=self.board.save() if self.board else b"",
         )
 
-    def load(self, state: State) -> None:
+    def load(self, state: LearnerState) -> None:
         """Replace all that was learned. Raises ValueError, and has changed nothing, if it cannot.
 
         What was loaded is read out again and compared: a state that contradicts itself is refused.
@@ -200,7 +200,7 @@ class Learner:
                 "older snapshot, or fold the log again"
             ) from error
 
-    def _take(self, state: State) -> None:
+    def _take(self, state: LearnerState) -> None:
         (_, policy), *challengers = self.policies.items()
         if state.challengers.keys() != dict(challengers).keys():
             raise ValueError(f"its challengers are {sorted(state.challengers)}")
@@ -217,13 +217,13 @@ class Learner:
         self._last.clear()
 
 
-def _places(ledger: Standing) -> bytes:
+def _places(ledger: LedgerState) -> bytes:
     places = sorted((*msgspec.to_builtins(p.source), p.chain) for p in ledger.places.values())
     decided = f"{ledger.champion},{ledger.former}" if ledger.former else ""
     return f"{places}{ledger.fold}\n{decided}".encode()
 
 
-def _same(ours: State, theirs: State) -> None:
+def _same(ours: LearnerState, theirs: LearnerState) -> None:
     """Refuse a state that is not what comes out again once it was loaded."""
     rest = [msgspec.structs.replace(state, memory={}).digest() for state in (ours, theirs)]
     names = ours.memory.keys()

@@ -19,22 +19,22 @@ from models.events import Begin, Champion, Control, Fold, Mark, Record, Source, 
 Verdict = Literal["learned", "duplicate", "refused", "invalid", "noted"]
 
 
-class Place(Struct, frozen=True):
+class PartitionHead(Struct, frozen=True):
     """How far one partition has been learned."""
 
     source: Source
     chain: str
 
 
-class Unknown(Exception):
+class UnknownRecordType(Exception):
     """A record of a type this release does not know: to go on would be to learn otherwise."""
 
 
-class Tag(Struct):
+class RecordType(Struct):
     type: str = ""
 
 
-class Standing(Struct, frozen=True, kw_only=True):
+class LedgerState(Struct, frozen=True, kw_only=True):
     """A ledger at a version.
 
     `last` is the chain value of the record before the version, to know the log again by (L6);
@@ -44,7 +44,7 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     version: int = 0
     last: str = ""
-    places: dict[int, Place] = {}
+    places: dict[int, PartitionHead] = {}
     counts: dict[Verdict, int] = {}
     begin: Begin | None = None
     fold: str = ""
@@ -64,22 +64,22 @@ class Ledger:
     (('noted', Fold(fold='new', expects='', v=1)), 'new')
     """
 
-    def __init__(self, standing: Standing | None = None, policies: Sequence[str] = ()) -> None:
+    def __init__(self, standing: LedgerState | None = None, policies: Sequence[str] = ()) -> None:
         self.policies = tuple(policies)
-        self.load(standing or Standing())
+        self.load(standing or LedgerState())
 
-    def load(self, standing: Standing) -> None:
+    def load(self, standing: LedgerState) -> None:
         """Go on from there."""
         self.version, self.last = standing.version, standing.last
-        self.places: dict[int, Place] = dict(standing.places)
+        self.places: dict[int, PartitionHead] = dict(standing.places)
         self.counts: Counter[Verdict] = Counter(standing.counts)
         self.begin, self.fold = standing.begin, standing.fold
         self.champion = standing.champion or next(iter(self.policies), "")
         self.former = standing.former
 
-    def standing(self) -> Standing:
+    def state(self) -> LedgerState:
         """A copy of where it stands."""
-        return Standing(
+        return LedgerState(
             version=self.version,
             last=self.last,
             places=dict(self.places),
@@ -138,7 +138,7 @@ class Ledger:
                     return "duplicate"
                 if record.prev != (place.chain if place else ""):
                     return "refused"
-                self.places[record.source.partition] = Place(record.source, chain(data))
+                self.places[record.source.partition] = PartitionHead(record.source, chain(data))
                 return "learned"
 
 
@@ -147,12 +147,12 @@ def _unusable(data: bytes, invalid: Invalid) -> Verdict:
     if too_deep(data):
         return "invalid"
     try:
-        kind = msgspec.json.decode(data, type=Tag).type
+        kind = msgspec.json.decode(data, type=RecordType).type
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return "invalid"
     if kind in ("", "interaction", "outcome"):
         return "invalid"
-    raise Unknown(
+    raise UnknownRecordType(
         f"feedback holds a record of type {kind!r}, which this release cannot fold "
         f"({invalid}); run the release that wrote it, or a newer one"
     )

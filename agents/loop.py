@@ -1,6 +1,6 @@
 """Both folds and the recommender over logs in memory: what replay, simulation and tests drive."""
 
-from agents.attribution import Ask, Attribution
+from agents.attribution import Attribution, RankingTask
 from agents.learner import Learner
 from agents.recommender import Recommender
 from models.events import Decision, Embedding, Event, Item
@@ -34,9 +34,9 @@ class Loop:
 
     def _event(self, event: Event) -> list[Decision]:
         caused = self.attribution(self.attribution.next, event.at, event)
-        for lesson in caused.lessons:
+        for lesson in caused.records:
             self.learn(lesson.data)
-        decisions = [self.decide(ask) for ask in caused.asks]
+        decisions = [self.decide(ask) for ask in caused.tasks]
         for decision in decisions:
             self.attribution.decided(decision)
         return decisions
@@ -45,6 +45,6 @@ class Loop:
         """The second fold's next record."""
         self.learner(self.learner.version, record)
 
-    def decide(self, ask: Ask) -> Decision:
+    def decide(self, ask: RankingTask) -> Decision:
         """The answer to a request, by what is learned so far."""
         return self.recommender(ask)

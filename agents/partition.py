@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from agents.attribution import Ask, Attribution, Lesson
+from agents.attribution import Attribution, LearningRecord, RankingTask
 from agents.bookmark import Bookmark
 from agents.ledger import Ledger
 from models.events import (
@@ -28,14 +28,16 @@ DAY = 86_400_000
 # Rankings decided and published at a time: who is too slow to finish a batch within its lease
 # publishes some of it, and finds those answered when it starts again. All at once, it never would.
 ANSWERED = 25
-MOST_LESSONS = 2_000  # of a batch, and those of one event: one tick alone may close a hundred
+MAX_RECORDS_PER_BATCH = (
+    2_000  # of a batch, and those of one event: one tick alone may close a hundred
+)
 OTHERWISE = (
     "differs from the one learned: another release or other settings wrote this log; "
     "run that one, or start a new log"
 )
 
 
-class Received(Struct, frozen=True):
+class ReceivedMessage(Struct, frozen=True):
     """A message as the broker gave it."""
 
     offset: int
@@ -43,19 +45,19 @@ class Received(Struct, frozen=True):
     data: bytes
 
 
-class Teach(Struct, frozen=True):
+class PublishFeedback(Struct, frozen=True):
     """Publish these records to feedback, in order; answer: the offset after the last one."""
 
-    lessons: list[Lesson]
+    records: list[LearningRecord]
 
 
-class Await(Struct, frozen=True):
+class AwaitLearner(Struct, frozen=True):
     """Wait, bounded, until this worker's learner has reached that version; no answer."""
 
     version: int
 
 
-class Answer(Struct, frozen=True):
+class PublishRankings(Struct, frozen=True):
     """Publish these decisions to the rankings; they come back through `Attribution.decided`.
 
     Performed once all of them were read back: the next batch may close what they opened.
@@ -64,13 +66,13 @@ class Answer(Struct, frozen=True):
     decisions: list[Decision]
 
 
-class Discard(Struct, frozen=True):
+class PublishDeadLetters(Struct, frozen=True):
     """Publish messages that cannot be used to the dead letters, each with its reason."""
 
-    letters: list[tuple[Received, str]]
+    letters: list[tuple[ReceivedMessage, str]]
 
 
-class ReadBack(Struct, frozen=True):
+class ReadRankings(Struct, frozen=True):
     """Read more of the rankings into `Attribution.decided`; answer: False at the end."""
 
 
@@ -85,7 +87,9 @@ class Commit(Struct, frozen=True):
     bookmark: Bookmark
 
 
-Command = Teach | Await | Answer | Discard | ReadBack | Commit
+Command = (
+    PublishFeedback | AwaitLearner | PublishRankings | PublishDeadLetters | ReadRankings | Commit
+)
 Commands = Generator[Command, Any, int]
 
 
@@ -104,7 +108,7 @@ class Partition:
         self,
         attribution: Attribution,
         ledger: Ledger,
-        decide: Callable[[Ask], Decision],
+        decide: Callable[[RankingTask], Decision],
         owner: Callable[[str], int],
     ) -> None:
         self.attribution = attribution
@@ -113,7 +117,7 @@ class Partition:
         self.owner = owner
         self.counts: Counter[str] = Counter()
 
-    def restore(self, messages: Sequence[Received]) -> Commands:
+    def restore(self, messages: Sequence[ReceivedMessage]) -> Commands:
         """Fold committed events again, publishing nothing.
 
         From the start of the log, or, after `attribution.resume(bookmark)`, from the bookmark: then
@@ -126,12 +130,12 @@ class Partition:
                 self.attribution.skip(message.offset)
                 continue
             while not resuming and self.attribution.blocked(message.appended, event):
-                if not (yield ReadBack()):
+                if not (yield ReadRankings()):
                     raise Diverged(
                         f"the decisions that offset {message.offset} closes are not in the "
                         "rankings: that topic was cut or belongs to another log"
                     )
-            self._agree(self.attribution(message.offset, message.appended, event).lessons)
+            self._agree(self.attribution(message.offset, message.appended, event).records)
         return len(messages)
 
     def restored(self, committed: int) -> None:
@@ -146,14 +150,14 @@ class Partition:
         if place and place.source == attribution.last and place.chain != attribution.chain:
             raise Diverged(f"the record from {place.source} {OTHERWISE}")
 
-    def batch(self, messages: Sequence[Received]) -> Commands:
+    def batch(self, messages: Sequence[ReceivedMessage]) -> Commands:
         """Handle messages in order; returns how many: it stops before one that must wait (L1)."""
-        lessons: list[Lesson] = []
-        letters: list[tuple[Received, str]] = []
-        asks: list[Ask] = []
+        lessons: list[LearningRecord] = []
+        letters: list[tuple[ReceivedMessage, str]] = []
+        asks: list[RankingTask] = []
         used = 0
         for message in messages:
-            if len(lessons) >= MOST_LESSONS:
+            if len(lessons) >= MAX_RECORDS_PER_BATCH:
                 break
             event, reason = self._open(message)
             if event is None:
@@ -164,19 +168,19 @@ class Partition:
                 break
             else:
                 caused = self.attribution(message.offset, message.appended, event)
-                lessons += caused.lessons
-                asks += caused.asks
+                lessons += caused.records
+                asks += caused.tasks
                 if caused.fate == "too_late":
                     letters.append((message, f"too_late: at {event.at} is beyond the window"))
             used += 1
         if letters:
-            yield Discard(letters)
+            yield PublishDeadLetters(letters)
         if fresh := self._agree(lessons):
-            yield Await((yield Teach(fresh)))
+            yield AwaitLearner((yield PublishFeedback(fresh)))
         for n in range(0, len(asks), ANSWERED):
             piece = [a for a in asks[n : n + ANSWERED] if self.attribution.undecided(a.source)]
             if piece:
-                yield Answer([self.decide(ask) for ask in piece])
+                yield PublishRankings([self.decide(ask) for ask in piece])
         yield Commit(self.attribution.next, self.attribution.last, self.attribution.bookmark())
         return used
 
@@ -190,7 +194,7 @@ class Partition:
             return None
         return encode(Tick(at=self.attribution.watermark + quiet))
 
-    def _open(self, message: Received) -> tuple[Event | None, str]:
+    def _open(self, message: ReceivedMessage) -> tuple[Event | None, str]:
         try:
             event = decode_event(message.data)
         except Invalid as invalid:
@@ -203,7 +207,7 @@ class Partition:
                 return None, f"misrouted: the key must be the user, whose partition is {owner}"
         return event, ""
 
-    def _agree(self, lessons: list[Lesson]) -> list[Lesson]:
+    def _agree(self, lessons: list[LearningRecord]) -> list[LearningRecord]:
         """The records that are not learned yet; what is learned must be what we derive (L8)."""
         place = self.ledger.places.get(self.attribution.partition)
         if place is None:

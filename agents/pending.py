@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 
 from msgspec import structs
 
-from agents.attribution_state import Held
+from agents.attribution_state import PendingState
 from models.events import (
     Click,
     Decision,
@@ -23,7 +23,7 @@ Joined = Click | Reward | Impression
 MAX_EARNING = 1_000  # different items that may earn something for one decision
 
 
-class Pending:
+class PendingDecision:
     """Collects what happens to one decision until it closes, and corrections after that.
 
     A clicked item earns 1, once; rewards add up; a reward without an item is spread evenly over
@@ -61,9 +61,9 @@ class Pending:
     def decision(self, decision: Decision) -> None:
         self._decision = encode(decision)
 
-    def state(self) -> Held:
+    def state(self) -> PendingState:
         """What was collected so far."""
-        return Held(
+        return PendingState(
             self.request,
             self.source,
             self.deadline,
@@ -80,7 +80,7 @@ class Pending:
         )
 
     @classmethod
-    def of(cls, state: Held) -> "Pending":
+    def of(cls, state: PendingState) -> "PendingDecision":
         """Go on from a state."""
         self = cls(state.request, state.source, state.deadline, state.explicit, state.until)
         self.closed, self.forgotten = state.closed, state.forgotten
@@ -192,7 +192,7 @@ def bounded(value: float) -> float:
     return max(-1e6, min(1e6, value))
 
 
-class Closing:
+class DeadlineQueue:
     """Decisions in the order of their closing: first by deadline, then by the offset that asked.
 
     `last` is the highest (deadline, offset) that was closed. An event opens one decision at most
@@ -207,19 +207,19 @@ class Closing:
     """
 
     def __init__(
-        self, lateness: int, last: tuple[int, int] = (-1, -1), held: Iterable[Pending] = ()
+        self, lateness: int, last: tuple[int, int] = (-1, -1), held: Iterable[PendingDecision] = ()
     ) -> None:
         self.lateness = lateness
         self.last = last
-        self._open: list[tuple[int, int, Pending]] = []  # heap
-        self._until: list[tuple[int, int, Pending]] = []  # heap of those that take events
+        self._open: list[tuple[int, int, PendingDecision]] = []  # heap
+        self._until: list[tuple[int, int, PendingDecision]] = []  # heap of those that take events
         for pending in held:
             self.add(pending)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: PendingDecision) -> None:
         """A decision that closes after its deadline, and takes events for its lateness then."""
         until = pending.deadline + self.lateness
         if not pending.closed:
@@ -227,7 +227,7 @@ class Closing:
         if not pending.forgotten:
             heappush(self._until, (until, pending.source, pending))
 
-    def due(self, now: int, most: int) -> Iterator[Pending]:
+    def due(self, now: int, most: int) -> Iterator[PendingDecision]:
         """Those that close now, at most so many; the rest follow at the next event."""
         for _ in range(most):
             if not self._open or self._open[0][0] >= now:
@@ -241,7 +241,7 @@ class Closing:
         while self._open and self._open[0][:2] <= self.last:
             heappop(self._open)[2].closed = True
 
-    def forget(self, now: int) -> Iterator[Pending]:
+    def forget(self, now: int) -> Iterator[PendingDecision]:
         """Those that take no events any more."""
         while self._until and self._until[0][0] < now:
             pending = heappop(self._until)[2]

@@ -7,7 +7,7 @@ from random import Random
 
 from msgspec import Struct
 
-from agents.attribution import Ask
+from agents.attribution import RankingTask
 from agents.learner import Learner
 from models.candidates import Candidates, Retrieval
 from models.catalogue import Catalogue
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MAX_DECISION_BYTES = 800_000  # leaves room for its outcome within one message
 
 
-class Terms(Struct, frozen=True, kw_only=True):
+class DecisionMetadata(Struct, frozen=True, kw_only=True):
     """What a decision names besides its versions."""
 
     seed: int = 0
@@ -44,14 +44,14 @@ class Recommender:
     """
 
     def __init__(
-        self, learner: Learner, catalogue: Catalogue, retrieval: Retrieval, terms: Terms
+        self, learner: Learner, catalogue: Catalogue, retrieval: Retrieval, terms: DecisionMetadata
     ) -> None:
         self.learner = learner
         self.catalogue = catalogue
         self.retrieval = retrieval
         self.terms = terms
 
-    def __call__(self, ask: Ask) -> Decision:
+    def __call__(self, ask: RankingTask) -> Decision:
         """The decision for a request; one that cannot be served says why in `refused`.
 
         Nor does one that a model or the policy fails at stop the others: whoever tries it again
@@ -63,7 +63,7 @@ class Recommender:
             log.exception("request not ranked", extra={"request": ask.request.id})
             return self._decision(ask, refused=f"failed: {type(error).__name__}")
 
-    def _ranked(self, ask: Ask) -> Decision:
+    def _ranked(self, ask: RankingTask) -> Decision:
         request, policy = ask.request, self.learner.policy
         candidates = self.retrieval(request)
         if not candidates.items:
@@ -101,7 +101,7 @@ class Recommender:
                 found[name] = (0.0,) * len(slots)
         return found
 
-    def _decision(self, ask: Ask, **rest: object) -> Decision:
+    def _decision(self, ask: RankingTask, **rest: object) -> Decision:
         request: Request = ask.request
         return Decision(
             id=request.id,

@@ -48,7 +48,7 @@ class Score(Struct, frozen=True):
     cut: float
 
 
-class Row(Struct):
+class ScoreRow(Struct):
     """The sums of one policy."""
 
     value: RunningInterval
@@ -59,16 +59,16 @@ class Row(Struct):
     squares: float = 0.0
 
 
-class Board(Struct):
+class ScoreboardState(Struct):
     """All that is counted since one champion began to decide, at the version `since`."""
 
     champion: str
     since: int
     own: RunningInterval
-    rows: dict[str, Row]
+    rows: dict[str, ScoreRow]
 
 
-_decode = msgspec.json.Decoder(Board).decode
+_decode = msgspec.json.Decoder(ScoreboardState).decode
 
 
 class Scoreboard:
@@ -106,12 +106,12 @@ class Scoreboard:
         self.level = level
         self.board = self._begin(self.policies[0], 0)
 
-    def _begin(self, champion: str, since: int) -> Board:
+    def _begin(self, champion: str, since: int) -> ScoreboardState:
         others = [name for name in self.policies if name != champion]
         level = 1.0 - (1.0 - self.level) / len(others)  # together they hold at `self.level`
         reward, most = self.reward, self.reward * self.most
         rows = {
-            name: Row(
+            name: ScoreRow(
                 value=RunningInterval(bets=BettingSequence(level=self.level), most=most),
                 ahead=RunningInterval(
                     bets=BettingSequence(level=level), least=-reward, most=most - reward
@@ -120,7 +120,7 @@ class Scoreboard:
             for name in others
         }
         own = RunningInterval(bets=BettingSequence(level=self.level), most=reward)
-        return Board(champion=champion, since=since, own=own, rows=rows)
+        return ScoreboardState(champion=champion, since=since, own=own, rows=rows)
 
     def __call__(self, record: Record | Control | None, ledger: Ledger) -> None:
         """Take a record that the ledger has just taken: learned or noted, not a duplicate."""

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from agents.attribution import Attribution
 from agents.learner import Learner
 from agents.loop import Loop
-from agents.recommender import Recommender, Terms
+from agents.recommender import DecisionMetadata, Recommender
 from models.arrays.id_table import IdTable
 from models.base import Encoder, Scorer
 from models.bert_encoder import BertEncoder, CachedEncoder, VectorStore, bundled
@@ -177,7 +177,7 @@ def deciding(
         limit=settings.candidates,
         repeat_seen=not settings.exclude_seen,
     )
-    terms = Terms(
+    terms = DecisionMetadata(
         seed=settings.seed,
         build=version("rankloop"),
         settings=settings.settings_hash(),

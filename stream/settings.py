@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from agents.attribution import Rules
+from agents.attribution import AttributionRules
 from agents.learner import FOLD
 from models.fields import MAX_CHALLENGERS
 from stream.settings_schema import (
@@ -313,9 +313,9 @@ class Settings(Connection, frozen=True, kw_only=True):
             return self.encoder
         return "minilm" if find_spec(MINILM_PACKAGE) else "hash"
 
-    def attribution_rules(self) -> Rules:
+    def attribution_rules(self) -> AttributionRules:
         """How rewards find their decisions."""
-        return Rules(
+        return AttributionRules(
             horizon=round(self.horizon_seconds * 1000),
             early=round(self.early_seconds * 1000),
             lateness=round(self.lateness_seconds * 1000),

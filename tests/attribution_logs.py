@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from random import Random
 
-from agents.attribution import Ask, Rules
+from agents.attribution import AttributionRules, RankingTask
 from models.events import (
     Click,
     Decision,
@@ -17,8 +17,8 @@ from models.events import (
 from models.fields import Flat
 
 
-def rules(rng: Random) -> Rules:
-    return Rules(
+def rules(rng: Random) -> AttributionRules:
+    return AttributionRules(
         horizon=rng.choice([2, 5, 20]),
         early=rng.choice([0, 3, 10]),
         lateness=rng.choice([0, 4, 20]),
@@ -52,7 +52,7 @@ def some_event(rng: Random, now: int, offset: int, ids: str) -> Event:
     )
 
 
-def decided(ask: Ask, items: Iterable[str] | None = None) -> Decision:
+def decided(ask: RankingTask, items: Iterable[str] | None = None) -> Decision:
     """What some policy showed: these items, or some of a, b and c."""
     request = ask.request
     shown = "abc"[: request.k] if items is None else items

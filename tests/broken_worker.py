@@ -14,10 +14,10 @@ from typing import Any
 from aiokafka import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from msgspec.structs import replace
 
-from agents.attribution import Ask, Attribution
+from agents.attribution import Attribution, RankingTask
 from agents.bookmark import decode_bookmark
-from agents.ledger import Ledger, Place, Verdict
-from agents.partition import Await, Command, Partition
+from agents.ledger import Ledger, PartitionHead, Verdict
+from agents.partition import AwaitLearner, Command, Partition
 from agents.recommender import Recommender
 from models.events import Control, Decision, Record, Source
 from stream.cli.main import main
@@ -70,7 +70,7 @@ def chain() -> None:
     instead(Ledger, "_judge", broken)
 
 
-def _place(ledger: Ledger, record: Record | Control) -> Place | None:
+def _place(ledger: Ledger, record: Record | Control) -> PartitionHead | None:
     return ledger.places.get(record.source.partition) if isinstance(record, Record) else None
 
 
@@ -134,7 +134,7 @@ def awaiting() -> None:
     perform = driven.Partitions._perform
 
     async def broken(self: driven.Partitions, life: Any, command: Command) -> Any:
-        if isinstance(command, Await):
+        if isinstance(command, AwaitLearner):
             return None
         return await perform(self, life, command)
 
@@ -149,7 +149,7 @@ def sleeps() -> None:
     """Whoever decides for the request ASLEEP falls asleep before the answer is published."""
     decide = Recommender.__call__
 
-    def slow(self: Recommender, ask: Ask) -> Decision:
+    def slow(self: Recommender, ask: RankingTask) -> Decision:
         decision = decide(self, ask)
         if ask.request.id == ASLEEP:
             os.kill(os.getpid(), signal.SIGSTOP)

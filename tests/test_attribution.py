@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from agents.attribution import Ask, Attribution, Rules, Yield
-from agents.pending import MAX_EARNING, Pending
+from agents.attribution import Attribution, AttributionRules, Effects, RankingTask
+from agents.pending import MAX_EARNING, PendingDecision
 from models.events import (
     Click,
     Decision,
@@ -32,19 +32,19 @@ class World:
 
     def __init__(self, items: Sequence[str] = "abc", decide: bool = True, **rules: Any) -> None:
         defaults = {"horizon": HORIZON, "early": EARLY, "lateness": LATENESS, "future": 10}
-        self.fold = Attribution(0, Rules(**{"refresh": False, **defaults, **rules}))
+        self.fold = Attribution(0, AttributionRules(**{"refresh": False, **defaults, **rules}))
         self.items, self.decide = items, decide
         self.records: list[Interaction | Outcome] = []
-        self.asks: list[Ask] = []
+        self.asks: list[RankingTask] = []
         self.taken = 0
 
-    def __call__(self, event: Event, appended: int | None = None) -> Yield:
+    def __call__(self, event: Event, appended: int | None = None) -> Effects:
         caused = self.fold(self.taken, event.at if appended is None else appended, event)
         self.taken += 1
-        self.records += [decode_record(lesson.data) for lesson in caused.lessons]
-        self.asks += caused.asks
+        self.records += [decode_record(lesson.data) for lesson in caused.records]
+        self.asks += caused.tasks
         if self.decide:
-            for ask in caused.asks:
+            for ask in caused.tasks:
                 assert self.fold.decided(decision(ask.request, ask.source, self.items))
         return caused
 
@@ -234,7 +234,7 @@ def test_what_is_too_late_is_counted_and_does_nothing_else() -> None:
     world(Tick(at=5000))
     oldest = 5000 - world.fold.rules.window
     caused = world(click(at=oldest - 1, id="old"))
-    assert (caused.fate, caused.lessons, caused.asks) == ("too_late", [], [])
+    assert (caused.fate, caused.records, caused.tasks) == ("too_late", [], [])
     assert world(click(at=oldest, id="just")).fate == "waiting"
 
 
@@ -243,7 +243,7 @@ def test_a_duplicate_does_nothing() -> None:
     for event in (request(), click(), reward(1.0), impression("ab")):
         world(event)
         again = world(event)
-        assert (again.fate, again.lessons, again.asks) == ("duplicate", [], [])
+        assert (again.fate, again.records, again.tasks) == ("duplicate", [], [])
     assert world.fold.counts["duplicate"] == 4
 
 
@@ -394,7 +394,7 @@ def test_with_explicit_impressions_a_decision_counts_once_something_says_it_was_
 def test_a_click_asks_for_the_next_ranking_as_its_request_did() -> None:
     world = World(refresh=True)
     world(request())
-    [ask] = world(click("a", at=1010)).asks
+    [ask] = world(click("a", at=1010)).tasks
     assert ask.source == 1
     assert ask.request == Request(
         id="refresh:c", user="ann", at=1010, k=3, context={"page": "home"}
@@ -405,7 +405,7 @@ def test_a_click_asks_for_the_next_ranking_as_its_request_did() -> None:
 def test_a_refresh_takes_nothing_from_a_request_that_is_not_the_users(on: str | None) -> None:
     world = World(refresh=True, refresh_k=5)
     world(request(user="ann"))
-    [ask] = world(click("a", user="bob", request=on)).asks
+    [ask] = world(click("a", user="bob", request=on)).tasks
     assert (ask.request.user, ask.request.k, ask.request.context) == ("bob", 5, {})
 
 
@@ -427,7 +427,7 @@ def test_the_request_that_a_producer_makes_of_a_refresh_is_a_duplicate() -> None
 def test_a_request_named_like_a_refresh_comes_first_if_it_is_first() -> None:
     world = World(refresh=True)
     world(request("refresh:c"))
-    assert world(click("a")).asks == []
+    assert world(click("a")).tasks == []
 
 
 def test_a_refused_decision_has_no_outcome() -> None:
@@ -585,7 +585,7 @@ def test_records_are_chained_and_say_where_they_come_from() -> None:
     world = World()
     world(request())
     world(click("a"))
-    lessons = world(click("b", id="c2", at=1000 + HORIZON + 1)).lessons
+    lessons = world(click("b", id="c2", at=1000 + HORIZON + 1)).records
     assert [lesson.source for lesson in lessons] == [Source(0, 2, n) for n in range(3)]
     previous = encode(world.records[0])
     for lesson in lessons:
@@ -610,7 +610,7 @@ def test_nothing_is_kept_of_what_the_window_has_left_behind() -> None:
 
 
 def test_what_may_earn_for_one_decision_is_bounded() -> None:
-    pending = Pending(request(), 0, deadline=0, explicit=False)
+    pending = PendingDecision(request(), 0, deadline=0, explicit=False)
     for n in range(MAX_EARNING + 10):
         pending.add(click(f"i{n}", id=f"c{n}"))
         pending.add(reward(1.0, f"j{n}", id=f"w{n}"))

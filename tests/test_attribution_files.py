@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from agents.attribution import Attribution, Rules
-from agents.attribution_state import Remembered
+from agents.attribution import Attribution, AttributionRules
+from agents.attribution_state import AttributionState
 from agents.partition import Partition
 from models.events import Click, Decision, Event, Request, decode_event
 from models.hash_encoder import HashEncoder
@@ -26,7 +26,7 @@ from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import Worker, eventually
 
-RULES = Rules()
+RULES = AttributionRules()
 RECORDS = (b'{"type":"interaction"', b'{"type":"outcome"')
 
 
@@ -35,20 +35,20 @@ def folded(count: int, partition: int = 0) -> Attribution:
     fold = Attribution(partition, RULES)
     for n in range(0, count, 2):
         request = Request(id=f"r{n}", user="ünn", at=n, k=1)
-        for ask in fold(n, n, request).asks:
+        for ask in fold(n, n, request).tasks:
             fold.decided(decided(ask, "a"), ask.source)
         for ask in fold(
             n + 1, n, Click(id=f"c{n}", user="ünn", item="a", at=n, request=request.id)
-        ).asks:
+        ).tasks:
             fold.decided(decided(ask, "a"), ask.source)
     return fold
 
 
-def kept(folder: Path, prefix: str = "rankloop", rules: Rules = RULES) -> Attributions:
+def kept(folder: Path, prefix: str = "rankloop", rules: AttributionRules = RULES) -> Attributions:
     return Attributions(Folder(folder), prefix, rules.digest)
 
 
-def two(folder: Path) -> list[Remembered]:
+def two(folder: Path) -> list[AttributionState]:
     """Partition 0 at 10 and at 20."""
     states = [folded(count).state() for count in (10, 20)]
     for state in states:
@@ -106,7 +106,10 @@ def test_one_of_another_log_or_other_rules_is_of_no_use(tmp_path: Path) -> None:
     two(tmp_path)
     again = kept(tmp_path)
     again.topic = "the id of a topic made again"
-    films, sooner = kept(tmp_path, prefix="films"), kept(tmp_path, rules=Rules(horizon=1))
+    films, sooner = (
+        kept(tmp_path, prefix="films"),
+        kept(tmp_path, rules=AttributionRules(horizon=1)),
+    )
     for other in (films, sooner, again):
         with pytest.raises(Refused, match="it is of the log 'rankloop'  under rules"):
             other.read(0, 20)
@@ -280,7 +283,7 @@ def implied(world: World) -> list[bytes]:
     decisions, made = world.decisions(), list[bytes]()
     for message in world.read(world.topics.events):
         caused = fold(message.offset, message.timestamp, decode_event(message.value or b""))
-        made += [lesson.data for lesson in caused.lessons]
-        for ask in caused.asks:
+        made += [lesson.data for lesson in caused.records]
+        for ask in caused.tasks:
             assert fold.decided(decisions[ask.request.id])
     return made

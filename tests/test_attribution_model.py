@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from agents.attribution import Attribution, Rules
+from agents.attribution import Attribution, AttributionRules
 from models.events import (
     Click,
     Decision,
@@ -133,7 +133,7 @@ class Ranking:
 class Recomputed:
     """All that the log implies, from its first event on, by loops over lists."""
 
-    def __init__(self, log: list[Logged], rules: Rules) -> None:
+    def __init__(self, log: list[Logged], rules: AttributionRules) -> None:
         self.rules = rules
         self.records: list[Interaction | Outcome] = []
         self.asked: list[tuple[str, int]] = []
@@ -266,7 +266,7 @@ class Log(RuleBasedStateMachine):
         most_closings=st.integers(1, 3),
     )
     def begin(self, **rules: Any) -> None:
-        self.terms = Rules(**rules, refresh_k=2)
+        self.terms = AttributionRules(**rules, refresh_k=2)
         self.fold = Attribution(0, self.terms)
         self.log: list[Logged] = []
         self.now = 20
@@ -278,11 +278,11 @@ class Log(RuleBasedStateMachine):
         self.log.append((self.now, event))
         assert not self.fold.blocked(self.now, event)
         caused = self.fold(offset, self.now, event)
-        for lesson in caused.lessons:
+        for lesson in caused.records:
             record = decode_record(lesson.data)
             assert record.source == lesson.source
             self.learned.append(msgspec.structs.replace(record, prev=""))
-        for ask in caused.asks:
+        for ask in caused.tasks:
             self.asked.append((ask.request.id, ask.source))
             assert self.fold.decided(decided(ask.request, ask.source))
         self.last = caused

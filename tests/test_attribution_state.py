@@ -12,15 +12,15 @@ import msgspec
 import pytest
 from msgspec import Struct, structs
 
-from agents.attribution import Ask, Attribution, Rules, Yield
-from agents.attribution_state import CHUNK, FORMAT, Remembered, packed, unpacked
+from agents.attribution import Attribution, AttributionRules, Effects, RankingTask
+from agents.attribution_state import CHUNK, FORMAT, AttributionState, decode_state, encode_state
 from agents.bookmark import Bookmark
 from models.events import Click, Decision, Event, Request, Tick
 from tests.attribution_logs import decided, rules, some_event
 
 LOGS = int(os.environ.get("RANKLOOP_TEST_STATES", "60"))
 SIZE = 30
-Spoil = Callable[[Remembered], Remembered]
+Spoil = Callable[[AttributionState], AttributionState]
 
 
 class Step(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Step(Struct, frozen=True):
 class After(Struct, frozen=True):
     """What can be seen of an attribution after a step."""
 
-    caused: Yield | bool
+    caused: Effects | bool
     counts: dict[str, int]
     bookmark: Bookmark
     open: int
@@ -69,7 +69,7 @@ class Story:
         self.fold = Attribution(0, self.rules)
         self.steps: list[Step] = []
         self.after: list[After] = []
-        self.states: list[Remembered] = []  # after each step
+        self.states: list[AttributionState] = []  # after each step
         self.rankings = 0
         now, ids = 100, rng.choice(["r", "rs", "rstuv"])
         waiting: list[Decision] = []
@@ -77,18 +77,18 @@ class Story:
             now += rng.choice([0, 0, 1, 1, 2, 7, 30 if rng.random() < 0.2 else 0])
             one = some_event(rng, now, offset, ids)
             if isinstance(one, Request) and rng.random() < 0.2:
-                self.publish(decided(Ask(one, offset)))
+                self.publish(decided(RankingTask(one, offset)))
                 if rng.random() < 0.5:
-                    strange = structs.replace(decided(Ask(one, offset)), id="strange")
+                    strange = structs.replace(decided(RankingTask(one, offset)), id="strange")
                     self.publish(strange)
             while waiting and (rng.random() < 0.5 or self.fold.blocked(now, one)):
                 self.publish(waiting.pop(0))
             caused = self.step(Step(offset, now, one)).caused
-            assert isinstance(caused, Yield)
-            waiting += [decided(ask) for ask in caused.asks if self.fold.undecided(ask.source)]
+            assert isinstance(caused, Effects)
+            waiting += [decided(ask) for ask in caused.tasks if self.fold.undecided(ask.source)]
             rng.shuffle(waiting)
-            if caused.asks and rng.random() < 0.2:
-                waiting.append(structs.replace(decided(caused.asks[0]), slots=()))
+            if caused.tasks and rng.random() < 0.2:
+                waiting.append(structs.replace(decided(caused.tasks[0]), slots=()))
 
     def publish(self, decision: Decision) -> None:
         self.step(Step(self.rankings, 0, decision))
@@ -102,9 +102,9 @@ class Story:
         return after
 
 
-def moved(state: Remembered, terms: Rules) -> Attribution:
+def moved(state: AttributionState, terms: AttributionRules) -> Attribution:
     """An attribution in another process."""
-    found = unpacked([(name, bytes(data)) for name, data in packed(state)], terms.digest)
+    found = decode_state([(name, bytes(data)) for name, data in encode_state(state)], terms.digest)
     assert found is not None and found == state
     fold = Attribution(0, terms)
     fold.load(found)
@@ -157,7 +157,7 @@ def without(*names: str) -> Spoil:
 def held(**changes: object) -> Spoil:
     """Every decision otherwise."""
 
-    def spoil(state: Remembered) -> Remembered:
+    def spoil(state: AttributionState) -> AttributionState:
         return structs.replace(
             state, held=tuple(structs.replace(one, **changes) for one in state.held)
         )
@@ -210,44 +210,46 @@ def test_a_state_is_left_alone_by_what_comes_after_it() -> None:
 
 
 def test_other_rules_another_partition_or_another_format_have_no_use_for_a_state() -> None:
-    fold = Attribution(3, Rules())
+    fold = Attribution(3, AttributionRules())
     fold(0, 5, Click(id="c", user="ann", item="a", at=5))
     state = fold.state()
-    assert unpacked(packed(state), Rules(horizon=1).digest) is None
+    assert decode_state(encode_state(state), AttributionRules(horizon=1).digest) is None
     later = structs.replace(state, format=FORMAT + 1)
-    assert unpacked(packed(later), Rules().digest) is None
-    other = msgspec.msgpack.encode({"format": FORMAT + 1, "rules": Rules().digest, "what": "else"})
-    assert unpacked([("head", other)], Rules().digest) is None
-    for partition, terms in ((0, Rules()), (3, Rules(horizon=1))):
+    assert decode_state(encode_state(later), AttributionRules().digest) is None
+    other = msgspec.msgpack.encode(
+        {"format": FORMAT + 1, "rules": AttributionRules().digest, "what": "else"}
+    )
+    assert decode_state([("head", other)], AttributionRules().digest) is None
+    for partition, terms in ((0, AttributionRules()), (3, AttributionRules(horizon=1))):
         with pytest.raises(ValueError, match="a state of partition 3"):
             Attribution(partition, terms).load(state)
 
 
 def test_what_is_no_state_is_refused() -> None:
-    fold = Attribution(0, Rules())
+    fold = Attribution(0, AttributionRules())
     for n in range(3):
         fold(n, 5, Request(id=f"r{n}", user="ann", at=5))
-    pieces = list(packed(fold.state()))
+    pieces = list(encode_state(fold.state()))
     for n, (name, data) in enumerate(pieces):
         for end in range(len(data)):
             broken = [*pieces[:n], (name, data[:end]), *pieces[n + 1 :]]
             with pytest.raises(ValueError, match="cannot be read"):
-                unpacked(broken, Rules().digest)
+                decode_state(broken, AttributionRules().digest)
     with pytest.raises(ValueError, match="cannot be read"):
-        unpacked([], Rules().digest)
+        decode_state([], AttributionRules().digest)
 
 
 def test_what_is_in_pieces_is_whole_again() -> None:
-    fold = Attribution(0, Rules(refresh=False))
+    fold = Attribution(0, AttributionRules(refresh=False))
     for n in range(2 * CHUNK + 1):
         fold(n, 5, Click(id=f"c{n}", user="ann", item="a", at=5))
-    pieces = list(packed(fold.state()))
+    pieces = list(encode_state(fold.state()))
     assert [name for name, _ in pieces] == ["head", "seen", "seen", "seen"]
-    assert unpacked(pieces, fold.rules.digest) == fold.state()
+    assert decode_state(pieces, fold.rules.digest) == fold.state()
 
 
 def test_counts_begin_anew_with_a_new_owner() -> None:
-    fold = Attribution(0, Rules(refresh=False))
+    fold = Attribution(0, AttributionRules(refresh=False))
     fold(0, 5, Click(id="c", user="ann", item="a", at=5, request="later"))
     fold(1, 5, Tick(at=5))
     fold = moved(fold.state(), fold.rules)

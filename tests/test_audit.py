@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agents.attribution import Ask, Attribution
-from agents.audit.audit import Report
-from agents.audit.catalogues import Catalogues
+from agents.attribution import Attribution, RankingTask
+from agents.audit.audit import AuditReport
+from agents.audit.catalogues import CatalogueHistory
 from agents.audit.differences import compared, likely
-from agents.partition import Received
+from agents.partition import ReceivedMessage
 from agents.recommender import Recommender
 from models.bert_encoder import embed
 from models.events import (
@@ -49,7 +49,7 @@ ENCODER = HashEncoder()
 class Logs(Struct):
     """Topics in memory: name -> partition -> messages."""
 
-    topics: dict[str, list[list[Received]]]
+    topics: dict[str, list[list[ReceivedMessage]]]
 
     def partitions(self, name: str) -> int:
         return len(self.topics[name])
@@ -57,13 +57,13 @@ class Logs(Struct):
     def total(self, name: str) -> int | None:
         return sum(map(len, self.topics[name]))
 
-    def read(self, name: str) -> Iterator[tuple[int, Received]]:
+    def read(self, name: str) -> Iterator[tuple[int, ReceivedMessage]]:
         for partition, messages in enumerate(self.topics[name]):
             yield from ((partition, message) for message in messages)
 
     def append(self, name: str, data: bytes, partition: int = 0, at: int = 0) -> int:
         log = self.topics[name][partition]
-        log.append(Received(len(log), at, data))
+        log.append(ReceivedMessage(len(log), at, data))
         return len(log)
 
 
@@ -98,10 +98,10 @@ class Worker:
         at = event.at
         offset = self.logs.append("events", encode(event), self.number, at) - 1
         caused = self.attribution(offset, at, event)
-        for lesson in caused.lessons:
+        for lesson in caused.records:
             self.logs.append("feedback", lesson.data)
         self.learn()
-        decisions = [self.parts.recommender(ask) for ask in caused.asks]
+        decisions = [self.parts.recommender(ask) for ask in caused.tasks]
         for decision in decisions:
             self.logs.append("rankings", encode(decision), self.number)
             self.attribution.decided(decision)
@@ -173,7 +173,7 @@ def logs(life: Logs) -> Logs:
     return Logs({name: [list(log) for log in logs] for name, logs in life.topics.items()})
 
 
-def audited(logs: Logs, settings: Settings = SETTINGS) -> Report:
+def audited(logs: Logs, settings: Settings = SETTINGS) -> AuditReport:
     return audit(settings, logs, quiet=True)[0]
 
 
@@ -311,7 +311,7 @@ def test_a_first_embedding_of_another_size_changes_no_ranking(life: Logs) -> Non
             made.append(dimensions)
             return build.parts(SETTINGS, ENCODER).recommender
 
-        catalogues = Catalogues(make)
+        catalogues = CatalogueHistory(make)
         for offset, length in enumerate((2, 600, 600) if version != "new/8" else ()):
             wrong = replace(good, encoder=version, vector=bytes(length))
             catalogues.add_embedding(offset, wrong)
@@ -455,7 +455,7 @@ def test_a_ranking_for_a_request_sent_twice_is_one_too_many() -> None:
     assert worker(again) == []
     source = len(life.logs.topics["events"][1]) - 1
     assert audited(life.logs).ok
-    life.logs.append("rankings", encode(worker.parts.recommender(Ask(again, source))), 1)
+    life.logs.append("rankings", encode(worker.parts.recommender(RankingTask(again, source))), 1)
     found = audited(life.logs)
     assert not found.ok
     assert found.unasked_ids == ("r0-1",)
@@ -577,7 +577,7 @@ def test_json_lines_are_audited_alike(logs: Logs, tmp_path: Path) -> None:
     assert audited_files(tmp_path) == audited(logs)
 
 
-def audited_files(folder: Path) -> Report:
+def audited_files(folder: Path) -> AuditReport:
     return audit(SETTINGS, FileLogs(folder), quiet=True)[0]
 
 
@@ -588,7 +588,7 @@ def test_a_folder_without_a_topic_says_which(logs: Logs, tmp_path: Path) -> None
 
 
 def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives(life: Logs) -> None:
-    def all_of(catalogues: Catalogues) -> Catalogues:
+    def all_of(catalogues: CatalogueHistory) -> CatalogueHistory:
         for message in life.topics["items"][0]:
             catalogues.items.add(message.offset, decode_item(message.data))
         for message in life.topics["embeddings"][0]:
@@ -599,12 +599,12 @@ def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives(life: Logs) -> N
         assert (encoder, dimensions) == (ENCODER.version, ENCODER.dimensions)
         return build.parts(SETTINGS, ENCODER).recommender
 
-    kept = all_of(Catalogues(make, most=2))
+    kept = all_of(CatalogueHistory(make, most=2))
     rng = random.Random(3)
     for _ in range(20):
         versions = rng.randrange(31), rng.randrange(31)
         one = kept.at(ENCODER.version, *versions).catalogue
-        fresh = all_of(Catalogues(make)).at(ENCODER.version, *versions).catalogue
+        fresh = all_of(CatalogueHistory(make)).at(ENCODER.version, *versions).catalogue
         assert (one.items_version, one.embeddings_version) == versions
         assert list(one.newest(0)) == list(fresh.newest(0))
         for item in fresh.live:

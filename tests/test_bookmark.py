@@ -12,8 +12,8 @@ from random import Random
 import pytest
 from msgspec import Struct, structs
 
-from agents.attribution import Ask, Attribution, Lesson, Rules
-from agents.bookmark import MAX_MARKS, Bookmark, Trail, decode_bookmark, encode_bookmark
+from agents.attribution import Attribution, AttributionRules, LearningRecord, RankingTask
+from agents.bookmark import MAX_MARKS, Bookmark, WatermarkHistory, decode_bookmark, encode_bookmark
 from models.events import Click, Decision, Event, Request, Tick
 from tests.attribution_logs import decided, rules, some_event
 
@@ -26,8 +26,8 @@ class Logged(Struct, frozen=True):
 
     appended: int
     event: Event
-    lessons: list[Lesson]
-    asks: list[Ask]
+    lessons: list[LearningRecord]
+    asks: list[RankingTask]
     watermark: int  # before it
     bookmark: str  # after it
     rankings: int  # how many there were by then
@@ -56,10 +56,10 @@ class Story:
         first = Attribution(0, self.rules)  # an owner before, who answered some and did not commit
         early: list[Decision] = []
         for offset, (appended, event) in enumerate(events):
-            for ask in first(offset, appended, event).asks:
+            for ask in first(offset, appended, event).tasks:
                 early.append(decided(ask))
                 first.decided(early[-1])
-        waiting: list[Ask] = []
+        waiting: list[RankingTask] = []
         for offset, (appended, event) in enumerate(events):
             if rng.random() < 0.1:
                 soon = [one for one in early if offset <= one.source < offset + 5]
@@ -68,17 +68,17 @@ class Story:
                 raise AssertionError("all were answered")
             before = fold.watermark
             caused = fold(offset, appended, event)
-            waiting = [ask for ask in caused.asks if fold.undecided(ask.source)]
+            waiting = [ask for ask in caused.tasks if fold.undecided(ask.source)]
             self.publish([decided(ask) for ask in waiting])
-            if caused.asks and rng.random() < 0.2:
-                self.publish([structs.replace(decided(ask), slots=()) for ask in caused.asks])
+            if caused.tasks and rng.random() < 0.2:
+                self.publish([structs.replace(decided(ask), slots=()) for ask in caused.tasks])
             mark = encode_bookmark(fold.bookmark())
             self.logged.append(
                 Logged(
                     appended,
                     event,
-                    caused.lessons,
-                    caused.asks,
+                    caused.records,
+                    caused.tasks,
                     before,
                     mark,
                     len(self.rankings),
@@ -103,7 +103,7 @@ class Story:
             fold.decided(self.rankings[n], n)
         for offset in range(bookmark.ids_from, committed):
             one = self.logged[offset]
-            assert fold(offset, one.appended, one.event).lessons == []
+            assert fold(offset, one.appended, one.event).records == []
         for n in range(soon, have):
             fold.decided(self.rankings[n], n)
         missing = fold.resumed(committed)
@@ -122,8 +122,8 @@ class Story:
                     fold.decided(self.rankings[n], n)
             assert not fold.blocked(one.appended, one.event), f"blocked at {offset}"
             caused = fold(offset, one.appended, one.event)
-            assert caused.asks == one.asks, f"asks otherwise at {offset}"
-            assert caused.lessons == one.lessons, f"learns otherwise at {offset}"
+            assert caused.tasks == one.asks, f"asks otherwise at {offset}"
+            assert caused.records == one.lessons, f"learns otherwise at {offset}"
             for n in range(read, one.rankings):
                 fold.decided(self.rankings[n], n)
             read = one.rankings
@@ -215,19 +215,19 @@ def test_a_bookmark_that_says_otherwise_is_found_out(spoil: Spoil) -> None:
 
 
 def test_other_rules_or_another_release_have_no_use_for_a_bookmark() -> None:
-    fold = Attribution(0, Rules())
+    fold = Attribution(0, AttributionRules())
     metadata = encode_bookmark(fold.bookmark())
-    assert decode_bookmark(metadata, Rules().digest) == fold.bookmark()
-    assert decode_bookmark(metadata, Rules(horizon=1).digest) is None
+    assert decode_bookmark(metadata, AttributionRules().digest) == fold.bookmark()
+    assert decode_bookmark(metadata, AttributionRules(horizon=1).digest) is None
     for other in ("", "{", "[]", "null", metadata.replace("[1,", "[2,", 1), "[" * 5000, "\ud800"):
-        assert decode_bookmark(other, Rules().digest) is None
+        assert decode_bookmark(other, AttributionRules().digest) is None
 
 
 def test_a_bookmark_reads_from_where_it_matters_and_no_further_back() -> None:
-    fold = Attribution(0, Rules(horizon=100, early=10, lateness=50, refresh=False))
+    fold = Attribution(0, AttributionRules(horizon=100, early=10, lateness=50, refresh=False))
     for n in range(1000):
         event = Request(id=f"r{n}", user="ann", at=10_000 + n)
-        [ask] = fold(n, event.at, event).asks
+        [ask] = fold(n, event.at, event).tasks
         assert fold.decided(decided(ask), 2 * n)
     bookmark = fold.bookmark()
     assert bookmark.open_from == 999 - 160
@@ -238,7 +238,7 @@ def test_a_bookmark_reads_from_where_it_matters_and_no_further_back() -> None:
 
 
 def test_the_record_of_watermarks_is_bounded() -> None:
-    trail = Trail(step=1)
+    trail = WatermarkHistory(step=1)
     for n in range(100 * MAX_MARKS):
         if trail.full:
             trail.shorten(0)
@@ -250,18 +250,18 @@ def test_the_record_of_watermarks_is_bounded() -> None:
 
 
 def test_a_decision_that_came_before_its_request_is_not_read_past() -> None:
-    fold = Attribution(0, Rules())
-    ahead = decided(Ask(Request(id="soon", user="ann", at=100, k=1), 1))
+    fold = Attribution(0, AttributionRules())
+    ahead = decided(RankingTask(Request(id="soon", user="ann", at=100, k=1), 1))
     fold.decided(ahead, 3)
-    [ask] = fold(0, 100, Request(id="r", user="ann", at=100, k=1)).asks
+    [ask] = fold(0, 100, Request(id="r", user="ann", at=100, k=1)).tasks
     fold.decided(decided(ask), 7)
     assert fold.bookmark().rankings_from == 3
 
 
 def test_after_a_rest_nothing_of_before_is_read() -> None:
-    fold = Attribution(0, Rules(refresh=False))
+    fold = Attribution(0, AttributionRules(refresh=False))
     fold(0, 100, Request(id="r", user="ann", at=100, k=1))
-    fold.decided(decided(Ask(Request(id="r", user="ann", at=100, k=1), 0)), 0)
+    fold.decided(decided(RankingTask(Request(id="r", user="ann", at=100, k=1), 0)), 0)
     later = 100 + 2 * fold.rules.window
     fold(1, later, Tick(at=later))
     assert (fold.idle, fold.bookmark().ids_from) == (True, 2)
@@ -272,8 +272,8 @@ def test_after_a_rest_nothing_of_before_is_read() -> None:
 
 @pytest.mark.parametrize("dead", [False, True])
 def test_a_decision_that_nobody_asked_for_is_not_waited_for(dead: bool) -> None:
-    fold = Attribution(0, Rules())
-    fold.decided(decided(Ask(Request(id="strange", user="ann", at=100, k=1), 0)), 3)
+    fold = Attribution(0, AttributionRules())
+    fold.decided(decided(RankingTask(Request(id="strange", user="ann", at=100, k=1), 0)), 3)
     assert fold.bookmark().rankings_from == 3
     if dead:
         fold.skip(0)
@@ -283,7 +283,7 @@ def test_a_decision_that_nobody_asked_for_is_not_waited_for(dead: bool) -> None:
 
 
 def test_a_refresh_asks_as_one_did_whose_own_request_is_forgotten() -> None:
-    rules = Rules(horizon=10, early=0, lateness=0)
+    rules = AttributionRules(horizon=10, early=0, lateness=0)
     events = [
         Request(id="r", user="ann", at=100, k=3, context={"where": "x"}),
         Click(id="c", user="ann", item="a", at=110, request="r"),
@@ -292,7 +292,7 @@ def test_a_refresh_asks_as_one_did_whose_own_request_is_forgotten() -> None:
     rankings: list[Decision] = []
     one, two = Attribution(0, rules), Attribution(0, rules)
     for offset, event in enumerate(events):
-        for ask in one(offset, event.at, event).asks:
+        for ask in one(offset, event.at, event).tasks:
             rankings.append(decided(ask))
             one.decided(rankings[-1], len(rankings) - 1)
     bookmark = one.bookmark()
@@ -303,6 +303,6 @@ def test_a_refresh_asks_as_one_did_whose_own_request_is_forgotten() -> None:
     two.decided(rankings[1], 1)
     assert two.resumed(3) == []
     click = Click(id="d", user="ann", item="a", at=112, request="refresh:c")
-    [ask] = two(3, 112, click).asks
-    assert [ask] == one(3, 112, click).asks
+    [ask] = two(3, 112, click).tasks
+    assert [ask] == one(3, 112, click).tasks
     assert (ask.request.k, ask.request.context) == (3, {"where": "x"})

@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.numpy import load as load_safetensors
 
-from agents.learner import Learner, State
+from agents.learner import Learner, LearnerState
 from models.events import (
     Click,
     Features,
@@ -119,7 +119,7 @@ def digests() -> list[str]:
 
 
 @cache
-def states() -> tuple[State, State]:
+def states() -> tuple[LearnerState, LearnerState]:
     """At 60 and at 80."""
     fold = learner()
     return folded(fold, 60).state(), folded(fold, 80).state()
@@ -176,7 +176,7 @@ def test_a_snapshot_and_its_tail_are_the_whole_fold_wherever_it_was_taken() -> N
             assert fold.ledger.last == (chain(feedback()[cut - 1]) if cut else "")
         whole = folded(learner())
         assert folded(fold).digest() == digests()[COUNT]
-        assert fold.ledger.standing() == whole.ledger.standing()
+        assert fold.ledger.state() == whole.ledger.state()
 
     cut_anywhere()
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agents.click_models import TasteVisitor
+from agents.click_models import PositionBasedModel
 from models.events import (
     MAX_MESSAGE_BYTES,
     Click,
@@ -258,7 +258,7 @@ def test_news_is_the_same_for_the_same_seed_alone() -> None:
 
 def test_readers_of_the_news_truly_like_some_articles_and_not_others() -> None:
     made = news(300, 30)
-    visitor = TasteVisitor(made.tastes, made.topics)
+    visitor = PositionBasedModel(made.tastes, made.topics)
     chances = [[visitor.probability(u, i.id, 0) for i in made.items] for u in made.tastes]
     assert all(max(row) > 0.5 and min(row) < 0.1 for row in chances)
     assert all(sum(p > 0.5 for p in row) < 150 for row in chances), "nobody likes everything"

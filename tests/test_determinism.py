@@ -14,10 +14,10 @@ from random import Random
 import pytest
 from msgspec import Struct
 
-from agents.attribution import Ask, Attribution
+from agents.attribution import Attribution, RankingTask
 from agents.learner import Learner, Verdict
 from agents.loop import Loop
-from agents.partition import Answer, Partition, Received, Teach
+from agents.partition import Partition, PublishFeedback, PublishRankings, ReceivedMessage
 from agents.recommender import Recommender
 from models.bert_encoder import embed
 from models.events import (
@@ -193,7 +193,7 @@ def test_a_ranking_is_made_again_from_its_versions() -> None:
         while fold.version < decision.model:
             fold(fold.version, made.feedback[fold.version])
         request = asked(made.events[decision.source], decision)
-        assert encode(recommender(Ask(request, decision.source))) == encode(decision)
+        assert encode(recommender(RankingTask(request, decision.source))) == encode(decision)
 
 
 def asked(event: Event, decision: Decision) -> Request:
@@ -216,14 +216,14 @@ def test_asking_changes_nothing_that_was_learned() -> None:
     before = fold.digest()
     for user in ("user:1", "nobody"):
         for n in range(20):
-            recommender(Ask(Request(id=f"r{n}", user=user, at=9_000_000, k=50), n))
+            recommender(RankingTask(Request(id=f"r{n}", user=user, at=9_000_000, k=50), n))
     assert fold.digest() == before
 
 
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_batches_cut_anywhere_come_to_the_same_feedback(size: int) -> None:
     made = run()
-    messages = [Received(n, event.at, encode(event)) for n, event in enumerate(made.events)]
+    messages = [ReceivedMessage(n, event.at, encode(event)) for n, event in enumerate(made.events)]
     decisions = {(decision.source, decision.id): decision for decision in made.decisions}
     fold = learner(Noting)
     attribution = Attribution(0, SETTINGS.attribution_rules())
@@ -238,11 +238,11 @@ def test_batches_cut_anywhere_come_to_the_same_feedback(size: int) -> None:
             except StopIteration:
                 break
             answer = None
-            if isinstance(command, Teach):
-                for lesson in command.lessons:
+            if isinstance(command, PublishFeedback):
+                for lesson in command.records:
                     fold(fold.version, lesson.data)
                 answer = fold.version
-            elif isinstance(command, Answer):
+            elif isinstance(command, PublishRankings):
                 for decision in command.decisions:
                     attribution.decided(decision)
     assert isinstance(fold, Noting)

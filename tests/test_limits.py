@@ -8,10 +8,16 @@ import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from msgspec import Struct
 
-from agents.attribution import Attribution, Rules
+from agents.attribution import Attribution, AttributionRules
 from agents.bookmark import Bookmark
-from agents.ledger import Ledger, Place
-from agents.partition import MOST_LESSONS, Commit, Partition, Received, Teach
+from agents.ledger import Ledger, PartitionHead
+from agents.partition import (
+    MAX_RECORDS_PER_BATCH,
+    Commit,
+    Partition,
+    PublishFeedback,
+    ReceivedMessage,
+)
 from models.events import Click, Request, Source, decode_decision, encode
 from stream.kafka.topics import owner
 from stream.worker.assignment import MOST_DUE, Life
@@ -24,7 +30,9 @@ from tests.kafka_worker import eventually
 
 def life() -> Life:
     """A partition whose learner has nothing yet."""
-    partition = Partition(Attribution(0, Rules(refresh=False)), Ledger(), decide, lambda user: 0)
+    partition = Partition(
+        Attribution(0, AttributionRules(refresh=False)), Ledger(), decide, lambda user: 0
+    )
     made = Life(0, partition, Tally())
     made.begin()
     return made
@@ -43,7 +51,7 @@ def test_commits_that_wait_for_a_slow_learner_are_bounded_and_the_last_one_cover
         one.handled(3)
         assert one.due <= MOST_DUE
         assert one.done() is None
-    one.partition.ledger.places[0] = Place(Source(0, 10_000, 0), "")
+    one.partition.ledger.places[0] = PartitionHead(Source(0, 10_000, 0), "")
     commit = one.done()
     assert commit is not None
     assert commit.offset == 10_000
@@ -53,11 +61,13 @@ def test_commits_that_wait_for_a_slow_learner_are_bounded_and_the_last_one_cover
 
 
 def test_a_batch_teaches_a_bounded_number_of_records() -> None:
-    clicks = [Click(id=f"c{n}", user="ann", item="i", at=n) for n in range(MOST_LESSONS + 900)]
-    batch = life().partition.batch([Received(c.at, c.at, encode(c)) for c in clicks])
+    clicks = [
+        Click(id=f"c{n}", user="ann", item="i", at=n) for n in range(MAX_RECORDS_PER_BATCH + 900)
+    ]
+    batch = life().partition.batch([ReceivedMessage(c.at, c.at, encode(c)) for c in clicks])
     command = next(batch)
-    assert isinstance(command, Teach)
-    assert len(command.lessons) == MOST_LESSONS
+    assert isinstance(command, PublishFeedback)
+    assert len(command.records) == MAX_RECORDS_PER_BATCH
 
 
 class Message(Struct):

@@ -3,22 +3,22 @@
 import pytest
 from msgspec import structs
 
-from agents.attribution import Ask, Attribution, Rules
+from agents.attribution import Attribution, AttributionRules, RankingTask
 from agents.bookmark import Bookmark
 from agents.ledger import Ledger
 from agents.partition import (
     ANSWERED,
     DAY,
-    Answer,
-    Await,
+    AwaitLearner,
     Command,
     Commit,
-    Discard,
     Diverged,
     Partition,
-    ReadBack,
-    Received,
-    Teach,
+    PublishDeadLetters,
+    PublishFeedback,
+    PublishRankings,
+    ReadRankings,
+    ReceivedMessage,
 )
 from models.events import (
     Click,
@@ -39,22 +39,24 @@ def owner(user: str) -> int:
 def partition(*, ledger: Ledger | None = None, **rules: int) -> Partition:
     """A partition of a worker that proposes item a to everybody."""
 
-    def decide(ask: Ask) -> Decision:
+    def decide(ask: RankingTask) -> Decision:
         return decided(ask, "a")
 
-    rules_ = Rules(**{"horizon": 100, "early": 10, "lateness": 100, "refresh": False, **rules})
+    rules_ = AttributionRules(
+        **{"horizon": 100, "early": 10, "lateness": 100, "refresh": False, **rules}
+    )
     return Partition(Attribution(0, rules_), ledger or Ledger(), decide, owner)
 
 
-def received(*events: Event | bytes, start: int = 0) -> list[Received]:
+def received(*events: Event | bytes, start: int = 0) -> list[ReceivedMessage]:
     """Messages that were appended at 1000, 1001, ..."""
     return [
-        Received(start + n, 1000 + n, event if isinstance(event, bytes) else encode(event))
+        ReceivedMessage(start + n, 1000 + n, event if isinstance(event, bytes) else encode(event))
         for n, event in enumerate(events)
     ]
 
 
-def commands(whose: Partition, messages: list[Received]) -> tuple[list[Command], int]:
+def commands(whose: Partition, messages: list[ReceivedMessage]) -> tuple[list[Command], int]:
     """What a batch commands when each is performed at once, and how many messages it used."""
     made: list[Command] = []
     running, answer = whose.batch(messages), None
@@ -64,11 +66,11 @@ def commands(whose: Partition, messages: list[Received]) -> tuple[list[Command],
         except StopIteration as end:
             return made, end.value
         answer = None
-        if isinstance(command, Teach):
-            for lesson in command.lessons:
+        if isinstance(command, PublishFeedback):
+            for lesson in command.records:
                 whose.ledger(whose.ledger.version, lesson.data)
             answer = whose.ledger.version
-        elif isinstance(command, Answer):
+        elif isinstance(command, PublishRankings):
             for decision in command.decisions:
                 whose.attribution.decided(decision)
 
@@ -85,8 +87,13 @@ CLICK = Click(id="c", user="ann", item="a", at=1001, request="r")
 
 def test_a_batch_teaches_waits_answers_and_then_commits() -> None:
     made, used = commands(partition(), received(REQUEST, CLICK))
-    assert [type(command) for command in made] == [Teach, Await, Answer, Commit]
-    assert made[1] == Await(1)
+    assert [type(command) for command in made] == [
+        PublishFeedback,
+        AwaitLearner,
+        PublishRankings,
+        Commit,
+    ]
+    assert made[1] == AwaitLearner(1)
     assert made[-1] == Commit(2, Source(0, 1, 0), bookmark(made))
     assert used == 2
 
@@ -101,7 +108,7 @@ def test_what_cannot_be_used_becomes_a_dead_letter_with_its_reason() -> None:
         Click(id="c", user="ann", item="a", at=10),
     )
     made, used = commands(one, messages)
-    assert isinstance(made[0], Discard)
+    assert isinstance(made[0], PublishDeadLetters)
     reasons = [(message.offset, reason) for message, reason in made[0].letters]
     assert [offset for offset, _ in reasons] == [0, 1, 2, 4]
     assert reasons[0][1] == "invalid: Input data was truncated"
@@ -127,17 +134,17 @@ def test_what_was_learned_before_is_not_sent_again() -> None:
     commands(first, received(CLICK))
     second = partition(ledger=first.ledger)
     made, _ = commands(second, received(CLICK, REQUEST))
-    assert [type(command) for command in made] == [Answer, Commit]
+    assert [type(command) for command in made] == [PublishRankings, Commit]
     third = partition(ledger=first.ledger)
     other = Click(id="other", user="ann", item="b", at=1001)
     made, _ = commands(third, received(CLICK, other))
-    assert isinstance(made[0], Teach)
-    assert [lesson.source.offset for lesson in made[0].lessons] == [1]
+    assert isinstance(made[0], PublishFeedback)
+    assert [lesson.source.offset for lesson in made[0].records] == [1]
 
 
 def test_a_request_that_was_answered_before_is_not_answered_again() -> None:
     one = partition()
-    answer = one.decide(Ask(REQUEST, 0))
+    answer = one.decide(RankingTask(REQUEST, 0))
     one.attribution.decided(answer)
     made, _ = commands(one, received(REQUEST))
     assert made == [Commit(1, None, bookmark(made))]
@@ -147,13 +154,13 @@ def test_a_batch_too_long_for_its_lease_is_answered_piece_by_piece() -> None:
     """All at once, a worker that is too slow for the batch would start again with it for ever."""
     messages = received(*[Request(id=f"r{n}", user="ann", at=1000, k=1) for n in range(60)])
     first = partition().batch(messages).send(None)
-    assert isinstance(first, Answer)
+    assert isinstance(first, PublishRankings)
     assert len(first.decisions) == ANSWERED == 25
     second = partition()  # the lease of the first one ran out
     for decision in first.decisions:
         second.attribution.decided(decision)
     made, used = commands(second, messages)
-    answered = [len(one.decisions) for one in made if isinstance(one, Answer)]
+    answered = [len(one.decisions) for one in made if isinstance(one, PublishRankings)]
     assert (answered, used) == ([25, 10], 60)
 
 
@@ -188,7 +195,7 @@ def test_restoring_past_a_message_that_cannot_be_used_goes_on_behind_it() -> Non
 
 def test_restoring_without_the_rankings_it_needs_stops() -> None:
     running = partition().restore(received(REQUEST, Tick(at=1200)))
-    assert next(running) == ReadBack()
+    assert next(running) == ReadRankings()
     with pytest.raises(Diverged, match="that offset 1 closes are not in the rankings"):
         running.send(False)
 
@@ -208,7 +215,7 @@ def test_a_quiet_partition_is_told_the_time_until_it_has_nothing_to_remember() -
     assert bookmark(made).rankings_from == 1
 
 
-def resumed(one: Partition, bookmark: Bookmark, *messages: Received) -> Partition:
+def resumed(one: Partition, bookmark: Bookmark, *messages: ReceivedMessage) -> Partition:
     """Another owner, who begins at the bookmark."""
     two = partition(ledger=one.ledger)
     two.attribution.resume(bookmark)
@@ -229,12 +236,12 @@ def test_who_begins_at_a_bookmark_goes_on_where_the_other_left_off() -> None:
     messages = received(REQUEST, CLICK, b"{")
     made, _ = commands(one, messages)
     two = resumed(one, bookmark(made), *messages)
-    two.attribution.decided(one.decide(Ask(REQUEST, 0)), 0)
+    two.attribution.decided(one.decide(RankingTask(REQUEST, 0)), 0)
     two.restored(3)
     assert two.attribution.next == 3
     closing = received(Tick(at=1200), start=3)
     lessons = [next(p.batch(closing)) for p in (one, two)]
-    assert isinstance(lessons[0], Teach)
+    assert isinstance(lessons[0], PublishFeedback)
     assert lessons[0] == lessons[1]
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.attribution import Ask
+from agents.attribution import RankingTask
 from agents.learner import Learner
-from agents.recommender import MAX_DECISION_BYTES, Recommender, Terms, seeded
+from agents.recommender import MAX_DECISION_BYTES, DecisionMetadata, Recommender, seeded
 from models.base import Doubles
 from models.candidates import FEATURES, Candidates, Retrieval
 from models.catalogue import Catalogue
@@ -27,11 +27,11 @@ from models.events import (
 from models.memory import Memory
 from policies.uniform import Uniform
 
-TERMS = Terms(seed=3, build="1.2", settings="abc")
+TERMS = DecisionMetadata(seed=3, build="1.2", settings="abc")
 
 
 def recommender(
-    items: Sequence[str] = "abcdef", terms: Terms = TERMS, policy: Uniform | None = None
+    items: Sequence[str] = "abcdef", terms: DecisionMetadata = TERMS, policy: Uniform | None = None
 ) -> Recommender:
     memory, catalogue = Memory(None, {}), Catalogue(encoder="tiny", dimensions=1)
     for offset, item in enumerate(items):
@@ -40,8 +40,8 @@ def recommender(
     return Recommender(Learner(memory, policy or Uniform()), catalogue, retrieval, terms)
 
 
-def ask(source: int = 9, **rest: Any) -> Ask:
-    return Ask(Request(**{"id": "r", "user": "ann", "at": 5, "k": 3, **rest}), source)
+def ask(source: int = 9, **rest: Any) -> RankingTask:
+    return RankingTask(Request(**{"id": "r", "user": "ann", "at": 5, "k": 3, **rest}), source)
 
 
 def items(decision: Decision) -> list[str]:
@@ -84,7 +84,7 @@ def test_the_same_request_at_the_same_versions_gives_the_same_bytes() -> None:
 
 def test_chance_comes_from_the_seed_and_the_request_alone() -> None:
     decisions = {
-        tuple(items(recommender(terms=Terms(seed=seed))(ask(id=id, k=6))))
+        tuple(items(recommender(terms=DecisionMetadata(seed=seed))(ask(id=id, k=6))))
         for seed in range(5)
         for id in "rst"
     }
@@ -117,7 +117,7 @@ def test_without_candidates_a_request_is_refused_and_says_why(
 
 def test_candidates_are_listed_only_if_asked_for() -> None:
     assert recommender()(ask()).candidates is None
-    listing = recommender(terms=Terms(log_candidates=True))
+    listing = recommender(terms=DecisionMetadata(log_candidates=True))
     assert listing(ask()).candidates == tuple("abcdef")
 
 
@@ -175,7 +175,7 @@ def test_a_request_that_cannot_be_ranked_is_refused_and_the_next_is_answered(
 
 def test_the_largest_candidate_list_is_refused_rather_than_too_large() -> None:
     ids = tuple("ﷺ" * 250 + f"{n:04}" for n in range(MAX_CANDIDATES))
-    recommend = recommender(terms=Terms(log_candidates=True))
+    recommend = recommender(terms=DecisionMetadata(log_candidates=True))
     decision = recommend(ask(candidates=ids))
     assert len(encode(ask(candidates=ids).request)) < MAX_MESSAGE_BYTES
     assert len(encode(decision)) <= MAX_DECISION_BYTES

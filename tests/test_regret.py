@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agents.click_models import Drift, TasteVisitor
+from agents.click_models import Drift, PositionBasedModel
 from models.base import Floats
 from models.events import Decision, Embedding, Item, Slot
 from policies.evaluation.intervals import Interval
@@ -19,9 +19,9 @@ def decision(*items: str, at: int = 0) -> Decision:
     return Decision(id="r", user="ann", at=at, k=len(slots), policy="uniform", **where)
 
 
-def visitor(drift: Drift | None = None, late: int = 0) -> TasteVisitor:
+def visitor(drift: Drift | None = None, late: int = 0) -> PositionBasedModel:
     items: dict[str, Floats | list[float]] = {"a": [1, 0], "b": [0, 1], "c": [0.6, 0.6]}
-    return TasteVisitor({"ann": [1, 0]}, items, drift=drift, late=late)
+    return PositionBasedModel({"ann": [1, 0]}, items, drift=drift, late=late)
 
 
 def test_no_ranking_earns_more_than_the_best_and_the_best_one_earns_it():

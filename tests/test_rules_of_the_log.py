@@ -15,10 +15,10 @@ import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from agents.attribution import Ask, Attribution, Rules
+from agents.attribution import Attribution, AttributionRules, RankingTask
 from agents.learner import Learner
 from agents.ledger import Ledger
-from agents.partition import Answer, Commit, Partition, Received, Teach
+from agents.partition import Commit, Partition, PublishFeedback, PublishRankings, ReceivedMessage
 from models.events import (
     MAX_MESSAGE_BYTES,
     Begin,
@@ -53,18 +53,20 @@ Make = Callable[..., World]
 BEGIN = Begin(fold="old", rules="r", partitions=1)
 
 
-RULES = Rules(horizon=100, early=10, lateness=100, future=50, refresh=False, most_closings=2)
+RULES = AttributionRules(
+    horizon=100, early=10, lateness=100, future=50, refresh=False, most_closings=2
+)
 
 
-def received(*events: Event) -> list[Received]:
+def received(*events: Event) -> list[ReceivedMessage]:
     """Messages appended when they say."""
-    return [Received(n, event.at, encode(event)) for n, event in enumerate(events)]
+    return [ReceivedMessage(n, event.at, encode(event)) for n, event in enumerate(events)]
 
 
 REQUESTS = [Request(id=f"r{n}", user="ann", at=1000 + n, k=1) for n in range(5)]
 
 
-def taught(messages: list[Received], size: int) -> list[bytes]:
+def taught(messages: list[ReceivedMessage], size: int) -> list[bytes]:
     """What an owner teaches whose batches are cut so."""
     ledger, made, waiting = Ledger(), list[bytes](), messages[:size]
     partition = Partition(Attribution(0, RULES), ledger, decided, lambda _: 0)
@@ -78,12 +80,12 @@ def taught(messages: list[Received], size: int) -> list[bytes]:
                 waiting = messages[start : start + size]
                 break
             answer = None
-            if isinstance(command, Teach):
-                made += [lesson.data for lesson in command.lessons]
-                for lesson in command.lessons:
+            if isinstance(command, PublishFeedback):
+                made += [lesson.data for lesson in command.records]
+                for lesson in command.records:
                     ledger(ledger.version, lesson.data)
                 answer = ledger.version
-            elif isinstance(command, Answer):
+            elif isinstance(command, PublishRankings):
                 for decision in command.decisions:
                     partition.attribution.decided(decision)
     return made
@@ -99,16 +101,16 @@ def test_l1_what_is_learned_does_not_depend_on_how_batches_are_cut() -> None:
 
 def test_l2_the_decision_at_the_lowest_offset_counts_whoever_made_it() -> None:
     fold = Attribution(0, RULES)
-    [ask] = fold(0, 1000, REQUESTS[0]).asks
+    [ask] = fold(0, 1000, REQUESTS[0]).tasks
     assert fold.decided(decided(ask, ["a sleeper's"]), 0)
     assert not fold.decided(decided(ask, ["its own"]), 1)
-    assert b"a sleeper's" in fold(1, 1200, Tick(at=1200)).lessons[0].data
+    assert b"a sleeper's" in fold(1, 1200, Tick(at=1200)).records[0].data
 
 
 def test_l3_a_bookmark_begins_at_what_is_open_however_long_ago_that_was() -> None:
     fold, log = Attribution(0, RULES), received(REQUESTS[0], *(Tick(at=1001) for _ in range(50)))
     for message, event in zip(log, [REQUESTS[0], *(Tick(at=1001) for _ in range(50))], strict=True):
-        for ask in fold(message.offset, message.appended, event).asks:
+        for ask in fold(message.offset, message.appended, event).tasks:
             fold.decided(decided(ask, "a"), 7)
     mark = fold.bookmark()
     assert (mark.open_from, mark.rankings_from) == (0, 7)
@@ -134,18 +136,18 @@ def test_l4_a_hole_is_refused_and_nothing_beyond_what_was_learned_is_committed()
 
 def test_l5_one_time_far_ahead_closes_nobodys_decisions() -> None:
     fold = Attribution(0, RULES)
-    [ask] = fold(0, 1000, REQUESTS[0]).asks
+    [ask] = fold(0, 1000, REQUESTS[0]).tasks
     fold.decided(decided(ask, "a"))
-    assert fold(1, 1001, Tick(at=9_000_000)).lessons == []
+    assert fold(1, 1001, Tick(at=9_000_000)).records == []
     assert (fold.watermark, fold.open) == (1051, 1)
 
 
 def test_l8_closings_at_one_event_are_bounded_and_the_rest_follow() -> None:
     fold = Attribution(0, RULES)
     for message, request in zip(received(*REQUESTS), REQUESTS, strict=True):
-        for ask in fold(message.offset, message.appended, request).asks:
+        for ask in fold(message.offset, message.appended, request).tasks:
             fold.decided(decided(ask, "a"))
-    closed = [len(fold(n, 1150, Tick(at=1150)).lessons) for n in range(5, 9)]
+    closed = [len(fold(n, 1150, Tick(at=1150)).records) for n in range(5, 9)]
     assert closed == [2, 2, 1, 0]
 
 
@@ -202,7 +204,7 @@ def test_l11_other_kernels_other_threads_and_another_hash_seed_give_the_same_bit
 def test_l12_a_batch_under_way_at_the_switch_decides_nothing_any_more() -> None:
     engine = Engine(Settings(), HashEncoder(8), MemoryRankings())
     engine.ledger(0, encode(Begin(fold=engine.fold, rules="r", partitions=1)))
-    ask = Ask(REQUESTS[0], 0)
+    ask = RankingTask(REQUESTS[0], 0)
     decide = engine._partition(0).decide
     assert decide(ask).id == "r0"
     engine.ledger(1, encode(Fold(fold="another", expects=engine.fold)))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from agents.click_models import LogVisitor, TasteVisitor
+from agents.click_models import LoggedClickModel, PositionBasedModel
 from models.events import Click, Decision, Reward, Slot, decode_event, encode
 
 
@@ -37,37 +37,41 @@ def clicked(clicks: list[Click]) -> list[str]:
 
 
 def test_what_a_user_liked_later_is_clicked_from_the_top_down() -> None:
-    visitor = LogVisitor([liked("a", 10), liked("b", 20), rated("c", 30, -1), rated("d", 40, 2)])
+    visitor = LoggedClickModel(
+        [liked("a", 10), liked("b", 20), rated("c", 30, -1), rated("d", 40, 2)]
+    )
     assert clicked(visitor.visit(decision("d", "x", "c", "a"))) == ["d", "a"]
 
 
 def test_what_lies_before_the_decision_is_not_clicked() -> None:
-    visitor = LogVisitor([liked("a", 10), liked("b", 20)])
+    visitor = LoggedClickModel([liked("a", 10), liked("b", 20)])
     assert clicked(visitor.visit(decision("a", "b", at=11))) == ["b"]
-    assert clicked(LogVisitor([liked("a", 10)]).visit(decision("a", at=10))) == ["a"]
+    assert clicked(LoggedClickModel([liked("a", 10)]).visit(decision("a", at=10))) == ["a"]
 
 
 def test_the_window_counts_interactions_of_this_user_liked_or_not() -> None:
     log = [rated("bad", 1, -2), liked("near", 2), liked("far", 3)]
     noise = [liked(f"n{i}", 1, user="bob") for i in range(50)]
-    assert clicked(LogVisitor(log + noise, window=2).visit(decision("near", "far"))) == ["near"]
+    assert clicked(LoggedClickModel(log + noise, window=2).visit(decision("near", "far"))) == [
+        "near"
+    ]
 
 
 def test_an_item_is_clicked_once_ever() -> None:
-    visitor = LogVisitor([liked("a", 10), liked("b", 20)])
+    visitor = LoggedClickModel([liked("a", 10), liked("b", 20)])
     assert clicked(visitor.visit(decision("a", id="r1"))) == ["a"]
     assert clicked(visitor.visit(decision("a", "b", id="r2"))) == ["b"]
 
 
 def test_the_same_decision_is_clicked_alike_however_often_it_comes() -> None:
-    visitor = LogVisitor([liked("a", 10), liked("b", 20)])
+    visitor = LoggedClickModel([liked("a", 10), liked("b", 20)])
     first = visitor.visit(decision("a", "b"))
     visitor.visit(decision("a", "b", id="r2"))
     assert visitor.visit(decision("a", "b")) == first
 
 
 def test_users_do_not_click_for_each_other() -> None:
-    visitor = LogVisitor([liked("a", 10, user="bob")])
+    visitor = LoggedClickModel([liked("a", 10, user="bob")])
     assert visitor.visit(decision("a")) == []
     assert visitor.visit(decision("a", user="nobody")) == []
     assert clicked(visitor.visit(decision("a", user="bob"))) == ["a"]
@@ -75,25 +79,25 @@ def test_users_do_not_click_for_each_other() -> None:
 
 def test_the_order_of_the_log_is_its_times() -> None:
     log = [liked("late", 30), liked("soon", 10)]
-    assert clicked(LogVisitor(log, window=1).visit(decision("late", "soon"))) == ["soon"]
+    assert clicked(LoggedClickModel(log, window=1).visit(decision("late", "soon"))) == ["soon"]
 
 
 def test_a_window_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="window must be at least 1, got 0"):
-        LogVisitor([], window=0)
+        LoggedClickModel([], window=0)
 
 
 def test_a_click_says_which_decision_where_and_shortly_after() -> None:
     shown = decision("x", "a", at=1_000, id="r" * 256)
-    [click] = LogVisitor([liked("a", 1_000)]).visit(shown)
+    [click] = LoggedClickModel([liked("a", 1_000)]).visit(shown)
     assert (click.request, click.position, click.user) == (shown.id, 1, "ann")
     assert 1_500 <= click.at < 3_500
     assert decode_event(encode(click)) == click, "its id is within bounds"
 
 
 def test_an_empty_decision_earns_nothing() -> None:
-    assert LogVisitor([liked("a", 10)]).visit(decision()) == []
-    assert TasteVisitor({"ann": [1.0]}, {"a": [1.0]}).visit(decision()) == []
+    assert LoggedClickModel([liked("a", 10)]).visit(decision()) == []
+    assert PositionBasedModel({"ann": [1.0]}, {"a": [1.0]}).visit(decision()) == []
 
 
 TASTES = {"ann": [1.0, 0.1], "bob": [0.1, 1.0]}
@@ -102,7 +106,7 @@ ITEMS = {"news": [1.0, 0.0], "sport": [0.0, 1.0]}
 
 def test_tastes_seed_and_decision_decide_and_nothing_else() -> None:
     def all_clicks(seed: int, order: range) -> dict[int, list[str]]:
-        visitor = TasteVisitor(TASTES, ITEMS, seed=seed)
+        visitor = PositionBasedModel(TASTES, ITEMS, seed=seed)
         seen = {i: visitor.visit(decision("news", "sport", id=f"r{i}")) for i in order}
         return {i: clicked(seen[i]) for i in range(200)}
 
@@ -112,7 +116,7 @@ def test_tastes_seed_and_decision_decide_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("position", [0, 3])
 def test_clicks_come_as_often_as_the_stated_probability(position: int) -> None:
-    visitor = TasteVisitor({"ann": [0.7]}, {"a": [1.0]}, seed=4)
+    visitor = PositionBasedModel({"ann": [0.7]}, {"a": [1.0]}, seed=4)
     fillers = [f"x{i}" for i in range(position)]
     n = 4_000
     hits = sum(bool(visitor.visit(decision(*fillers, "a", id=f"r{i}"))) for i in range(n))
@@ -121,13 +125,13 @@ def test_clicks_come_as_often_as_the_stated_probability(position: int) -> None:
 
 
 def test_lower_places_are_clicked_less_by_the_patience() -> None:
-    visitor = TasteVisitor(TASTES, ITEMS, patience=0.5)
+    visitor = PositionBasedModel(TASTES, ITEMS, patience=0.5)
     top = visitor.probability("ann", "news", 0)
     assert visitor.probability("ann", "news", 2) == pytest.approx(top / 4)
 
 
 def test_the_value_of_a_decision_is_its_expected_clicks() -> None:
-    visitor = TasteVisitor(TASTES, ITEMS)
+    visitor = PositionBasedModel(TASTES, ITEMS)
     shown = [decision("sport", "news", "unknown", id=f"r{i}") for i in range(4_000)]
     earned = [len(visitor.visit(one)) for one in shown]
     error = 4 * float(np.std(earned)) / math.sqrt(len(earned))
@@ -135,11 +139,11 @@ def test_the_value_of_a_decision_is_its_expected_clicks() -> None:
 
 
 def test_who_or_what_is_unknown_is_not_clicked() -> None:
-    visitor = TasteVisitor(TASTES, ITEMS)
+    visitor = PositionBasedModel(TASTES, ITEMS)
     assert visitor.probability("nobody", "news", 0) == 0
     assert visitor.probability("ann", "unheard of", 0) == 0
 
 
 def test_impatience_without_end_is_refused() -> None:
     with pytest.raises(ValueError, match=r"patience must be in \(0, 1\], got 0"):
-        TasteVisitor({}, {}, patience=0)
+        PositionBasedModel({}, {}, patience=0)

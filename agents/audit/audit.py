@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from agents.attribution import Ask, Rules
-from agents.audit.catalogues import Catalogues
-from agents.audit.differences import ENCODER, REQUEST, Difference, Why, compared, likely, shown
-from agents.audit.expected import Asked
+from agents.attribution import AttributionRules, RankingTask
+from agents.audit.catalogues import CatalogueHistory
+from agents.audit.differences import ENCODER, REQUEST, Cause, Difference, compared, likely, shown
+from agents.audit.expected import ExpectedRecords
 from agents.learner import Learner
-from agents.partition import Received
-from agents.recommender import Recommender, Terms
+from agents.partition import ReceivedMessage
+from agents.recommender import DecisionMetadata, Recommender
 from models.events import (
     Decision,
     Invalid,
@@ -24,7 +24,7 @@ from models.events import (
 )
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class AuditReport(Struct, frozen=True, kw_only=True):
     """What an audit found. `same + different + apart + unchecked_rankings`: all but repeats."""
 
     rankings: int
@@ -70,7 +70,7 @@ END = 2**63
 NOTED = 10  # differences and ids that a report spells out
 
 
-class _Taken(Struct, frozen=True, order=True):
+class _PublishedDecision(Struct, frozen=True, order=True):
     """A decision to make again, as its bytes; in the order of learning."""
 
     model: int
@@ -97,17 +97,17 @@ class Audit:
         self,
         learner: Learner,
         make: Callable[[str, int], Recommender],
-        rules: Rules,
-        terms: Terms,
+        rules: AttributionRules,
+        terms: DecisionMetadata,
         owner: Callable[[str], int],
     ) -> None:
         self.learner = learner
-        self.catalogues = Catalogues(make)
-        self.asked = Asked(rules, owner)
+        self.catalogues = CatalogueHistory(make)
+        self.asked = ExpectedRecords(rules, owner)
         self.terms = terms
         self.counts: Counter[str] = Counter()
-        self._first: dict[tuple[int, str, int], _Taken] = {}
-        self._due: list[_Taken] | None = None
+        self._first: dict[tuple[int, str, int], _PublishedDecision] = {}
+        self._due: list[_PublishedDecision] | None = None
         self._apart: Counter[str] = Counter()
         self._unlike: list[str] = []
         self._reused: list[str] = []
@@ -116,7 +116,7 @@ class Audit:
         self._differences: list[Difference] = []
         self._missing: tuple[int, int] | None = None
 
-    def ranking(self, partition: int, message: Received) -> None:
+    def ranking(self, partition: int, message: ReceivedMessage) -> None:
         """Take a message of the rankings."""
         self.counts["rankings"] += 1
         try:
@@ -124,7 +124,7 @@ class Audit:
         except Invalid:
             self.counts["unreadable"] += 1
             return
-        taken = _Taken(
+        taken = _PublishedDecision(
             decision.model,
             decision.encoder,
             decision.items,
@@ -145,25 +145,25 @@ class Audit:
             self._reused.append(decision.id)
         self._ids.add((partition, decision.id))
 
-    def event(self, partition: int, message: Received) -> None:
+    def event(self, partition: int, message: ReceivedMessage) -> None:
         """Take a message of the events."""
         self.asked.event(partition, message)
 
-    def item(self, message: Received) -> None:
+    def item(self, message: ReceivedMessage) -> None:
         """Take a message of the items."""
         try:
             self.catalogues.items.add(message.offset, decode_item(message.data))
         except Invalid:
             self.catalogues.items.add(message.offset, None)
 
-    def embedding(self, message: Received) -> None:
+    def embedding(self, message: ReceivedMessage) -> None:
         """Take a message of the embeddings."""
         try:
             self.catalogues.add_embedding(message.offset, decode_embedding(message.data))
         except Invalid:
             self.catalogues.add_embedding(message.offset, None)
 
-    def feedback(self, message: Received) -> None:
+    def feedback(self, message: ReceivedMessage) -> None:
         """Decide what was decided before this record, then learn it."""
         self._decide_upto(message.offset)
         if message.offset > self.learner.version:
@@ -173,7 +173,7 @@ class Audit:
             partition = decode_record(message.data).source.partition
             self.asked.learned(self.learner.ledger.places[partition])
 
-    def report(self) -> Report:
+    def report(self) -> AuditReport:
         """Decide the rest, and say what was found."""
         self._decide_upto(END)
         counts = self.counts
@@ -185,7 +185,7 @@ class Audit:
             "embeddings": self.catalogues.embeddings.unreadable,
             "feedback": self.learner.ledger.counts["invalid"],
         }
-        return Report(
+        return AuditReport(
             rankings=counts["rankings"],
             same=counts["same"],
             refused=counts["refused"],
@@ -225,7 +225,7 @@ class Audit:
         while self._due and self._due[-1].model <= offset:
             self._decide(self._due.pop())
 
-    def _decide(self, taken: _Taken) -> None:
+    def _decide(self, taken: _PublishedDecision) -> None:
         if taken.source < self.asked.cut.get(taken.partition, 0):
             self.counts["unchecked"] += 1
             return
@@ -242,7 +242,7 @@ class Audit:
             self._differs(taken, decision, ("source", taken.source, request), REQUEST)
             return
         recommender = self.catalogues.at(taken.encoder, taken.items, taken.embeddings)
-        made = recommender(Ask(request, taken.source))
+        made = recommender(RankingTask(request, taken.source))
         if encode(made) == taken.data:
             self.counts["same"] += 1
             self.counts["refused"] += made.refused is not None
@@ -255,7 +255,11 @@ class Audit:
         self._differs(taken, decision, found, why)
 
     def _differs(
-        self, taken: _Taken, decision: Decision, found: tuple[str, object, object], why: Why
+        self,
+        taken: _PublishedDecision,
+        decision: Decision,
+        found: tuple[str, object, object],
+        why: Cause,
     ) -> None:
         self.counts["different"] += 1
         self._causes[why.cause] += 1
@@ -277,7 +281,7 @@ class Audit:
                 )
             )
 
-    def _holes(self, taken: _Taken) -> dict[str, int]:
+    def _holes(self, taken: _PublishedDecision) -> dict[str, int]:
         """The first missing offset below the decision's version, of each log that misses one."""
         feedback = self._missing[0] if self._missing else self.learner.version
         holes = {

@@ -13,7 +13,7 @@ SIZE = 64  # of vectors nobody has seen: as many as a text can be projected to
 LARGEST = 8_192  # float16 values that an embedding has room for
 
 
-class Log(Generic[T]):
+class VersionHistory(Generic[T]):
     """A log's usable records by offset, and which offsets it holds at all.
 
     >>> log = Log[str]()
@@ -51,14 +51,14 @@ class Log(Generic[T]):
         return first if first < version else None
 
 
-class _Kept:
+class _ItemVersion:
     def __init__(self, encoder: str, recommender: Recommender) -> None:
         self.encoder = encoder
         self.recommender = recommender
         self.items = self.embeddings = 0  # everything below is folded
 
 
-class Catalogues:
+class CatalogueHistory:
     """Gives what decides at any versions, asked for in an order that mostly rises.
 
     A catalogue only goes forward, so a few are kept: the most advanced that is not beyond what is
@@ -67,13 +67,13 @@ class Catalogues:
     """
 
     def __init__(self, make: Callable[[str, int], Recommender], most: int = 8) -> None:
-        self.items = Log[Item]()
-        self.embeddings = Log[Embedding]()
+        self.items = VersionHistory[Item]()
+        self.embeddings = VersionHistory[Embedding]()
         self.made = 0
         self._make = make  # from an encoder's version and the size of its vectors
         self._most = most
         self._sizes: dict[str, Counter[int]] = {}  # by encoder: how long its vectors are
-        self._kept: list[_Kept] = []
+        self._kept: list[_ItemVersion] = []
 
     def add_embedding(self, offset: int, embedding: Embedding | None) -> None:
         """Take an embedding."""
@@ -106,9 +106,9 @@ class Catalogues:
         self._kept = [*others, kept][-self._most :]
         return kept.recommender
 
-    def _new(self, encoder: str) -> _Kept:
+    def _new(self, encoder: str) -> _ItemVersion:
         self.made += 1
-        return _Kept(encoder, self._make(encoder, self._size(encoder)))
+        return _ItemVersion(encoder, self._make(encoder, self._size(encoder)))
 
     def _size(self, encoder: str) -> int:
         """How long an encoder's vectors are: its version ends with it, else what most are."""

@@ -31,36 +31,38 @@ class Difference(Struct, frozen=True, kw_only=True):
     because: str
 
 
-class Why(Struct, frozen=True):
+class Cause(Struct, frozen=True):
     """A likely cause: its name, to count by, and a sentence."""
 
     cause: str
     because: str
 
 
-REQUEST = Why("other request", "the ranking does not answer the event at its source")
+REQUEST = Cause("other request", "the ranking does not answer the event at its source")
 FIELDS = {
-    "seed": Why("other seed", "the seed is not this one's: set RANKLOOP_SEED as it was"),
-    "policy": Why("other policy", "another policy decided: set RANKLOOP_POLICY as it was"),
-    "build": Why("other build", "another release decided: audit with that one"),
-    "settings": Why("other settings", "other settings decided: audit with those"),
-    "features": Why("other build", "it was judged on other features: another release decided"),
-    "candidates": Why("other candidates", "others could be chosen, or they were altered"),
+    "seed": Cause("other seed", "the seed is not this one's: set RANKLOOP_SEED as it was"),
+    "policy": Cause("other policy", "another policy decided: set RANKLOOP_POLICY as it was"),
+    "build": Cause("other build", "another release decided: audit with that one"),
+    "settings": Cause("other settings", "other settings decided: audit with those"),
+    "features": Cause("other build", "it was judged on other features: another release decided"),
+    "candidates": Cause("other candidates", "others could be chosen, or they were altered"),
 }
-ENCODER = Why("other encoder", "the log has no vectors of the text model that it names")
-CPU = Why(
+ENCODER = Cause("other encoder", "the log has no vectors of the text model that it names")
+CPU = Cause(
     "other CPU",
     "same items, numbers equal to 5 digits: another processor or other libraries, "
     "on which bits are not promised",
 )
-CHANCE = Why("other order", "same items in another order: it was altered, or other chance drew it")
-PROPENSITY = Why(
+CHANCE = Cause(
+    "other order", "same items in another order: it was altered, or other chance drew it"
+)
+PROPENSITY = Cause(
     "other propensity", "only propensities differ: they were altered, or exploration was different"
 )
-ALTERED = Why(
+ALTERED = Cause(
     "altered", "it was altered after it was made, or its versions are not those it was made with"
 )
-BYTES = Why("other bytes", "same values in other bytes: it was not written by this codec")
+BYTES = Cause("other bytes", "same values in other bytes: it was not written by this codec")
 
 
 def first_difference(logged: Any, made: Any, path: str = "") -> tuple[str, Any, Any] | None:
@@ -99,7 +101,7 @@ def _fields(decision: Decision) -> dict[str, Any]:
     return {name: msgspec.to_builtins(getattr(decision, name)) for name in names}
 
 
-def likely(field: str, logged: Decision, made: Decision, missing: Mapping[str, int]) -> Why:
+def likely(field: str, logged: Decision, made: Decision, missing: Mapping[str, int]) -> Cause:
     """The likely cause of a first difference; `missing` has a log's first missing offset."""
     top = field.partition("[")[0].partition(".")[0]
     if top in ("id", "user", "at", "k", "context", "source"):
@@ -108,13 +110,13 @@ def likely(field: str, logged: Decision, made: Decision, missing: Mapping[str, i
         return FIELDS[top]
     if missing:
         where = ", ".join(f"{log} has none at offset {n}" for log, n in missing.items())
-        return Why("missing record", f"records below its versions are missing: {where}")
+        return Cause("missing record", f"records below its versions are missing: {where}")
     if top == "bytes":
         return BYTES
     return _of_slots(logged, made) if top == "slots" else ALTERED
 
 
-def _of_slots(logged: Decision, made: Decision) -> Why:
+def _of_slots(logged: Decision, made: Decision) -> Cause:
     items, again = [[slot.item for slot in one.slots] for one in (logged, made)]
     if items != again:
         return CHANCE if sorted(items) == sorted(again) else ALTERED

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable
 
-from agents.attribution import Ask, Attribution, Rules
-from agents.ledger import Place
-from agents.partition import DAY, Received
+from agents.attribution import Attribution, AttributionRules, RankingTask
+from agents.ledger import PartitionHead
+from agents.partition import DAY, ReceivedMessage
 from models.events import (
     Click,
     Decision,
@@ -21,7 +21,7 @@ from models.events import (
 )
 
 
-class Asked:
+class ExpectedRecords:
     """Takes all decisions first, then all events, each partition in order, then what was learned.
 
     A message appended at 0 is taken to have come at its `at`. Of a partition that does not begin at
@@ -34,7 +34,7 @@ class Asked:
     (1, ['r'])
     """
 
-    def __init__(self, rules: Rules, owner: Callable[[str], int]) -> None:
+    def __init__(self, rules: AttributionRules, owner: Callable[[str], int]) -> None:
         self.rules = rules
         self.owner = owner
         self.count = 0
@@ -65,7 +65,7 @@ class Asked:
         self._events[partition, decision.source] = None
         self._decided[partition, decision.source, decision.id] = data
 
-    def event(self, partition: int, message: Received) -> None:
+    def event(self, partition: int, message: ReceivedMessage) -> None:
         """Take a message of the events."""
         fold = self._folds.get(partition)
         if fold is None:
@@ -85,13 +85,13 @@ class Asked:
         reason = self._discards(partition, appended, event)
         if reason is None:
             caused = fold(message.offset, appended, event)
-            for lesson in caused.lessons:
+            for lesson in caused.records:
                 self._implied[lesson.source] = chain(lesson.data)
-            for ask in caused.asks:
+            for ask in caused.tasks:
                 if where in self._events and partition not in self.cut:
                     self._events[where] = encode(ask.request)
                 fold.decided(self._answer(partition, ask))
-            reason = None if caused.asks else caused.fate
+            reason = None if caused.tasks else caused.fate
         if asks and reason:
             self.discarded[reason] += 1
 
@@ -115,7 +115,7 @@ class Asked:
             context=decision.context,
         )
 
-    def learned(self, place: Place) -> None:
+    def learned(self, place: PartitionHead) -> None:
         """A record was learned: is it the one that its event implies?"""
         source = place.source
         implied = self._implied.pop(source, None)
@@ -128,7 +128,7 @@ class Asked:
             if source.partition not in {other.partition for other in self.strange}:
                 self.strange.append(source)
 
-    def _answer(self, partition: int, ask: Ask) -> Decision:
+    def _answer(self, partition: int, ask: RankingTask) -> Decision:
         request = ask.request
         data = self._decided.pop((partition, ask.source, request.id), None)
         if data is None and partition in self.cut:

@@ -31,7 +31,7 @@ def mistakes() -> tuple[type[Exception], ...]:
     from aiokafka.errors import KafkaError
     from redis.exceptions import RedisError
 
-    from agents.ledger import Unknown
+    from agents.ledger import UnknownRecordType
     from agents.partition import Diverged
     from stream.demo.client import Silent
     from stream.kafka.authorization import Denied, Unreachable
@@ -42,7 +42,7 @@ def mistakes() -> tuple[type[Exception], ...]:
     from stream.offline.audit import Unauditable
     from stream.storage.tensor_file import Refused
 
-    refused = (Cut, Denied, Diverged, Refused, Unauditable, Unknown, WrongShape)
+    refused = (Cut, Denied, Diverged, Refused, Unauditable, UnknownRecordType, WrongShape)
     away = (Silent, StackError, Unreachable)
     return KafkaError, OSError, RedisError, Unpublished, ValueError, *refused, *away
 

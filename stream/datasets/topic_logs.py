@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
-from agents.partition import Received
+from agents.partition import ReceivedMessage
 from models.events import Invalid
 from stream.datasets.log_files import read_lines
 from stream.kafka import authorization as access
@@ -38,7 +38,7 @@ class Logs(Protocol):
         """About how many messages a topic has, if that is known."""
         ...
 
-    def read(self, name: str) -> Iterator[tuple[int, Received]]:
+    def read(self, name: str) -> Iterator[tuple[int, ReceivedMessage]]:
         """A topic's messages with their partitions, each partition in order."""
         ...
 
@@ -58,7 +58,7 @@ class KafkaLogs:
     def total(self, name: str) -> int | None:
         return sum(end - start for start, end in self._ranges[name].values())
 
-    def read(self, name: str) -> Iterator[tuple[int, Received]]:
+    def read(self, name: str) -> Iterator[tuple[int, ReceivedMessage]]:
         left = {tp: end for tp, (start, end) in self._ranges[name].items() if start < end}
         if not left:
             return
@@ -110,9 +110,9 @@ class KafkaLogs:
 
 async def _more(
     reader: AIOKafkaConsumer, left: dict[TopicPartition, int]
-) -> list[tuple[int, Received]]:
+) -> list[tuple[int, ReceivedMessage]]:
     """What has come of the partitions in `left` below their ends; takes out those at their end."""
-    found: list[tuple[int, Received]] = []
+    found: list[tuple[int, ReceivedMessage]] = []
     for tp, messages in (await reader.getmany(*left, timeout_ms=1000)).items():
         found += [(tp.partition, m) for m in received(messages) if m.offset < left[tp]]
     for tp in list(left):
@@ -158,13 +158,13 @@ class FileLogs:
             return sum(pq.read_metadata(path).num_rows for path in paths)
         return None
 
-    def read(self, name: str) -> Iterator[tuple[int, Received]]:
+    def read(self, name: str) -> Iterator[tuple[int, ReceivedMessage]]:
         for partition, path in sorted(self._files[name].items()):
             messages = _rows(path) if path.suffix == ".parquet" else _lines(path)
             yield from ((partition, message) for message in messages)
 
 
-def save(logs: Logs, folder: Path, name: str) -> Iterator[tuple[int, Received]]:
+def save(logs: Logs, folder: Path, name: str) -> Iterator[tuple[int, ReceivedMessage]]:
     """Write a topic to `folder`, a Parquet file a partition, and pass its messages on."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}-{n}.parquet" for n in range(logs.partitions(name))]
@@ -180,13 +180,13 @@ def save(logs: Logs, folder: Path, name: str) -> Iterator[tuple[int, Received]]:
             writer.close()
 
 
-def _write(writer: pq.ParquetWriter, messages: Iterable[Received]) -> None:
+def _write(writer: pq.ParquetWriter, messages: Iterable[ReceivedMessage]) -> None:
     rows = [{"offset": m.offset, "appended": m.appended, "message": m.data} for m in messages]
     if rows:
         writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
 
 
-def _rows(path: Path) -> Iterator[Received]:
+def _rows(path: Path) -> Iterator[ReceivedMessage]:
     try:
         with pq.ParquetFile(path) as file:
             if not set(_SCHEMA.names) <= set(file.schema_arrow.names):
@@ -195,11 +195,11 @@ def _rows(path: Path) -> Iterator[Received]:
             for batch in file.iter_batches(CHUNK, columns=_SCHEMA.names):
                 columns = (batch.column(name).to_pylist() for name in _SCHEMA.names)
                 for offset, appended, data in zip(*columns, strict=True):
-                    yield Received(offset, appended, data)
+                    yield ReceivedMessage(offset, appended, data)
     except (pa.ArrowInvalid, OSError) as error:
         raise Invalid(f"{path}: {error}") from None
 
 
-def _lines(path: Path) -> Iterator[Received]:
+def _lines(path: Path) -> Iterator[ReceivedMessage]:
     for number, data in read_lines(path):
-        yield Received(number - 1, 0, data)
+        yield ReceivedMessage(number - 1, 0, data)

@@ -8,7 +8,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
-from agents.partition import Received
+from agents.partition import ReceivedMessage
 from models.events import Decision, Invalid, decode_decision
 
 log = logging.getLogger(__name__)
@@ -18,9 +18,9 @@ class Cut(Exception):
     """The log does not reach back to where it must be read from."""
 
 
-def received(messages: list[ConsumerRecord]) -> list[Received]:
+def received(messages: list[ConsumerRecord]) -> list[ReceivedMessage]:
     """Kafka's records as the agents know them; a null value becomes an empty message."""
-    return [Received(m.offset, m.timestamp, m.value or b"") for m in messages]
+    return [ReceivedMessage(m.offset, m.timestamp, m.value or b"") for m in messages]
 
 
 def decision_of(message: ConsumerRecord) -> Decision | None:

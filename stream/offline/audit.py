@@ -10,9 +10,9 @@ import msgspec
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
-from agents.audit.audit import Audit, Report
-from agents.ledger import Unknown
-from agents.partition import Received
+from agents.audit.audit import Audit, AuditReport
+from agents.ledger import UnknownRecordType
+from agents.partition import ReceivedMessage
 from agents.recommender import Recommender
 from models.base import Floats
 from models.events import Invalid, Source
@@ -45,7 +45,7 @@ class Recorded:
 
 def audit(
     settings: Settings, logs: Logs, folder: Path | None = None, quiet: bool = False
-) -> tuple[Report, float]:
+) -> tuple[AuditReport, float]:
     """Read all logs and make every ranking again; what was found, and how many seconds it took.
 
     With `folder`, what is read is kept there, to be audited again as `FileLogs`.
@@ -86,7 +86,7 @@ def auditor(
     )
 
 
-def take(made: Audit, name: str, partition: int, message: Received) -> None:
+def take(made: Audit, name: str, partition: int, message: ReceivedMessage) -> None:
     """Give an audit a message of one of its logs, which come in ORDER."""
     match name:
         case "rankings":
@@ -101,7 +101,7 @@ def take(made: Audit, name: str, partition: int, message: Received) -> None:
             made.feedback(message)
 
 
-def lines(report: Report) -> Iterator[str]:
+def lines(report: AuditReport) -> Iterator[str]:
     """What was found, for people, the verdict first."""
     counted = report.same + report.different + sum(report.apart.values())
     yield f"{report.same:,} of {counted:,} rankings came out bit for bit the same"
@@ -156,7 +156,7 @@ def lines(report: Report) -> Iterator[str]:
             yield f"{topic}: {count:,} messages cannot be decoded"
 
 
-def _begin(report: Report) -> str:
+def _begin(report: AuditReport) -> str:
     return ", ".join(f"{n} at {offset}" for n, offset in report.cut.items())
 
 
@@ -179,7 +179,7 @@ def run(settings: Settings, source: Path | None, folder: Path | None, as_json: b
         logs: Logs = FileLogs(source) if source else KafkaLogs(settings)
         quiet = as_json or not sys.stderr.isatty()
         report, seconds = audit(settings, logs, folder, quiet)
-    except (Cut, Invalid, KafkaError, OSError, Unknown) as error:
+    except (Cut, Invalid, KafkaError, OSError, UnknownRecordType) as error:
         raise Unauditable(str(error)) from error
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if as_json:

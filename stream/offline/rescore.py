@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.attribution import Ask
+from agents.attribution import RankingTask
 from agents.recommender import Recommender
 from models.events import Decision, Outcome, decode_record
 from policies.base import Policy
@@ -38,7 +38,7 @@ class Rescoring:
         self._targets = targets
         self._places = places
 
-    def __call__(self, ask: Ask) -> Decision:
+    def __call__(self, ask: RankingTask) -> Decision:
         """The decision, made again."""
         decision = self.recommender(ask)
         if decision.slots:

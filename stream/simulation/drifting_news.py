@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct, structs
 
-from agents.click_models import Drift, TasteVisitor
+from agents.click_models import Drift, PositionBasedModel
 from models.events import Embedding
 from stream import build
 from stream.datasets.simulated_news import MINUTE, START, News, news
@@ -49,7 +49,7 @@ class ShelfWorld(Struct, frozen=True):
         newest = (at - START) // EVERY
         return [one.id for one in self.news.items[max(0, newest + 1 - LIFE) : newest + 1]]
 
-    def visitor(self) -> TasteVisitor:
+    def visitor(self) -> PositionBasedModel:
         readers = sorted(self.news.tastes)
         others = dict(zip(readers, readers[1:] + readers[:1], strict=True))
         third = (self._at(self.requests - 1) - self._at(0)) // 3
@@ -58,7 +58,7 @@ class ShelfWorld(Struct, frozen=True):
             self._at(0) + third,
             self._at(0) + 2 * third,
         )
-        return TasteVisitor(
+        return PositionBasedModel(
             self.news.tastes, self.news.topics, seed=self.seed, drift=drift, late=LATE
         )
 

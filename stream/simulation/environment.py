@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from agents.click_models import LogVisitor
+from agents.click_models import LoggedClickModel
 from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
 from stream.simulation.event_log import Log, liked
 from stream.storage.vector_cache import Known
@@ -59,7 +59,7 @@ class LogWorld(Struct, frozen=True):
         return asking(self.log.in_time(), likes, min(self.requests, likes), self.k)
 
     def visitor(self) -> Visitor:
-        return Absent() if self.asks else LogVisitor(self.log.events, window=self.window)
+        return Absent() if self.asks else LoggedClickModel(self.log.events, window=self.window)
 
 
 def asking(

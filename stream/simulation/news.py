@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agents.click_models import TasteVisitor
+from agents.click_models import PositionBasedModel
 from models.events import Embedding, Request
 from stream import build
 from stream.datasets.simulated_news import MINUTE, START, News, news
@@ -29,8 +29,8 @@ class NewsWorld(Struct, frozen=True):
         times = (START + (i + 1) * every for i in range(self.requests))
         return asking(self.news, self.embeddings, times, self.seed, self.k)
 
-    def visitor(self) -> TasteVisitor:
-        return TasteVisitor(self.news.tastes, self.news.topics, seed=self.seed)
+    def visitor(self) -> PositionBasedModel:
+        return PositionBasedModel(self.news.tastes, self.news.topics, seed=self.seed)
 
 
 def asking(

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from agents.attribution_state import Remembered, packed, unpacked
+from agents.attribution_state import AttributionState, decode_state, encode_state
 from stream.storage.object_store import Shelf
 from stream.storage.tensor_file import Damaged, Refused, header, pieces, read
 
@@ -52,7 +52,7 @@ class Attributions:
         self.topic = ""  # known once a worker has looked at its log
         self.rules = rules
 
-    def write(self, state: Remembered) -> None:
+    def write(self, state: AttributionState) -> None:
         """Put a state on the shelf, whole or not at all; remove what two newer ones replace."""
         label = Label(
             prefix=self.prefix,
@@ -66,7 +66,7 @@ class Attributions:
         texts = {name: str(value) for name, value in msgspec.structs.asdict(label).items()}
         arrays = {
             f"{name}.{n:06}": np.frombuffer(data, np.uint8)
-            for n, (name, data) in enumerate(packed(state))
+            for n, (name, data) in enumerate(encode_state(state))
         }
         self.shelf.put(named(state.partition, state.next), pieces(arrays, texts))
         # Only below what was just written: whoever is ahead of this worker owns the partition now.
@@ -88,7 +88,7 @@ class Attributions:
         with self.shelf.open(named(partition, offset)) as (file, size):
             return self._label(header(file, size).texts, partition, offset), size
 
-    def read(self, partition: int, offset: int) -> Remembered:
+    def read(self, partition: int, offset: int) -> AttributionState:
         """A state, checked in full. Raises Damaged, Refused or OSError."""
         with self.shelf.open(named(partition, offset)) as (file, size):
             head, arrays = read(file, size)
@@ -96,7 +96,7 @@ class Attributions:
         order = sorted(arrays, key=lambda name: name.rpartition(".")[2])
         parts = ((name.partition(".")[0], arrays[name].tobytes()) for name in order)
         try:
-            state = unpacked(parts, self.rules)
+            state = decode_state(parts, self.rules)
         except ValueError as error:
             raise Damaged(str(error)) from None
         if state is None:
@@ -105,7 +105,7 @@ class Attributions:
             raise Damaged(f"it is of partition {state.partition} at {state.next}")
         return state
 
-    def newest(self, partition: int, first: int, last: int) -> Remembered | None:
+    def newest(self, partition: int, first: int, last: int) -> AttributionState | None:
         """The newest good one between two offsets; what is damaged is said loudly."""
         where = {"partition": partition, "shelf": self.shelf.where}
         try:

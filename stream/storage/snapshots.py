@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from agents.learner import Learner, State
-from agents.ledger import Standing
+from agents.learner import Learner, LearnerState
+from agents.ledger import LedgerState
 from models.base import Arrays
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import Attributions
@@ -89,7 +89,7 @@ def cover_in(head: Header) -> Cover:
         raise Damaged(f"its cover cannot be read: {error}") from None
 
 
-def arrays_of(state: State) -> Arrays:
+def arrays_of(state: LearnerState) -> Arrays:
     """A state as named arrays; they share its memory."""
     ledger = msgspec.json.encode(state.ledger)
     memory = {f"memory.{name}": array for name, array in state.memory.items()}
@@ -99,14 +99,14 @@ def arrays_of(state: State) -> Arrays:
     return memory | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
 
 
-def state_in(cover: Cover, arrays: Arrays) -> State:
+def state_in(cover: Cover, arrays: Arrays) -> LearnerState:
     """The state that `arrays_of` wrote. Raises Damaged if there is none."""
     try:
-        ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=Standing)
+        ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=LedgerState)
         policy = arrays["policy"].tobytes()
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"its ledger cannot be read: {error}") from None
-    return State(
+    return LearnerState(
         ledger=ledger,
         memory=_within("memory.", arrays),
         policy=policy,
@@ -167,7 +167,7 @@ class Snapshots:
         self.keep = keep
         self.newest: Cover | None = None  # written or restored here
 
-    def write(self, state: State) -> Cover:
+    def write(self, state: LearnerState) -> Cover:
         """Put a snapshot on the shelf, whole or not at all, and remove those beyond `keep`."""
         cover = Cover(
             version=state.version,
@@ -192,7 +192,7 @@ class Snapshots:
         """Whether there is one of a later version."""
         return any(found > version for found in self.versions())
 
-    def read(self, version: int) -> tuple[Cover, State]:
+    def read(self, version: int) -> tuple[Cover, LearnerState]:
         """A snapshot, checked in full. Raises Damaged, Refused or OSError."""
         with self.shelf.open(named(version)) as (file, size):
             head, arrays = read(file, size)

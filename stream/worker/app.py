@@ -15,8 +15,8 @@ import mode.loop
 import msgspec
 from aiokafka.errors import KafkaError
 
-from agents.learner import Disagrees
-from agents.ledger import Unknown
+from agents.learner import DigestMismatch
+from agents.ledger import UnknownRecordType
 from agents.partition import Diverged
 from models.base import Encoder
 from stream import build
@@ -50,7 +50,7 @@ def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
 
 log = logging.getLogger(__name__)
 # The log is not what it must be, and no retry mends that: said in one line, then a clean stop.
-REFUSALS = (Refused, Cut, Denied, Diverged, Disagrees, Foreign, Unknown)
+REFUSALS = (Refused, Cut, Denied, Diverged, DigestMismatch, Foreign, UnknownRecordType)
 
 
 def name(settings: Settings, encoder: Encoder) -> str:

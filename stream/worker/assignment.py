@@ -4,7 +4,7 @@ import time
 
 from aiokafka import OffsetAndMetadata
 
-from agents.attribution_state import Remembered
+from agents.attribution_state import AttributionState
 from agents.bookmark import encode_bookmark
 from agents.partition import Commit, Partition
 from stream.worker.counters import Stand, Tally
@@ -29,7 +29,7 @@ class Life:
         self.began = self.heard = time.monotonic()
         self.needed = 0  # who takes over reads the events from here on
         self.committed = 0
-        self.copy: Remembered | None = None  # to be written once it is committed
+        self.copy: AttributionState | None = None  # to be written once it is committed
         self.kept = 0  # the offset of the newest file of its attribution
         self.restored: Restored | None = None
         self._silent = True  # nothing was handled yet

@@ -15,8 +15,8 @@ from aiokafka import ConsumerRecord, TopicPartition
 from msgspec import to_builtins
 from msgspec.structs import asdict
 
-from agents.attribution import Ask, Attribution
-from agents.learner import Disagrees, Learner
+from agents.attribution import Attribution, RankingTask
+from agents.learner import DigestMismatch, Learner
 from agents.ledger import Ledger
 from agents.partition import Partition
 from models.base import Encoder
@@ -154,7 +154,7 @@ class Engine:
         newest = max(self.ledger, self.parts.learner.ledger, key=lambda ledger: ledger.version)
         return newest.fold != self.fold
 
-    def _decide(self, ask: Ask) -> Decision:
+    def _decide(self, ask: RankingTask) -> Decision:
         """A batch under way at the switch decides nothing any more (L12); the next owner does."""
         if self.stands_by:
             raise Lost("another fold is in force")
@@ -248,7 +248,7 @@ class Engine:
             return
         for name in self.keeping.snapshots.rollback(0):
             log.error("snapshot set aside", extra={"snapshot": name})
-        raise Disagrees(f"{what}; its snapshots are set aside: start it again, to fold anew")
+        raise DigestMismatch(f"{what}; its snapshots are set aside: start it again, to fold anew")
 
     def _partition(self, number: int) -> Partition:
         return Partition(

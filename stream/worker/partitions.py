@@ -13,7 +13,15 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
 
-from agents.partition import Answer, Await, Command, Commit, Discard, Partition, Teach
+from agents.partition import (
+    AwaitLearner,
+    Command,
+    Commit,
+    Partition,
+    PublishDeadLetters,
+    PublishFeedback,
+    PublishRankings,
+)
 from models.events import Decision, encode
 from stream.kafka.producer import Outgoing, Publisher, Unpublished, deadletter
 from stream.kafka.reader import Follower, decision_of, received
@@ -224,20 +232,20 @@ class Partitions(ConsumerRebalanceListener):
 
     async def _perform(self, life: Life, command: Command) -> Any:
         match command:
-            case Teach(lessons):
+            case PublishFeedback(lessons):
                 topic = self.topics.feedback
                 offsets = await self.publish([Outgoing(topic, x.data) for x in lessons])
                 return offsets[-1] + 1
-            case Await(version):
+            case AwaitLearner(version):
                 try:
                     async with asyncio.timeout(self.settings.wait_seconds):
                         await self.follower.reached(self.feedback, version)
                 except TimeoutError:
                     life.tally.older += 1
                     log.warning("deciding with an older model", extra={"waited_for": version})
-            case Answer(decisions):
+            case PublishRankings(decisions):
                 await self._answer(life, decisions)
-            case Discard(letters):
+            case PublishDeadLetters(letters):
                 topics, number = self.topics, life.number
                 await self.publish(
                     [

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from agents.attribution import Attribution
 from agents.bookmark import Bookmark, decode_bookmark
-from agents.partition import Command, Commands, Diverged, Partition, ReadBack
+from agents.partition import Command, Commands, Diverged, Partition, ReadRankings
 from stream.kafka.reader import Cut, decision_of, received
 from stream.kafka.topics import Topics
 from stream.settings import Settings
@@ -160,7 +160,7 @@ class Again:
                 await drive(self.partition.restore(known), self._read_back)
                 done = messages[-1].offset + 1
                 count += len(known)
-        while not self.lost() and await self._read_back(ReadBack()):
+        while not self.lost() and await self._read_back(ReadRankings()):
             pass
         if not self.lost():
             attribution = self.partition.attribution

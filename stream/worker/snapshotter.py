@@ -63,7 +63,7 @@ class Keeping:
         began = time.monotonic()
         cover = await asyncio.to_thread(self.snapshots.restore, self.learner)
         if self.ledger is not self.learner.ledger:
-            self.ledger.load(self.learner.ledger.standing())
+            self.ledger.load(self.learner.ledger.state())
         version, topic = self.learner.version, self.feedback.topic
         begins = await self.follower.begins(self.feedback)
         fits(version, begins, await self.follower.end(self.feedback), topic)

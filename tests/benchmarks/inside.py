@@ -9,9 +9,9 @@ from typing import Any
 import world
 from measure import Row, Rows, amount, watch
 
-from agents.attribution import Ask, Attribution
+from agents.attribution import Attribution, RankingTask
 from agents.loop import Loop
-from agents.partition import Partition, Received
+from agents.partition import Partition, ReceivedMessage
 from agents.recommender import Recommender
 from models.bert_encoder import embed
 from models.candidates import standardised
@@ -31,7 +31,7 @@ def folds(seconds: float) -> Rows:
     clicks = world.clicks(amount(100_000, seconds))
     parts = build.parts(world.SETTINGS, build.encoder(world.SETTINGS))
     attribution = Attribution(0, world.SETTINGS.attribution_rules())
-    received = [Received(n, one.at, encode(one)) for n, one in enumerate(clicks)]
+    received = [ReceivedMessage(n, one.at, encode(one)) for n, one in enumerate(clicks)]
     partition = Partition(attribution, parts.learner.ledger, refuse, own)
     with watch() as spent:
         for start in range(0, len(received), 500):
@@ -44,7 +44,7 @@ def folds(seconds: float) -> Rows:
     lessons = [
         lesson.data
         for n, click in enumerate(clicks)
-        for lesson in attribution(n, click.at, click).lessons
+        for lesson in attribution(n, click.at, click).records
     ]
     with watch() as spent:
         for offset, data in enumerate(lessons):
@@ -59,7 +59,7 @@ def own(user: str) -> int:
     return 0
 
 
-def refuse(ask: Ask) -> Any:
+def refuse(ask: RankingTask) -> Any:
     raise AssertionError(f"{ask} in a log without requests")
 
 
@@ -82,7 +82,7 @@ def deciding(seconds: float) -> Rows:
     loop = warm(seconds)
     at = loop.attribution.watermark
     made = world.requests("ask", HOT + amount(5_000, seconds))
-    asks = [Ask(world.request(*one, at=at), n) for n, one in enumerate(made)]
+    asks = [RankingTask(world.request(*one, at=at), n) for n, one in enumerate(made)]
     decide = loop.recommender
     for ask in asks[:HOT]:
         encode(decide(ask))
@@ -96,7 +96,7 @@ def deciding(seconds: float) -> Rows:
         yield Row(f"  of it: {part}", micros, "us", "mean of a ranking, each part on its own")
 
 
-def parts_of(decide: Recommender, asks: list[Ask]) -> dict[str, float]:
+def parts_of(decide: Recommender, asks: list[RankingTask]) -> dict[str, float]:
     """Mean microseconds of each step of a decision."""
     spent: dict[str, float] = {}
 

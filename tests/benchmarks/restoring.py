@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 import click
 from machine import machine
 
-from agents.attribution import Attribution, Rules
+from agents.attribution import Attribution, AttributionRules
 from agents.bookmark import Bookmark
 from agents.ledger import Ledger
-from agents.partition import Partition, Received
+from agents.partition import Partition, ReceivedMessage
 from models.events import Click, Decision, Event, Features, Request, Slot, encode
 from stream.storage.attribution_snapshots import Attributions
 from stream.storage.object_store import Folder
 
-RULES = Rules(refresh=False)
+RULES = AttributionRules(refresh=False)
 START = 1_700_000_000_000
 
 
@@ -62,10 +62,10 @@ def decided(request: Request, source: int) -> Decision:
     )
 
 
-def batches(count: int) -> Iterator[list[Received]]:
+def batches(count: int) -> Iterator[list[ReceivedMessage]]:
     for start in range(0, count, 500):
         events = [(n, event(n, count)) for n in range(start, min(count, start + 500))]
-        yield [Received(n, one.at, encode(one)) for n, one in events]
+        yield [ReceivedMessage(n, one.at, encode(one)) for n, one in events]
 
 
 def refuse(_: object) -> Decision:
@@ -99,7 +99,7 @@ def main(events: int) -> None:
     one = Attribution(0, RULES)
     for n in range(events):
         happened = event(n, events)
-        for ask in one(n, happened.at, happened).asks:
+        for ask in one(n, happened.at, happened).tasks:
             one.decided(decided(ask.request, ask.source), ask.source)
     with TemporaryDirectory() as folder:
         kept = Attributions(Folder(Path(folder)), "benchmark", RULES.digest)

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from stand import PATIENCE, Answer, Client, Stand, publish
 
-from agents.attribution import Ask
+from agents.attribution import RankingTask
 from models.arrays.lru_index import part
 from models.events import (
     Begin,
@@ -185,7 +185,7 @@ def loaded(settings: Settings, size: Size) -> list[Row]:
         items.fold_item(n, Item(id=f"item:{n}", at=0))
     waited = time.perf_counter() - waited
     _, recommend = build.deciding(settings, learner, items)
-    assert recommend(Ask(Request(id="r", user="user:1", at=1), source=0)).slots
+    assert recommend(RankingTask(Request(id="r", user="user:1", at=1), source=0)).slots
     seconds = time.perf_counter() - began - waited
     return [*rows, Row("loaded and ranked", seconds, "s", "the first ranking of a known user")]
 

@@ -3,19 +3,19 @@
 from collections.abc import Generator
 from typing import Protocol
 
-from agents.attribution import Ask
-from agents.attribution_state import Remembered
+from agents.attribution import RankingTask
+from agents.attribution_state import AttributionState
 from agents.bookmark import Bookmark, decode_bookmark, encode_bookmark
 from agents.ledger import Ledger
 from agents.partition import (
-    Answer,
-    Await,
+    AwaitLearner,
     Command,
     Commit,
-    Discard,
     Partition,
-    ReadBack,
-    Teach,
+    PublishDeadLetters,
+    PublishFeedback,
+    PublishRankings,
+    ReadRankings,
 )
 from models.events import Decision, decode_decision, encode
 from tests.schedules.logs import Log, World
@@ -37,7 +37,7 @@ class Owner(Protocol):
     ledger: Ledger
 
     def follow(self, upto: int) -> None: ...
-    def decide(self, ask: Ask) -> Decision: ...
+    def decide(self, ask: RankingTask) -> Decision: ...
 
 
 class Life:
@@ -50,7 +50,7 @@ class Life:
         self.read = 0
         self.commits: list[Commit] = []
         self.committed = 0
-        self.copy: Remembered | None = None
+        self.copy: AttributionState | None = None
         self.ready = self.stopping = self.lost = False
         self.begun = self.waited = 0
         self.partition = self._partition()
@@ -115,7 +115,7 @@ class Life:
                     command = commands.send(answer)
                 except StopIteration:
                     break
-                assert isinstance(command, ReadBack)
+                assert isinstance(command, ReadRankings)
                 answer = self.read < end
                 self.read_rankings(min(end, self.read + 1 + self.chance.below(3)))
         self.read_rankings(end)
@@ -125,7 +125,7 @@ class Life:
         self.partition.restored(committed)
         self.committed = committed
 
-    def found(self, bookmark: Bookmark | None, committed: int) -> Remembered | None:
+    def found(self, bookmark: Bookmark | None, committed: int) -> AttributionState | None:
         """The newest file that may be used."""
         first = 0 if bookmark is None else bookmark.ids_from
         usable = [state for state in self.log.kept if first <= state.next <= committed]
@@ -145,16 +145,16 @@ class Life:
 
     def perform(self, command: Command) -> Performed:
         match command:
-            case Teach(lessons):
+            case PublishFeedback(lessons):
                 self.say("teaches {}", [f"{x.source.offset}.{x.source.index}" for x in lessons])
                 return (yield from self.publish(self.world.feedback, [x.data for x in lessons]))
-            case Await(version):
+            case AwaitLearner(version):
                 self.worker.follow(0 if self.chance.odds(0.3) else version)
-            case Answer(decisions):
+            case PublishRankings(decisions):
                 data = [encode(decision) for decision in decisions]
                 self.say("answers {}", [(x.id, x.source) for x in decisions])
                 self.read_rankings((yield from self.publish(self.log.rankings, data)))
-            case Discard(letters):
+            case PublishDeadLetters(letters):
                 self.log.letters |= {message.offset for message, _ in letters}
             case Commit():
                 self.commits.append(command)

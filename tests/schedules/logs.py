@@ -4,11 +4,11 @@ from random import Random
 
 from msgspec import Struct
 
-from agents.attribution import Attribution, Rules
-from agents.attribution_state import Remembered
-from agents.learner import Learner, State
+from agents.attribution import Attribution, AttributionRules
+from agents.attribution_state import AttributionState
+from agents.learner import Learner, LearnerState
 from agents.ledger import Ledger
-from agents.partition import DAY, Received
+from agents.partition import DAY, ReceivedMessage
 from models.events import (
     Begin,
     Click,
@@ -33,7 +33,7 @@ FOLDS = "old", "new"
 class Terms(Struct, frozen=True):
     """What holds for a whole schedule."""
 
-    rules: Rules
+    rules: AttributionRules
     partitions: int
     faults: float  # how often something goes wrong at a step
     torn: float  # how often a record is refused by the broker
@@ -42,7 +42,7 @@ class Terms(Struct, frozen=True):
 
 def terms(chance: Chance) -> Terms:
     return Terms(
-        Rules(
+        AttributionRules(
             horizon=chance.pick([5, 2, 20]),
             early=chance.pick([3, 0]),
             lateness=chance.pick([4, 0, 20]),
@@ -64,14 +64,14 @@ class Log:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.events: list[Received] = []
+        self.events: list[ReceivedMessage] = []
         self.come = 0  # how many of the events are there yet
         self.rankings: list[bytes] = []
         self.letters: set[int] = set()
         self.committed = 0
         self.metadata = ""
         self.generation = 0
-        self.kept: list[Remembered] = []
+        self.kept: list[AttributionState] = []
 
 
 class World:
@@ -104,7 +104,7 @@ class World:
         self.logs = [Log(number) for number in range(self.terms.partitions)]
         self.feedback: list[bytes] = []
         self.fold = ""  # in force at the end of feedback
-        self.saved: dict[str, list[State]] = {fold: [] for fold in FOLDS}
+        self.saved: dict[str, list[LearnerState]] = {fold: [] for fold in FOLDS}
         self.workers = 0
         self.story: list[str] | None = [] if telling else None
         self._events(size)
@@ -149,7 +149,7 @@ class World:
             log = self.logs[self.coming.below(len(self.logs))]
             log.events.append(self._event(log, now))
 
-    def _event(self, log: Log, now: int) -> Received:
+    def _event(self, log: Log, now: int) -> ReceivedMessage:
         chance, offset = self.coming, len(log.events)
         at = max(0, now + chance.pick([0, 0, 0, 0, -1, -3, -9, -40, 2, 9]))
         kind = chance.below(9)
@@ -177,10 +177,10 @@ class World:
             ahead = at + 2 * DAY
             later = Click(id=id, user=user, item=item, at=ahead)
             event = later if chance.odds(0.4) else Tick(at=at)
-        return Received(offset, now, b"{" if chance.odds(0.05) else encode(event))
+        return ReceivedMessage(offset, now, b"{" if chance.odds(0.05) else encode(event))
 
 
-def usable(world: World, log: Log, message: Received) -> Event | None:
+def usable(world: World, log: Log, message: ReceivedMessage) -> Event | None:
     """What is not a dead letter, told without the code under test."""
     if message.data == b"{":
         return None

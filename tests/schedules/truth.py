@@ -5,7 +5,7 @@ from typing import Literal
 
 from agents.attribution import Attribution
 from agents.ledger import Ledger
-from agents.partition import Commit, Discard, Partition
+from agents.partition import Commit, Partition, PublishDeadLetters
 from models.events import (
     Decision,
     Interaction,
@@ -58,8 +58,8 @@ def uninterrupted(world: World, log: Log) -> list[bytes]:
                 raise Wrong("lost", f"no dead letter for {message}")
             continue
         caused = fold(message.offset, message.appended, event)
-        lessons += [lesson.data for lesson in caused.lessons]
-        for ask in caused.asks:
+        lessons += [lesson.data for lesson in caused.records]
+        for ask in caused.tasks:
             key = ask.source, ask.request.id
             if key not in first:
                 raise Wrong("lost", f"request {key} in {log.number} was never answered")
@@ -105,7 +105,7 @@ def accounted(world: World, log: Log, lessons: list[bytes]) -> None:
     partition = Partition(attribution, ledger, decide, world.owner)
     letters: set[int] = set()
     for command in partition.batch(log.events):
-        if isinstance(command, Discard):
+        if isinstance(command, PublishDeadLetters):
             letters = {message.offset for message, _ in command.letters}
         elif not isinstance(command, Commit):
             raise Wrong("lost", f"only now {command}")

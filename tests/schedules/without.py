@@ -2,12 +2,12 @@
 
 from msgspec import structs
 
-from agents.attribution import Ask, Attribution
-from agents.attribution_state import Remembered
+from agents.attribution import Attribution, RankingTask
+from agents.attribution_state import AttributionState
 from agents.bookmark import Bookmark, encode_bookmark
-from agents.ledger import Ledger, Place, Verdict
-from agents.partition import Answer, Command, Commit, Teach
-from agents.pending import Pending
+from agents.ledger import Ledger, PartitionHead, Verdict
+from agents.partition import Command, Commit, PublishFeedback, PublishRankings
+from agents.pending import PendingDecision
 from models.events import Control, Decision, Event, Interaction, Outcome, Record, chain
 from tests.schedules.life import Life, Pauses, Performed
 from tests.schedules.play import Parts
@@ -20,7 +20,7 @@ class Unblocked(Attribution):
     def blocked(self, appended: int, event: Event) -> bool:
         return False
 
-    def _close(self, pending: Pending, corrected: bool) -> None:
+    def _close(self, pending: PendingDecision, corrected: bool) -> None:
         if pending.decision is None:
             pending.closed = True
         else:
@@ -42,7 +42,7 @@ class Unread(Life):
     """Without the other half of L2: takes its own decisions before they are read back."""
 
     def perform(self, command: Command) -> Performed:
-        if isinstance(command, Answer):
+        if isinstance(command, PublishRankings):
             for decision in command.decisions:
                 self.attribution.decided(decision, len(self.log.rankings))
         return super().perform(command)
@@ -82,7 +82,7 @@ class Ahead(Life):
     def keep(self) -> None:
         self.log.kept.append(self.attribution.state())
 
-    def found(self, bookmark: Bookmark | None, committed: int) -> Remembered | None:
+    def found(self, bookmark: Bookmark | None, committed: int) -> AttributionState | None:
         return self.log.kept[-1] if self.log.kept else None
 
 
@@ -90,7 +90,7 @@ class Early(Life):
     """Without L4: commits what it has not taught yet."""
 
     def perform(self, command: Command) -> Performed:
-        if isinstance(command, Teach):
+        if isinstance(command, PublishFeedback):
             attribution = self.attribution
             self.commits.append(Commit(attribution.next, None, attribution.bookmark()))
             self.commit()
@@ -105,7 +105,7 @@ class Trusting(Ledger):
             return super()._judge(record, data)
         place = self.places.get(record.source.partition)
         if place is None or place.source < record.source:
-            self.places[record.source.partition] = Place(record.source, chain(data))
+            self.places[record.source.partition] = PartitionHead(record.source, chain(data))
         return "learned"
 
 
@@ -121,7 +121,7 @@ class Gapped(Trusting):
 class Late(Worker):
     """Without half of L12: a batch under way goes on as it was begun."""
 
-    def decide(self, ask: Ask) -> Decision:
+    def decide(self, ask: RankingTask) -> Decision:
         mine, self.fold = self.fold, self.ledger.fold
         try:
             return structs.replace(super().decide(ask), settings=mine)

@@ -5,7 +5,7 @@ It does as stream/worker/engine.py does, with logs in memory.
 
 from zlib import crc32
 
-from agents.attribution import Ask
+from agents.attribution import RankingTask
 from models.events import Begin, Decision, Mark, Slot, decode_record, encode
 from tests.schedules.life import Life, Lost, Pauses
 from tests.schedules.logs import Log, World
@@ -33,7 +33,7 @@ class Worker:
             self.learner.load(state)
         self.ledger = self.learner.ledger
         if role == "rank":
-            self.ledger = world.ledger(self.learner.ledger.standing())
+            self.ledger = world.ledger(self.learner.ledger.state())
         version = self.learner.version
         world.say("worker {} ({}) starts with fold {}, at {}", self.name, role, fold, version)
         self.follow(len(world.feedback))
@@ -102,7 +102,7 @@ class Worker:
             self.world.append(encode(Mark(fold=self.fold, version=version, digest=digest)))
             self.world.say("worker {} marks version {}", self.name, version)
 
-    def decide(self, ask: Ask) -> Decision:
+    def decide(self, ask: RankingTask) -> Decision:
         """A function of the request and the model that differs between workers."""
         if self.stands_by:
             raise Lost("another fold is in force")

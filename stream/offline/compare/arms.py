@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from agents.attribution import Attribution
 from agents.learner import Learner
 from agents.loop import Loop
-from agents.recommender import Recommender, Terms
+from agents.recommender import DecisionMetadata, Recommender
 from models.arrays.id_table import IdTable
 from models.base import Encoder
 from models.candidates import SHARES, Retrieval
@@ -115,7 +115,7 @@ def loop(settings: Settings, text: Encoder, arm: Arm, kind: type[L]) -> L:
         repeat_seen=not settings.exclude_seen,
         shares=_shares(arm.parts),
     )
-    recommender = Recommender(learner, items, retrieval, Terms(seed=settings.seed))
+    recommender = Recommender(learner, items, retrieval, DecisionMetadata(seed=settings.seed))
     return kind(Attribution(0, settings.attribution_rules()), learner, recommender)
 
 

@@ -10,8 +10,8 @@ from time import thread_time
 import numpy as np
 from msgspec import Struct, structs
 
-from agents.attribution import Ask, Attribution
-from agents.click_models import LogVisitor
+from agents.attribution import Attribution, RankingTask
+from agents.click_models import LoggedClickModel
 from agents.learner import Learner
 from agents.loop import Loop
 from agents.recommender import Recommender
@@ -89,7 +89,7 @@ class Timed(Loop):
         self.learning += thread_time() - started
         self.learned += 1
 
-    def decide(self, ask: Ask) -> Decision:
+    def decide(self, ask: RankingTask) -> Decision:
         started = thread_time()
         decision = super().decide(ask)
         self.deciding.append(thread_time() - started)
@@ -144,7 +144,7 @@ class Told:
 def wanted(world: LogWorld) -> Callable[[Decision], frozenset[str]]:
     """What each request's user clicked or, if the log has no requests, was to like next."""
     if not world.asks:
-        visitor = LogVisitor(world.log.events, window=world.window)
+        visitor = LoggedClickModel(world.log.events, window=world.window)
         return lambda decision: visitor.wanted(decision.user, decision.at)
     found: dict[str, set[str]] = {}
     for event in world.log.events:
