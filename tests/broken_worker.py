@@ -21,10 +21,10 @@ from agents.partition import AwaitLearner, Command, Partition
 from agents.recommender import Recommender
 from models.events import Control, Decision, Record, Source
 from stream.cli.main import main
-from stream.kafka.producer import Unpublished
-from stream.kafka.reader import received
+from stream.kafka.producer import ProduceError
+from stream.kafka.reader import received_messages
 from stream.settings import Settings
-from stream.storage.attribution_snapshots import Attributions
+from stream.storage.attribution_snapshots import AttributionSnapshots
 from stream.worker import partitions as driven
 from stream.worker.assignment import Life, Lost
 from stream.worker.restore import Restored, drive
@@ -98,7 +98,7 @@ def restore() -> None:
         partition: Partition,
         commit: OffsetAndMetadata,
         lost: Callable[[], bool],
-        kept: Attributions,
+        kept: AttributionSnapshots,
     ) -> Restored:
         attribution = partition.attribution
         bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
@@ -115,14 +115,14 @@ def lease() -> None:
 
     async def broken(self: driven.Partitions, life: Life, messages: list[ConsumerRecord]) -> None:
         life.hears(messages[0].timestamp / 1000)
-        waiting = received(messages)
+        waiting = received_messages(messages)
         try:
             while used := await drive(
                 life.partition.batch(waiting), lambda command: self._perform(life, command)
             ):
                 life.handled(used)
                 waiting = waiting[used:]
-        except (Lost, Unpublished):
+        except (Lost, ProduceError):
             if self.lives.get(life.number) is life:
                 self._begin(TopicPartition(self.topics.events, life.number))
 

@@ -12,7 +12,7 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from msgspec import Struct
 
-from stream.kafka.authorization import OPERATIONS, Right, connected
+from stream.kafka.authorization import OPERATIONS, Permission, connected
 from stream.local.stack import Stack
 from stream.settings import Settings
 
@@ -52,13 +52,13 @@ class Secured(Struct, frozen=True):
     admin: Settings
     user: Settings
 
-    def grant(self, rights: Iterable[Right]) -> None:
+    def grant(self, rights: Iterable[Permission]) -> None:
         asyncio.run(self._each(CreateAclsRequest, rights))
 
-    def revoke(self, rights: Iterable[Right]) -> None:
+    def revoke(self, rights: Iterable[Permission]) -> None:
         asyncio.run(self._each(DeleteAclsRequest, rights))
 
-    async def _each(self, request: Any, rights: Iterable[Right]) -> None:
+    async def _each(self, request: Any, rights: Iterable[Permission]) -> None:
         principal = f"User:{self.user.sasl_username}"
         async with connected(self.admin) as connection:
             for right in rights:

@@ -11,8 +11,8 @@ import pytest
 
 from models.events import Click, Request
 from models.hash_encoder import HashEncoder
-from stream.kafka.authorization import Denied, Right, check
-from stream.kafka.health import needed
+from stream.kafka.authorization import AuthorizationDenied, Permission, check
+from stream.kafka.health import required_permissions
 from stream.kafka.topics import create
 from stream.local.process import free_port
 from stream.settings import Settings, others_environ
@@ -55,8 +55,8 @@ def world(kafka_with_rules: Secured, topic_prefix: str, tmp_path: Path) -> Itera
         yield make
 
 
-def rights(settings: Settings) -> list[Right]:
-    return needed(settings, workers.name(settings, HashEncoder()))
+def rights(settings: Settings) -> list[Permission]:
+    return required_permissions(settings, workers.name(settings, HashEncoder()))
 
 
 def ended(worker: Worker, *says: str) -> str:
@@ -94,11 +94,11 @@ def test_a_worker_may_not_make_topics_and_says_who_can(
     kafka_with_rules: Secured, topic_prefix: str
 ) -> None:
     settings = msgspec.structs.replace(kafka_with_rules.user, topic_prefix=topic_prefix)
-    with pytest.raises(Denied) as hidden:
+    with pytest.raises(AuthorizationDenied) as hidden:
         asyncio.run(create(settings))
     assert f"DESCRIBE on topic {topic_prefix}." in str(hidden.value)
     kafka_with_rules.grant(rights(settings))
-    with pytest.raises(Denied) as denied:
+    with pytest.raises(AuthorizationDenied) as denied:
         asyncio.run(create(settings))
     assert f"there is no topic {topic_prefix}.items" in str(denied.value)
     assert "--operation CREATE" in str(denied.value) and "rankloop topics" in str(denied.value)
@@ -119,7 +119,7 @@ def test_each_right_that_is_missing_is_named_with_its_remedy(
     def denied() -> str:
         try:
             asyncio.run(check(settings, every))
-        except Denied as denied:
+        except AuthorizationDenied as denied:
             return str(denied)
         return ""
 
@@ -192,5 +192,5 @@ def test_readme_lists_what_is_asked_for() -> None:
     listed = [
         (kind, name, one) for kind, name, _, all_ in rows for one in re.findall("[A-Z]{4,}", all_)
     ]
-    asked = [(r.kind, r.name, r.operation) for r in needed(Settings(), "rankloop-")]
+    asked = [(r.kind, r.name, r.operation) for r in required_permissions(Settings(), "rankloop-")]
     assert sorted(listed) == sorted(asked)

@@ -14,10 +14,10 @@ from models.events import Click, Decision, Event, Request, decode_event
 from models.hash_encoder import HashEncoder
 from stream import build
 from stream.settings import Settings
-from stream.storage.attribution_snapshots import Attributions, named
-from stream.storage.object_store import Folder
-from stream.storage.snapshots import attributions, opened
-from stream.storage.tensor_file import Damaged, Refused
+from stream.storage.attribution_snapshots import AttributionSnapshots, file_name
+from stream.storage.object_store import LocalStore
+from stream.storage.snapshots import open_attribution_snapshots, open_snapshots
+from stream.storage.tensor_file import CorruptFile, SnapshotMismatch
 from stream.worker.assignment import Life
 from stream.worker.counters import Tally
 from stream.worker.snapshotter import Remembering
@@ -44,8 +44,10 @@ def folded(count: int, partition: int = 0) -> Attribution:
     return fold
 
 
-def kept(folder: Path, prefix: str = "rankloop", rules: AttributionRules = RULES) -> Attributions:
-    return Attributions(Folder(folder), prefix, rules.digest)
+def kept(
+    folder: Path, prefix: str = "rankloop", rules: AttributionRules = RULES
+) -> AttributionSnapshots:
+    return AttributionSnapshots(LocalStore(folder), prefix, rules.digest)
 
 
 def two(folder: Path) -> list[AttributionState]:
@@ -78,7 +80,7 @@ def test_a_damaged_one_is_said_and_the_one_before_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, _ = two(tmp_path)
-    path = tmp_path / named(0, 20)
+    path = tmp_path / file_name(0, 20)
     data, rng = path.read_bytes(), Random(5)
     head = 8 + int.from_bytes(data[:8], "little")
     ends = {0, 1, 7, 8, 9, head - 1, head, head + 1, len(data) - 33, len(data) - 32, len(data) - 1}
@@ -89,16 +91,16 @@ def test_a_damaged_one_is_said_and_the_one_before_is_used(
     for one in spoilt:
         path.write_bytes(one)
         caplog.clear()
-        with pytest.raises((Damaged, Refused)):
+        with pytest.raises((CorruptFile, SnapshotMismatch)):
             kept(tmp_path).read(0, 20)
         assert kept(tmp_path).newest(0, 0, 100) == older
         assert [r.levelno >= logging.WARNING for r in caplog.records] == [True]
     path.unlink()
-    path.symlink_to(tmp_path / named(0, 10))
+    path.symlink_to(tmp_path / file_name(0, 10))
     assert kept(tmp_path).newest(0, 0, 100) == older
     path.unlink()
-    (tmp_path / named(0, 10)).rename(path)
-    with pytest.raises(Damaged, match="it is of partition 0 at 10"):
+    (tmp_path / file_name(0, 10)).rename(path)
+    with pytest.raises(CorruptFile, match="it is of partition 0 at 10"):
         kept(tmp_path).read(0, 20)
 
 
@@ -111,7 +113,7 @@ def test_one_of_another_log_or_other_rules_is_of_no_use(tmp_path: Path) -> None:
         kept(tmp_path, rules=AttributionRules(horizon=1)),
     )
     for other in (films, sooner, again):
-        with pytest.raises(Refused, match="it is of the log 'rankloop'  under rules"):
+        with pytest.raises(SnapshotMismatch, match="it is of the log 'rankloop'  under rules"):
             other.read(0, 20)
         assert other.newest(0, 0, 100) is None
 
@@ -124,9 +126,9 @@ def test_what_a_store_raises_leads_to_the_bookmark(
     def fail(*_: object) -> None:
         raise RuntimeError("the store is away")
 
-    monkeypatch.setattr(Folder, "open", fail)
+    monkeypatch.setattr(LocalStore, "open", fail)
     assert kept(tmp_path).newest(0, 0, 100) is None
-    monkeypatch.setattr(Folder, "names", fail)
+    monkeypatch.setattr(LocalStore, "names", fail)
     assert kept(tmp_path).newest(0, 0, 100) is None
     assert caplog.text.count("attribution") >= 3
 
@@ -134,9 +136,9 @@ def test_what_a_store_raises_leads_to_the_bookmark(
 def test_they_are_no_snapshots_of_what_was_learned(tmp_path: Path) -> None:
     two(tmp_path)
     settings = Settings(snapshot_url=str(tmp_path), encoder="hash")
-    assert opened(settings).versions() == []
-    assert opened(settings).rollback(0) == []
-    assert attributions(settings).offsets(0) == [20, 10]
+    assert open_snapshots(settings).versions() == []
+    assert open_snapshots(settings).rollback(0) == []
+    assert open_attribution_snapshots(settings).offsets(0) == [20, 10]
 
 
 # When it is written
@@ -194,7 +196,7 @@ def test_a_store_that_fails_stops_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Folder, "put", fail)
+    monkeypatch.setattr(LocalStore, "put", fail)
     remembering = Remembering(kept(tmp_path), every=10)
     assert written(remembering, life(folded(40), committed=40), times=3) == []
     assert remembering.status() == {"written": 0, "failed": 1}

@@ -37,17 +37,33 @@ from models.events import (
 from models.hash_encoder import HashEncoder
 from stream import build
 from stream.cli.main import main
-from stream.kafka.reader import Follower
+from stream.kafka.reader import TopicReader
 from stream.settings import Settings
-from stream.storage.object_store import Bucket, Folder, Shelf, shelf
-from stream.storage.snapshots import Log, Snapshots, arrays_of, fits, named, opened, same
-from stream.storage.tensor_file import CHECKSUM, HASH_BYTES, Damaged, Refused, header, pieces, read
+from stream.storage.object_store import FsspecStore, LocalStore, ObjectStore, object_store
+from stream.storage.snapshots import (
+    LogId,
+    Snapshots,
+    arrays_of,
+    check_last_record,
+    check_range,
+    file_name,
+    open_snapshots,
+)
+from stream.storage.tensor_file import (
+    CHECKSUM,
+    HASH_BYTES,
+    CorruptFile,
+    SnapshotMismatch,
+    header,
+    pieces,
+    read,
+)
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import eventually
 
 SETTINGS = Settings(encoder="hash", max_users=20, max_items=15)
-LOG = Log("rankloop", "f01d", "0.1")
+LOG = LogId("rankloop", "f01d", "0.1")
 COUNT = 120
 
 
@@ -131,18 +147,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["folder", "fsspec"])
-def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[Shelf]:
+def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[ObjectStore]:
     """Each kind of shelf."""
     if request.param == "folder":
-        yield Folder(folder)
+        yield LocalStore(folder)
         return
     import fsspec
 
-    yield Bucket(f"memory://{folder.parent.name}")
+    yield FsspecStore(f"memory://{folder.parent.name}")
     fsspec.filesystem("memory").rm("/", recursive=True)
 
 
-def two(place: Shelf, keep: int = 5) -> Snapshots:
+def two(place: ObjectStore, keep: int = 5) -> Snapshots:
     """Snapshots at 60 and at 80."""
     snapshots = Snapshots(place, LOG, keep)
     for state in states():
@@ -150,7 +166,7 @@ def two(place: Shelf, keep: int = 5) -> Snapshots:
     return snapshots
 
 
-def reloaded(place: Shelf) -> Learner:
+def reloaded(place: ObjectStore) -> Learner:
     fold = learner()
     Snapshots(place, LOG, 5).restore(fold)
     return fold
@@ -160,7 +176,7 @@ def reloaded(place: Shelf) -> Learner:
 
 
 def test_a_snapshot_and_its_tail_are_the_whole_fold_wherever_it_was_taken() -> None:
-    place = shelf("memory://cuts")
+    place = object_store("memory://cuts")
 
     @given(st.lists(st.integers(0, COUNT), min_size=1, max_size=3).map(sorted))
     @hypothesis_settings(max_examples=25)
@@ -181,14 +197,14 @@ def test_a_snapshot_and_its_tail_are_the_whole_fold_wherever_it_was_taken() -> N
     cut_anywhere()
 
 
-def test_a_restored_learner_refuses_holes_and_skips_what_it_learned(place: Shelf) -> None:
+def test_a_restored_learner_refuses_holes_and_skips_what_it_learned(place: ObjectStore) -> None:
     two(place)
     fold, straight = reloaded(place), folded(learner(), 80)
     for data in feedback()[:80]:
         assert fold(80, data) == straight(80, data) != "learned"
 
 
-def test_learning_on_while_it_is_written_changes_nothing_in_it(place: Shelf) -> None:
+def test_learning_on_while_it_is_written_changes_nothing_in_it(place: ObjectStore) -> None:
     fold = folded(learner(), 60)
     state, snapshots = fold.state(), Snapshots(place, LOG, 5)
     writing = Thread(target=snapshots.write, args=(state,))
@@ -227,8 +243,8 @@ def test_a_record_learned_in_part_is_in_no_snapshot() -> None:
 
 
 def test_any_reader_of_safetensors_reads_it(folder: Path) -> None:
-    two(Folder(folder))
-    arrays = load_safetensors((folder / named(80)).read_bytes())
+    two(LocalStore(folder))
+    arrays = load_safetensors((folder / file_name(80)).read_bytes())
     assert len(arrays.pop(CHECKSUM)) == HASH_BYTES
     ours = arrays_of(states()[1])
     assert arrays.keys() == ours.keys()
@@ -339,16 +355,16 @@ LIES: dict[str, Callable[[dict], None]] = {
 @cache
 def good() -> bytes:
     """The file of version 80."""
-    place = shelf("memory://good")
+    place = object_store("memory://good")
     two(place)
-    with place.open(named(80)) as (file, _):
+    with place.open(file_name(80)) as (file, _):
         return file.read()
 
 
 def assert_falls_back(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     fold = learner()
-    cover = Snapshots(Folder(folder), LOG, 5).restore(fold)
+    cover = Snapshots(LocalStore(folder), LOG, 5).restore(fold)
     assert cover is not None and cover.version == fold.version == 60
     assert fold.digest() == digests()[60]
     [said] = caplog.records
@@ -359,14 +375,14 @@ def assert_falls_back(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_whatever_damages_the_newest_the_one_before_is_used_and_it_is_said(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    two(Folder(folder))
-    path = folder / named(80)
+    two(LocalStore(folder))
+    path = folder / file_name(80)
     for n, (what, spoilt) in enumerate(damages(good())):
         if spoilt == good():
             continue
         path.write_bytes(spoilt)
-        with suppress(Damaged, ValueError, OSError):
-            pytest.fail(f"{what} was read: {Snapshots(Folder(folder), LOG, 5).read(80)[0]}")
+        with suppress(CorruptFile, ValueError, OSError):
+            pytest.fail(f"{what} was read: {Snapshots(LocalStore(folder), LOG, 5).read(80)[0]}")
         if n % 25 == 0:
             assert_falls_back(folder, caplog)
 
@@ -375,10 +391,10 @@ def test_whatever_damages_the_newest_the_one_before_is_used_and_it_is_said(
 def test_a_header_that_lies_is_refused_even_under_a_right_checksum(
     lie: Callable[[dict], None], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    two(Folder(folder))
+    two(LocalStore(folder))
     spoilt = claims(good(), lie)
     assert spoilt != good()
-    (folder / named(80)).write_bytes(spoilt)
+    (folder / file_name(80)).write_bytes(spoilt)
     assert_falls_back(folder, caplog)
 
 
@@ -397,7 +413,7 @@ def test_a_state_that_contradicts_itself_is_refused_and_nothing_of_it_stays() ->
 )
 def test_what_does_not_add_up_is_refused_by_its_header_alone(lie: str) -> None:
     spoilt = claims(good(), LIES[lie])
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptFile):
         header(BytesIO(spoilt), len(spoilt))
 
 
@@ -419,15 +435,15 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
         head["memory.mf.p"]["data_offsets"][1] = end
 
     spoilt = claims(good(), absurd)
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptFile):
         read(BytesIO(spoilt), len(spoilt))
 
 
 def test_neither_links_nor_folders_nor_pipes_are_read(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    two(Folder(folder))
-    path = folder / named(80)
+    two(LocalStore(folder))
+    path = folder / file_name(80)
     elsewhere = tmp_path / "elsewhere"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
@@ -442,31 +458,36 @@ def test_neither_links_nor_folders_nor_pipes_are_read(
     os.mkfifo(path)
     assert_falls_back(folder, caplog)
     with pytest.raises(OSError, match="is not a plain file"):
-        Snapshots(Folder(folder), LOG, 5).read(80)
+        Snapshots(LocalStore(folder), LOG, 5).read(80)
 
 
 def test_names_that_are_not_ours_are_left_alone(folder: Path) -> None:
-    snapshots = two(Folder(folder))
-    for name in ("x.safetensors", f"{named(99)}.aside", f".{named(98)}.part", "1.safetensors"):
+    snapshots = two(LocalStore(folder))
+    for name in (
+        "x.safetensors",
+        f"{file_name(99)}.aside",
+        f".{file_name(98)}.part",
+        "1.safetensors",
+    ):
         (folder / name).write_bytes(b"?")
     (folder / f"{'9' * 21}.safetensors").write_bytes(b"?")
     assert snapshots.versions() == [60, 80]
-    assert reloaded(Folder(folder)).version == 80
+    assert reloaded(LocalStore(folder)).version == 80
 
 
 def test_with_nothing_good_left_the_learner_is_new(folder: Path) -> None:
-    two(Folder(folder))
+    two(LocalStore(folder))
     for version in (60, 80):
-        (folder / named(version)).write_bytes(b"")
+        (folder / file_name(version)).write_bytes(b"")
     fold = learner()
-    assert Snapshots(Folder(folder), LOG, 5).restore(fold) is None
+    assert Snapshots(LocalStore(folder), LOG, 5).restore(fold) is None
     assert (fold.version, fold.digest()) == (0, digests()[0])
 
 
 # Writing
 
 
-def test_only_the_newest_are_kept(place: Shelf) -> None:
+def test_only_the_newest_are_kept(place: ObjectStore) -> None:
     snapshots, fold = Snapshots(place, LOG, 2), learner()
     for version in (10, 20, 30, 40):
         snapshots.write(folded(fold, version).state())
@@ -474,7 +495,7 @@ def test_only_the_newest_are_kept(place: Shelf) -> None:
 
 
 def test_what_was_half_written_is_never_seen(folder: Path) -> None:
-    place = Folder(folder)
+    place = LocalStore(folder)
 
     def breaks() -> Iterator[bytes]:
         yield b"half"
@@ -483,14 +504,14 @@ def test_what_was_half_written_is_never_seen(folder: Path) -> None:
 
     snapshots = two(place)
     with pytest.raises(OSError, match="No space left"):
-        place.put(named(99), breaks())
-    assert place.names() == [named(60), named(80)]
+        place.put(file_name(99), breaks())
+    assert place.names() == [file_name(60), file_name(80)]
 
 
 def test_a_disk_that_is_full_keeps_the_snapshots_before(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snapshots = two(Folder(folder), keep=2)
+    snapshots = two(LocalStore(folder), keep=2)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -498,23 +519,23 @@ def test_a_disk_that_is_full_keeps_the_snapshots_before(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         snapshots.write(folded(learner(), 90).state())
-    assert snapshots.shelf.names() == [named(60), named(80)]
+    assert snapshots.store.names() == [file_name(60), file_name(80)]
 
 
 def test_what_a_killed_worker_left_is_removed_once_it_is_old(folder: Path) -> None:
-    two(Folder(folder))
-    old, new = folder / f".{named(70)}.a.part", folder / f".{named(70)}.b.part"
+    two(LocalStore(folder))
+    old, new = folder / f".{file_name(70)}.a.part", folder / f".{file_name(70)}.b.part"
     for part in (old, new):
         part.write_bytes(b"half")
     os.utime(old, (1, 1))
-    Folder(folder).put("x", [b""])
+    LocalStore(folder).put("x", [b""])
     assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_only_the_owner_may_read_what_was_learned_of_people(folder: Path) -> None:
-    two(Folder(folder))
+    two(LocalStore(folder))
     assert folder.stat().st_mode & 0o077 == 0
-    assert (folder / named(80)).stat().st_mode & 0o077 == 0
+    assert (folder / file_name(80)).stat().st_mode & 0o077 == 0
 
 
 # Of another log, other settings, another format
@@ -523,57 +544,59 @@ def test_only_the_owner_may_read_what_was_learned_of_people(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("mine", "remedy"),
     [
-        (Log("films", "f01d", "0.1"), "is of the log 'rankloop', not 'films'; give each log"),
-        (Log("rankloop", "other", "0.1"), "run with those settings, or fold the log again"),
+        (LogId("films", "f01d", "0.1"), "is of the log 'rankloop', not 'films'; give each log"),
+        (LogId("rankloop", "other", "0.1"), "run with those settings, or fold the log again"),
     ],
 )
 def test_a_good_snapshot_of_another_fold_is_refused_never_mixed(
-    place: Shelf, mine: Log, remedy: str
+    place: ObjectStore, mine: LogId, remedy: str
 ) -> None:
     two(place)
     fold = learner()
-    with pytest.raises(Refused, match=remedy):
+    with pytest.raises(SnapshotMismatch, match=remedy):
         Snapshots(place, mine, 5).restore(fold)
     assert fold.version == 0
 
 
 @pytest.mark.parametrize("format", ["0", "1", "", "x" * 1000])
 def test_another_format_is_refused_with_the_remedy(folder: Path, format: str) -> None:
-    two(Folder(folder))
+    two(LocalStore(folder))
     spoilt = claims(good(), lambda head: head["__metadata__"].update(format=format))
-    (folder / named(80)).write_bytes(spoilt)
-    with pytest.raises(Refused, match="reads 2; run the release that wrote it, or fold"):
-        reloaded(Folder(folder))
+    (folder / file_name(80)).write_bytes(spoilt)
+    with pytest.raises(SnapshotMismatch, match="reads 2; run the release that wrote it, or fold"):
+        reloaded(LocalStore(folder))
 
 
 def test_a_log_that_does_not_reach_the_snapshot_is_refused() -> None:
-    fits(5, 0, 5, "feedback")
-    fits(5, 5, 9, "feedback")
-    with pytest.raises(Refused, match="ends at 4, but was learned up to 5: it is another log"):
-        fits(5, 0, 4, "feedback")
-    with pytest.raises(Refused, match="begins at 6, but was learned up to 5 only"):
-        fits(5, 6, 9, "feedback")
-    with pytest.raises(Refused, match="begins at 6, but was learned up to 0 only"):
-        fits(0, 6, 9, "feedback")
+    check_range(5, 0, 5, "feedback")
+    check_range(5, 5, 9, "feedback")
+    with pytest.raises(
+        SnapshotMismatch, match="ends at 4, but was learned up to 5: it is another log"
+    ):
+        check_range(5, 0, 4, "feedback")
+    with pytest.raises(SnapshotMismatch, match="begins at 6, but was learned up to 5 only"):
+        check_range(5, 6, 9, "feedback")
+    with pytest.raises(SnapshotMismatch, match="begins at 6, but was learned up to 0 only"):
+        check_range(0, 6, 9, "feedback")
 
 
 def test_a_log_with_another_record_before_the_snapshot_is_refused() -> None:
     state = states()[1]
-    same(state.ledger.last, chain(feedback()[79]), 80, "feedback")
-    with pytest.raises(Refused, match="holds another record at 79"):
-        same(state.ledger.last, chain(b"other"), 80, "feedback")
+    check_last_record(state.ledger.last, chain(feedback()[79]), 80, "feedback")
+    with pytest.raises(SnapshotMismatch, match="holds another record at 79"):
+        check_last_record(state.ledger.last, chain(b"other"), 80, "feedback")
 
 
 # Rollback
 
 
-def test_rolled_back_snapshots_are_set_aside_not_deleted(place: Shelf) -> None:
+def test_rolled_back_snapshots_are_set_aside_not_deleted(place: ObjectStore) -> None:
     snapshots = two(place)
-    assert snapshots.rollback(79) == [f"{named(80)}.aside"]
+    assert snapshots.rollback(79) == [f"{file_name(80)}.aside"]
     assert snapshots.versions() == [60]
     assert folded(reloaded(place)).digest() == digests()[COUNT]
     snapshots.write(states()[1])
-    assert snapshots.rollback(0) == [f"{named(60)}.aside", f"{named(80)}.aside-2"]
+    assert snapshots.rollback(0) == [f"{file_name(60)}.aside", f"{file_name(80)}.aside-2"]
     assert reloaded(place).version == 0
     assert len(place.names()) == 3
 
@@ -590,7 +613,7 @@ def rankloop(
     monkeypatch.setenv("RANKLOOP_ENCODER", "hash")
     folder.symlink_to(tmp_path / Settings.load().fold_hash())
     for state in states():
-        opened(Settings.load()).write(state)
+        open_snapshots(Settings.load()).write(state)
     return lambda *arguments: CliRunner().invoke(main, ["snapshots", *arguments])
 
 
@@ -604,7 +627,7 @@ def test_they_are_listed_and_shown(rankloop: Callable[..., Result], folder: Path
     assert shown.exit_code == 0
     assert f"digest {digests()[80]}" in shown.output
     assert "memory.popularity.counts" in shown.output
-    (folder / named(80)).write_bytes(b"?")
+    (folder / file_name(80)).write_bytes(b"?")
     assert "NOT USABLE: a file of 1 bytes cannot have a header" in rankloop("list").output
     assert rankloop("show", "80").exit_code == 1
     assert "No such file" in rankloop("show", "79").output
@@ -612,9 +635,9 @@ def test_they_are_listed_and_shown(rankloop: Callable[..., Result], folder: Path
 
 def test_verify_finds_what_is_not_good(rankloop: Callable[..., Result], folder: Path) -> None:
     assert rankloop("verify").exit_code == 0
-    spoilt = bytearray((folder / named(80)).read_bytes())
+    spoilt = bytearray((folder / file_name(80)).read_bytes())
     spoilt[-HASH_BYTES - 1] ^= 1
-    (folder / named(80)).write_bytes(spoilt)
+    (folder / file_name(80)).write_bytes(spoilt)
     found = rankloop("verify")
     assert found.exit_code == 1
     assert found.output.splitlines() == [
@@ -706,7 +729,7 @@ def test_after_kill_9_only_the_tail_of_feedback_is_folded(apache_kafka: Kafka, w
     clicked(loop, 60)
     doomed.kill()
     loop.records()  # what is forgotten now is still known here
-    version = opened(loop.settings).versions()[-1]
+    version = open_snapshots(loop.settings).versions()[-1]
     forget(loop, version - 1)  # to fold from 0 is impossible now
     [worker] = loop.ready()
     assert f"snapshot loaded version={version} " in worker.words()
@@ -723,24 +746,24 @@ def test_what_came_while_learning_was_held_is_read_again_in_its_order(world: Mak
     where, options = TopicPartition(topic, 0), loop.settings.aiokafka_options()
 
     async def held() -> None:
-        follower = Follower(options)
+        follower = TopicReader(options)
         await follower.start()
-        follower.watch(where, 0, lambda message: taken.append(message.offset))
+        follower.subscribe(where, 0, lambda message: taken.append(message.offset))
         running = asyncio.create_task(follower.run())
         async with AIOKafkaProducer(**options) as producer, asyncio.timeout(30):
             for _ in range(5):
                 await producer.send_and_wait(topic, b"x")
-            await follower.reached(where, 5)
-            follower.hold(where)
+            await follower.wait_until(where, 5)
+            follower.pause(where)
             for _ in range(5):
                 await producer.send_and_wait(topic, b"x")
             while where not in follower._missed:
                 await asyncio.sleep(0.01)
             assert taken == [0, 1, 2, 3, 4]
-            follower.release(where)
+            follower.resume(where)
             for _ in range(5):
                 await producer.send_and_wait(topic, b"x")
-            await follower.reached(where, 15)
+            await follower.wait_until(where, 15)
         await follower.stop()
         await running
 
@@ -777,7 +800,7 @@ def test_a_clean_stop_keeps_all_that_was_learned(world: Make) -> None:
     said = worker.status()["snapshot"]
     assert (said["version"], said["age_seconds"], said["failed"]) == (None, None, 0)
     assert worker.stop() == 0
-    kept = opened(loop.settings)
+    kept = open_snapshots(loop.settings)
     assert kept.versions()[-1] >= version
     [again] = loop.ready()
     said = again.status()["snapshot"]
@@ -803,7 +826,7 @@ def test_a_worker_refuses_a_log_that_ends_before_its_snapshot_until_it_is_rolled
     world: Make,
 ) -> None:
     loop = world(max_users=20, max_items=15)
-    kept = opened(loop.settings)
+    kept = open_snapshots(loop.settings)
     kept.write(states()[1])
     worker = loop.worker()
     assert worker.ended() != 0
@@ -817,7 +840,7 @@ def test_a_worker_refuses_a_log_that_ends_before_its_snapshot_until_it_is_rolled
 def test_a_worker_refuses_a_log_with_other_records(world: Make) -> None:
     loop = world(max_users=20, max_items=15)
     loop.send_all((b"another log", "", loop.topics.feedback, 0) for _ in range(90))
-    opened(loop.settings).write(states()[1])
+    open_snapshots(loop.settings).write(states()[1])
     worker = loop.worker()
     assert worker.ended() != 0
     assert "holds another record at 79 than the one learned" in worker.words()

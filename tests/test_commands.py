@@ -16,7 +16,7 @@ from models.events import Click, Embedding, Item, Request, Tick
 from stream.cli import errors as mistakes
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
-from stream.kafka.producer import Unpublished
+from stream.kafka.producer import ProduceError
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from tests.conftest import Kafka
@@ -125,7 +125,7 @@ def test_our_own_errors_keep_their_traceback(ours: type[Exception]):
         group(["x"], prog_name="rankloop")
 
 
-@pytest.mark.parametrize("theirs", [Unpublished("no topic"), OSError(5, "full"), ValueError()])
+@pytest.mark.parametrize("theirs", [ProduceError("no topic"), OSError(5, "full"), ValueError()])
 def test_all_a_server_or_a_disk_may_say_is_one_line(theirs: Exception):
     def break_() -> None:
         raise theirs

@@ -9,7 +9,7 @@ from msgspec import Struct
 from models.base import Floats
 from models.events import Item, decode_embedding, encode
 from models.hash_encoder import HashEncoder
-from stream.kafka.producer import Outgoing
+from stream.kafka.producer import ProducerRecord
 from stream.kafka.topics import Topics
 from stream.worker.embedder import Embedded, embed_items
 
@@ -34,12 +34,12 @@ class Picky(HashEncoder):
         return super().encode(texts)
 
 
-def published(*values: bytes | None) -> list[Outgoing]:
+def published(*values: bytes | None) -> list[ProducerRecord]:
     """What the embedder publishes for values at offsets 10, 11 ..."""
-    out: list[Outgoing] = []
+    out: list[ProducerRecord] = []
 
     class Publishes:
-        async def until_done(self, messages: Sequence[Outgoing]) -> None:
+        async def until_done(self, messages: Sequence[ProducerRecord]) -> None:
             out.extend(messages)
 
     batch: Any = [Event(value, Message(10 + n)) for n, value in enumerate(values)]

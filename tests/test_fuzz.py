@@ -48,7 +48,7 @@ from policies.vowpal import Vowpal
 from policies.vowpal_text import head, item, label, shared
 from stream import build
 from stream.settings import Settings
-from stream.storage.tensor_file import CHECKSUM, DTYPES, HASH_BYTES, Damaged, read
+from stream.storage.tensor_file import CHECKSUM, DTYPES, HASH_BYTES, CorruptFile, read
 
 DECODERS: list[Decode[Any]] = [
     decode_any,
@@ -409,7 +409,7 @@ names = st.sampled_from(["a", "memory.mf.p", "../a", "/etc/passwd", "a\0", "", C
 @given(st.dictionaries(names, claimed | anything_clean, max_size=4), st.binary(max_size=64))
 def test_a_forged_header_is_refused_or_means_what_it_says(head: dict, body: bytes) -> None:
     data = forged(head, body)
-    with suppress(Damaged):
+    with suppress(CorruptFile):
         _, arrays = read(BytesIO(data), len(data))
         assert sum(a.nbytes for a in arrays.values()) == len(body)
 
@@ -425,7 +425,7 @@ def test_a_shape_whose_product_overflows_allocates_nothing(shape: list[int]) -> 
     data = forged(head, b"")
     tracemalloc.start()
     try:
-        with suppress(Damaged):
+        with suppress(CorruptFile):
             _, arrays = read(BytesIO(data), len(data))
             assert arrays["a"].nbytes == 0
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
@@ -447,5 +447,5 @@ def test_a_shape_whose_product_overflows_allocates_nothing(shape: list[int]) -> 
 )
 def test_a_header_made_to_burst_is_refused(text: bytes) -> None:
     data = forged(text, b"")
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptFile):
         read(BytesIO(data), len(data))

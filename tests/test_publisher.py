@@ -10,8 +10,14 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from models.events import MAX_MESSAGE_BYTES
 from stream.kafka import producer as publisher
-from stream.kafka.producer import Outgoing, Publisher, Stopped, Unpublished, deadletter
-from stream.kafka.topics import Topics, WrongShape, create
+from stream.kafka.producer import (
+    ProduceError,
+    Producer,
+    ProducerRecord,
+    ProducerStopped,
+    dead_letter,
+)
+from stream.kafka.topics import TopicMismatch, Topics, create
 from stream.local.process import free_port
 from stream.local.stack import Stack
 from stream.settings import Settings
@@ -21,7 +27,7 @@ TOPICS = Topics("here")
 
 
 def test_what_fits_is_a_dead_letter_as_it_came() -> None:
-    letter = deadletter(TOPICS, TOPICS.events, 3, 7, b"x" * 2 * MAX_MESSAGE_BYTES, "why")
+    letter = dead_letter(TOPICS, TOPICS.events, 3, 7, b"x" * 2 * MAX_MESSAGE_BYTES, "why")
     assert len(letter.value) == 2 * MAX_MESSAGE_BYTES
     assert dict(letter.headers) == {
         "reason": b"why",
@@ -32,7 +38,7 @@ def test_what_fits_is_a_dead_letter_as_it_came() -> None:
 
 
 def test_what_is_too_long_for_its_topic_is_cut_and_says_so() -> None:
-    letter = deadletter(TOPICS, TOPICS.events, 0, 7, b"x" * 10_000_000, "用" * 1000)
+    letter = dead_letter(TOPICS, TOPICS.events, 0, 7, b"x" * 10_000_000, "用" * 1000)
     headers = dict(letter.headers)
     assert len(letter.value) == 2 * MAX_MESSAGE_BYTES
     assert (headers["truncated"], headers["size"]) == (b"true", b"10000000")
@@ -56,10 +62,10 @@ def producers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[AIOKafkaProducer
 
 def test_no_broker_means_unpublished(producers: list[AIOKafkaProducer]) -> None:
     async def run() -> None:
-        publish = Publisher({"bootstrap_servers": f"127.0.0.1:{free_port()}"})
+        publish = Producer({"bootstrap_servers": f"127.0.0.1:{free_port()}"})
         for _ in range(2):
-            with pytest.raises(Unpublished, match="KafkaConnectionError"):
-                await publish([Outgoing("t", b"")])
+            with pytest.raises(ProduceError, match="KafkaConnectionError"):
+                await publish([ProducerRecord("t", b"")])
 
     asyncio.run(run())
     assert len(producers) == 2
@@ -67,15 +73,15 @@ def test_no_broker_means_unpublished(producers: list[AIOKafkaProducer]) -> None:
 
 def test_a_stopped_publisher_stays_stopped(producers: list[AIOKafkaProducer]) -> None:
     async def run() -> None:
-        publish = Publisher({"bootstrap_servers": f"127.0.0.1:{free_port()}"})
-        trying = asyncio.ensure_future(publish.until_done([Outgoing("t", b"")]))
+        publish = Producer({"bootstrap_servers": f"127.0.0.1:{free_port()}"})
+        trying = asyncio.ensure_future(publish.until_done([ProducerRecord("t", b"")]))
         while not producers:
             await asyncio.sleep(0)
         await publish.stop()
-        with pytest.raises(Stopped):
+        with pytest.raises(ProducerStopped):
             await trying
-        with pytest.raises(Stopped):
-            await publish([Outgoing("t", b"")])
+        with pytest.raises(ProducerStopped):
+            await publish([ProducerRecord("t", b"")])
 
     asyncio.run(run())
     assert len(producers) == 1
@@ -89,8 +95,8 @@ def test_who_publish_first_at_once_share_one_producer(
 
     async def run() -> list[list[int]]:
         await create(settings)
-        publish = Publisher(settings.aiokafka_options())
-        message = Outgoing(f"{topic_prefix}.deadletters", b"")
+        publish = Producer(settings.aiokafka_options())
+        message = ProducerRecord(f"{topic_prefix}.deadletters", b"")
         offsets = await asyncio.gather(*(publish([message]) for _ in range(5)))
         await publish.stop()
         return offsets
@@ -146,7 +152,7 @@ def test_a_topic_of_the_wrong_shape_is_refused_with_its_remedy(
             await admin.create_topics([NewTopic(f"{topic_prefix}.{name}", count, 1, None, config)])
         finally:
             await admin.close()
-        with pytest.raises(WrongShape) as refused:
+        with pytest.raises(TopicMismatch) as refused:
             await create(settings)
         assert remedy in str(refused.value)
 

@@ -37,7 +37,7 @@ from models.events import (
 from models.hash_encoder import HashEncoder
 from models.memory import Memory
 from policies.uniform import Uniform
-from stream.kafka.producer import deadletter
+from stream.kafka.producer import dead_letter
 from stream.kafka.topics import APPENDED, Topics, create
 from stream.settings import Settings
 from stream.storage.latest_rankings import MemoryRankings
@@ -153,7 +153,7 @@ def test_l8_closings_at_one_event_are_bounded_and_the_rest_follow() -> None:
 
 def test_l9_what_is_too_large_for_us_fits_into_the_dead_letters() -> None:
     topics, bytes_ = Topics("here"), b"x" * (10 * MAX_MESSAGE_BYTES)
-    letter = deadletter(topics, topics.events, 0, 7, bytes_, "why")
+    letter = dead_letter(topics, topics.events, 0, 7, bytes_, "why")
     around = sum(len(name) + len(value) for name, value in letter.headers)
     _, config = topics.shapes(4)[topics.deadletters]
     assert 2 * MAX_MESSAGE_BYTES <= len(letter.value) + around < int(config["max.message.bytes"])

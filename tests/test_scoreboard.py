@@ -34,8 +34,8 @@ from stream.cli.champion import said
 from stream.kafka.topics import owner
 from stream.settings import Settings
 from stream.settings_schema import SettingError, steering
-from stream.storage.object_store import shelf
-from stream.storage.snapshots import Log, Snapshots
+from stream.storage.object_store import object_store
+from stream.storage.snapshots import LogId, Snapshots
 from tests.test_audit import SETTINGS, Life, audited, lived, user_of
 
 K, ITEMS = 2, "abcde"
@@ -272,7 +272,7 @@ def test_what_was_learned_and_counted_goes_on_from_a_snapshot_bit_for_bit() -> N
     records.insert(len(records) // 3, switch("bandit", expects="popular"))
     whole, shelved = (
         build.learner(JUDGED),
-        Snapshots(shelf("memory://board"), Log("b", "f", "1"), 5),
+        Snapshots(object_store("memory://board"), LogId("b", "f", "1"), 5),
     )
     for offset, data in enumerate(records):
         whole(offset, data)

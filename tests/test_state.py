@@ -12,10 +12,15 @@ import pytest
 
 from models.bert_encoder import CachedEncoder
 from models.hash_encoder import HashEncoder
-from stream.storage.latest_rankings import Latest, MemoryRankings, Rankings, RedisRankings
+from stream.storage.latest_rankings import (
+    LatestRanking,
+    LatestRankings,
+    MemoryRankings,
+    RedisRankings,
+)
 from stream.storage.vector_cache import RedisVectors
 
-Make = Callable[..., Rankings]
+Make = Callable[..., LatestRankings]
 PATIENCE = 60.0  # seconds: a busy machine is not an outage
 
 
@@ -38,8 +43,8 @@ def nowhere() -> str:
 
 def latest(
     offset: int, user: str = "ann", log: str = "rankings-0", decision: bytes = b""
-) -> Latest:
-    return Latest(user, decision or f"{log}@{offset}".encode(), log, offset)
+) -> LatestRanking:
+    return LatestRanking(user, decision or f"{log}@{offset}".encode(), log, offset)
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:

@@ -34,17 +34,25 @@ def mistakes() -> tuple[type[Exception], ...]:
     from agents.ledger import UnknownRecordType
     from agents.partition import Diverged
     from stream.demo.client import Silent
-    from stream.kafka.authorization import Denied, Unreachable
-    from stream.kafka.producer import Unpublished
-    from stream.kafka.reader import Cut
-    from stream.kafka.topics import WrongShape
+    from stream.kafka.authorization import AuthorizationDenied, BrokerUnavailable
+    from stream.kafka.producer import ProduceError
+    from stream.kafka.reader import LogTruncated
+    from stream.kafka.topics import TopicMismatch
     from stream.local.process import StackError
     from stream.offline.audit import Unauditable
-    from stream.storage.tensor_file import Refused
+    from stream.storage.tensor_file import SnapshotMismatch
 
-    refused = (Cut, Denied, Diverged, Refused, Unauditable, UnknownRecordType, WrongShape)
-    away = (Silent, StackError, Unreachable)
-    return KafkaError, OSError, RedisError, Unpublished, ValueError, *refused, *away
+    refused = (
+        LogTruncated,
+        AuthorizationDenied,
+        Diverged,
+        SnapshotMismatch,
+        Unauditable,
+        UnknownRecordType,
+        TopicMismatch,
+    )
+    away = (Silent, StackError, BrokerUnavailable)
+    return KafkaError, OSError, RedisError, ProduceError, ValueError, *refused, *away
 
 
 def _plain(error: Exception) -> click.ClickException:

@@ -72,18 +72,18 @@ async def read(settings: Settings, take: Callable[[int, bytes], None]) -> None:
     """Feedback up to its present end, record by record."""
     from aiokafka import TopicPartition
 
-    from stream.kafka.reader import Follower
+    from stream.kafka.reader import TopicReader
     from stream.kafka.topics import Topics
 
-    follower = Follower(settings.aiokafka_options())
+    follower = TopicReader(settings.aiokafka_options())
     feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
     try:
         await follower.start()
         begins, end = await follower.begins(feedback), await follower.end(feedback)
-        follower.watch(feedback, begins, lambda m: take(m.offset, m.value or b""))
+        follower.subscribe(feedback, begins, lambda m: take(m.offset, m.value or b""))
         reading = asyncio.create_task(follower.run())
         await asyncio.wait(
-            {reading, reached := asyncio.create_task(follower.reached(feedback, end))},
+            {reading, reached := asyncio.create_task(follower.wait_until(feedback, end))},
             return_when=asyncio.FIRST_COMPLETED,
         )
         reached.cancel()
@@ -97,12 +97,12 @@ async def read(settings: Settings, take: Callable[[int, bytes], None]) -> None:
 async def publish(settings: Settings, record: "Control") -> int:
     """Put a record into feedback; its offset."""
     from models.events import encode
-    from stream.kafka.producer import Outgoing, Publisher
+    from stream.kafka.producer import Producer, ProducerRecord
     from stream.kafka.topics import Topics
 
-    publisher = Publisher(settings.aiokafka_options())
+    publisher = Producer(settings.aiokafka_options())
     try:
         feedback = Topics(settings.topic_prefix).feedback
-        return (await publisher([Outgoing(feedback, encode(record))]))[0]
+        return (await publisher([ProducerRecord(feedback, encode(record))]))[0]
     finally:
         await publisher.stop()

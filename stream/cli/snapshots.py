@@ -8,7 +8,7 @@ import click
 from stream.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.storage.snapshots import Cover, Snapshots
+    from stream.storage.snapshots import SnapshotHeader, Snapshots
 
 
 @click.group()
@@ -18,10 +18,10 @@ def snapshots(context: click.Context) -> None:
 
     Run it with the settings of the workers.
     """
-    from stream.storage.snapshots import opened
+    from stream.storage.snapshots import open_snapshots
 
     try:
-        context.obj = opened(Settings.load(file=context.find_root().obj))
+        context.obj = open_snapshots(Settings.load(file=context.find_root().obj))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -31,9 +31,9 @@ def snapshots(context: click.Context) -> None:
 def list_(shelf: "Snapshots") -> None:
     """List all snapshots, the newest first, by what they say of themselves."""
     entries = shelf.entries()
-    click.echo(f"{len(entries)} snapshots in {shelf.shelf.where}")
+    click.echo(f"{len(entries)} snapshots in {shelf.store.where}")
     for entry in entries:
-        says = _says(entry.cover) if entry.cover else f"NOT USABLE: {entry.wrong}"
+        says = _says(entry.header) if entry.header else f"NOT USABLE: {entry.error}"
         click.echo(f"{entry.version:>12}  {entry.size / 1e6:>9.1f} MB  {says}")
 
 
@@ -87,7 +87,7 @@ def rollback(shelf: "Snapshots", version: int) -> None:
     click.echo(f"workers start from version {left[-1] if left else 0}")
 
 
-def _says(cover: "Cover") -> str:
+def _says(cover: "SnapshotHeader") -> str:
     written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(cover.written / 1000))
     return (
         f"version {cover.version}, digest {cover.digest}, log {cover.prefix}, "
@@ -96,6 +96,6 @@ def _says(cover: "Cover") -> str:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    from stream.storage.tensor_file import Refused
+    from stream.storage.tensor_file import SnapshotMismatch
 
-    return OSError, ValueError, Refused
+    return OSError, ValueError, SnapshotMismatch

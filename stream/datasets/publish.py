@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models.events import Embedding, Item, Message, encode
 from stream.datasets.log_files import read_log
-from stream.kafka.producer import Outgoing, Publisher
+from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.topics import Topics, create, owner
 from stream.progress import progress
 from stream.settings import Settings
@@ -15,24 +15,24 @@ from stream.settings import Settings
 CHUNK = 1_000
 
 
-def outgoing(settings: Settings, message: Message) -> Outgoing:
+def outgoing(settings: Settings, message: Message) -> ProducerRecord:
     """Where a message goes. Raises ValueError for what only workers write."""
     topics = Topics(settings.topic_prefix)
     data = encode(message)
     if isinstance(message, Item):
-        return Outgoing(topics.items, data, message.id.encode())
+        return ProducerRecord(topics.items, data, message.id.encode())
     if isinstance(message, Embedding) or not hasattr(message, "user"):
         kind = type(message).__name__
         raise ValueError(f"{kind} messages are written by workers, not by producers")
     user: str = message.user  # pyright: ignore[reportAttributeAccessIssue]
     partition = owner(user, settings.partitions)
-    return Outgoing(topics.events, data, user.encode(), partition)
+    return ProducerRecord(topics.events, data, user.encode(), partition)
 
 
 async def publish_messages(settings: Settings, messages: Iterable[Message]) -> int:
     """Publish in order; how many."""
-    publish = Publisher(settings.aiokafka_options())
-    count, chunk = 0, list[Outgoing]()
+    publish = Producer(settings.aiokafka_options())
+    count, chunk = 0, list[ProducerRecord]()
     try:
         for message in messages:
             chunk.append(outgoing(settings, message))

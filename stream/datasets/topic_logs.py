@@ -15,7 +15,7 @@ from agents.partition import ReceivedMessage
 from models.events import Invalid
 from stream.datasets.log_files import read_lines
 from stream.kafka import authorization as access
-from stream.kafka.reader import Cut, received
+from stream.kafka.reader import LogTruncated, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 
@@ -68,7 +68,9 @@ class KafkaLogs:
                 while left:
                     yield from runner.run(_more(reader, left))
             except OffsetOutOfRangeError as error:
-                raise Cut(f"{self._names[name]} was cut while it was read: {error}") from error
+                raise LogTruncated(
+                    f"{self._names[name]} was cut while it was read: {error}"
+                ) from error
             finally:
                 runner.run(reader.stop())
 
@@ -114,7 +116,7 @@ async def _more(
     """What has come of the partitions in `left` below their ends; takes out those at their end."""
     found: list[tuple[int, ReceivedMessage]] = []
     for tp, messages in (await reader.getmany(*left, timeout_ms=1000)).items():
-        found += [(tp.partition, m) for m in received(messages) if m.offset < left[tp]]
+        found += [(tp.partition, m) for m in received_messages(messages) if m.offset < left[tp]]
     for tp in list(left):
         if await reader.position(tp) >= left[tp]:
             del left[tp]

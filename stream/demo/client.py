@@ -24,7 +24,7 @@ from models.events import (
     encode,
 )
 from stream.datasets.publish import outgoing
-from stream.kafka.producer import Outgoing, Publisher
+from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.simulation.environment import Messages, Visitor
@@ -55,7 +55,7 @@ async def embed_through(
     reader = AIOKafkaConsumer(
         **settings.aiokafka_options(), group_id=None, auto_offset_reset="earliest"
     )
-    publish = Publisher(settings.aiokafka_options())
+    publish = Producer(settings.aiokafka_options())
     await reader.start()
     found: dict[str, Embedding] = {}
     try:
@@ -130,7 +130,7 @@ async def serve(
     Clicks enter in event time among the log's own events, as in `closed_loop.play`. At
     the end a Tick tells every partition that the last horizons have passed.
     """
-    publish = Publisher(settings.aiokafka_options())
+    publish = Producer(settings.aiokafka_options())
     users, rewards, millis = list[str](), list[float](), list[float]()
     clicks: list[tuple[int, int, Click]] = []
     before: list[Event] = []
@@ -180,8 +180,8 @@ async def serve(
     return Served(users, rewards, millis, events, time.monotonic() - began)
 
 
-async def _tick(settings: Settings, publish: Publisher, last: int) -> None:
+async def _tick(settings: Settings, publish: Producer, last: int) -> None:
     """Tell every partition that the last horizon is over."""
     tick = encode(Tick(at=last + round(1000 * settings.horizon_seconds) + 60_000))
     topic = Topics(settings.topic_prefix).events
-    await publish([Outgoing(topic, tick, partition=n) for n in range(settings.partitions)])
+    await publish([ProducerRecord(topic, tick, partition=n) for n in range(settings.partitions)])

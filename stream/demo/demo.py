@@ -34,7 +34,7 @@ from stream.simulation.environment import LogWorld, Messages, World
 from stream.simulation.event_log import Log
 from stream.simulation.experiment import side_by_side
 from stream.simulation.news import NewsWorld
-from stream.storage.vector_cache import Known
+from stream.storage.vector_cache import EncoderIdentity
 
 HORIZON = 10.0  # seconds of the log's time: the visitor clicks within 2.5 s
 # Settings of the user's own cluster, of no use on the stack that the demo starts.
@@ -76,7 +76,7 @@ class Story(Struct, frozen=True):
 
     says: str
     items: tuple[Item, ...]
-    world: Callable[[tuple[Embedding, ...], Known], World]
+    world: Callable[[tuple[Embedding, ...], EncoderIdentity], World]
 
 
 def story(settings: Settings, data: Path | None, requests: int, events: int) -> Story:
@@ -123,7 +123,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
             items = played_with.items
             told = _told(bar, "titles embedded", len(items))
             vectors = asyncio.run(embed_through(settings, items, told))
-            text = Known(vectors[0].encoder, len(vectors[0].vector) // 2)
+            text = EncoderIdentity(vectors[0].encoder, len(vectors[0].vector) // 2)
             world = played_with.world(vectors, text)
             told = _told(bar, "requests ranked through Kafka", requests)
             served = asyncio.run(serve(settings, world.messages(), world.visitor(), told))

@@ -36,15 +36,15 @@ UNSAID = -(2**31)  # a broker without access rules, or too old to tell
 REFUSED = (SaslAuthenticationFailed, UnsupportedSaslMechanismError, IllegalSaslStateError)
 
 
-class Unreachable(Exception):
+class BrokerUnavailable(Exception):
     """No broker answers: it may come back."""
 
 
-class Denied(Exception):
+class AuthorizationDenied(Exception):
     """Kafka does not trust us, or we do not trust it, or a right is missing: waiting is no use."""
 
 
-class Right(Struct, frozen=True, order=True):
+class Permission(Struct, frozen=True, order=True):
     """To do something with a topic or a group.
 
     >>> Right("topic", "rankloop.items", "READ").command("ann")
@@ -86,7 +86,7 @@ async def connected(settings: Settings, server: str = "") -> AsyncIterator[AIOKa
         finally:
             connection.close()
         return
-    raise (Denied if denied else Unreachable)("; ".join(words))
+    raise (AuthorizationDenied if denied else BrokerUnavailable)("; ".join(words))
 
 
 def refusal(settings: Settings, where: str, error: Exception) -> str:
@@ -135,24 +135,24 @@ async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int 
     async with connected(settings) as connection:
         for topic in (await _ask(connection, Metadata(list(names)))).to_object()["topics"]:
             if topic["error_code"] == TopicAuthorizationFailedError.errno:
-                right = Right("topic", topic["topic"], "DESCRIBE")
-                raise Denied(lacking(settings, [right]))
+                right = Permission("topic", topic["topic"], "DESCRIBE")
+                raise AuthorizationDenied(lacking(settings, [right]))
             gone = topic["error_code"] == UnknownTopicOrPartitionError.errno
             found[topic["topic"]] = None if gone else len(topic["partitions"])
     return found
 
 
-async def check(settings: Settings, rights: Iterable[Right]) -> None:
+async def check(settings: Settings, rights: Iterable[Permission]) -> None:
     """Log in and ask for each right. Raises Denied, naming all that are missing, or Unreachable."""
     try:
         missing = await _missing(settings, list(rights))
     except (KafkaError, OSError, TimeoutError) as error:
-        raise Unreachable(refusal(settings, settings.brokers, error)) from None
+        raise BrokerUnavailable(refusal(settings, settings.brokers, error)) from None
     if missing:
-        raise Denied(lacking(settings, missing))
+        raise AuthorizationDenied(lacking(settings, missing))
 
 
-def lacking(settings: Settings, missing: list[Right]) -> str:
+def lacking(settings: Settings, missing: list[Permission]) -> str:
     """What the user lacks, and the commands that mend it."""
     user = settings.sasl_username or "ANONYMOUS"
     first = "; ".join(f"{one.operation} on {one.kind} {one.name}" for one in missing)
@@ -161,7 +161,7 @@ def lacking(settings: Settings, missing: list[Right]) -> str:
     )
 
 
-async def _missing(settings: Settings, rights: list[Right]) -> list[Right]:
+async def _missing(settings: Settings, rights: list[Permission]) -> list[Permission]:
     names = {kind: list(dict.fromkeys(r.name for r in rights if r.kind == kind)) for kind in KINDS}
     async with connected(settings) as connection:
         answer = (await _ask(connection, Metadata(names["topic"]))).to_object()

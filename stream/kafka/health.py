@@ -8,7 +8,13 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
-from stream.kafka.authorization import Denied, Right, Unreachable, check, reach
+from stream.kafka.authorization import (
+    AuthorizationDenied,
+    BrokerUnavailable,
+    Permission,
+    check,
+    reach,
+)
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 
@@ -17,7 +23,7 @@ EVERY = 5.0  # seconds between questions
 PATIENCE = 2  # refusals in a row that end a worker: rights are not always changed in one step
 
 
-def needed(settings: Settings, *embedder: str) -> list[Right]:
+def required_permissions(settings: Settings, *embedder: str) -> list[Permission]:
     """All that a worker needs, `embedder` being the group that reads items for the text model.
 
     READ and WRITE imply DESCRIBE; an idempotent producer needs nothing more since Kafka 2.8.
@@ -28,13 +34,13 @@ def needed(settings: Settings, *embedder: str) -> list[Right]:
     groups = [f"{settings.app}-partitions"] if settings.role in ("all", "rank") else []
     groups += embedder if settings.role in ("all", "embed") else ()
     return [
-        *(Right("topic", name, "READ") for name in reads),
-        *(Right("topic", name, "WRITE") for name in writes),
-        *(Right("group", name, "READ") for name in groups),
+        *(Permission("topic", name, "READ") for name in reads),
+        *(Permission("topic", name, "WRITE") for name in writes),
+        *(Permission("group", name, "READ") for name in groups),
     ]
 
 
-async def arrive(settings: Settings) -> None:
+async def wait_for_broker(settings: Settings) -> None:
     """Wait until Kafka lets us in, `connect_seconds` at most: then raises Unreachable.
 
     Raises Denied at once: what refuses us will refuse us again.
@@ -44,7 +50,7 @@ async def arrive(settings: Settings) -> None:
     while True:
         try:
             return await reach(settings)
-        except Unreachable as away:
+        except BrokerUnavailable as away:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise
@@ -55,14 +61,14 @@ async def arrive(settings: Settings) -> None:
         await asyncio.sleep(min(1.0, left))
 
 
-class Door:
+class BrokerMonitor:
     """Kafka as this worker sees it: whether it answers, since when not, and what it forbids.
 
     >>> Door(Settings(), []).status()
     {'answers': True, 'away_seconds': 0.0}
     """
 
-    def __init__(self, settings: Settings, rights: Sequence[Right]) -> None:
+    def __init__(self, settings: Settings, rights: Sequence[Permission]) -> None:
         self._settings, self._rights = settings, rights
         self._away_since: float | None = None
 
@@ -73,9 +79,9 @@ class Door:
             await asyncio.sleep(EVERY)
             try:
                 await check(self._settings, self._rights)
-            except Unreachable as away:
+            except BrokerUnavailable as away:
                 self._away(str(away))
-            except Denied as denied:
+            except AuthorizationDenied as denied:
                 refusals += 1
                 if refusals >= PATIENCE:
                     raise
@@ -84,12 +90,12 @@ class Door:
                 refusals = 0
                 self._back()
 
-    async def says(self, error: Exception) -> str:
+    async def explain(self, error: Exception) -> str:
         """Why the worker ends: what Kafka refuses, if that is the cause, or else the error's."""
         if isinstance(error, KafkaError):
             try:
                 await check(self._settings, self._rights)
-            except (Denied, Unreachable) as cause:
+            except (AuthorizationDenied, BrokerUnavailable) as cause:
                 return str(cause)
             return f"Kafka: {error}"
         return str(error)

@@ -11,11 +11,11 @@ from stream.kafka.topics import Topics
 from stream.settings import Settings
 
 
-class Foreign(Exception):
+class LogMismatch(Exception):
     """Not the log that this was: why, and what to do."""
 
 
-async def begin(settings: Settings) -> Begin:
+async def current_identity(settings: Settings) -> Begin:
     """What a worker with these settings would say of the log it finds.
 
     A broker that does not know the ids of topics (before 2.8, or a small one) tells none.
@@ -39,7 +39,7 @@ async def begin(settings: Settings) -> Begin:
     )
 
 
-def agree(log: Begin, found: Begin) -> None:
+def check_identity(log: Begin, found: Begin) -> None:
     """Refuse to go on in a log that began as another one than what is `found`.
 
     >>> log = Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "1"})
@@ -49,25 +49,25 @@ def agree(log: Begin, found: Begin) -> None:
     stream.kafka.identity.Foreign: events is not the topic that the log began with (its id is 2, ...
     """
     if log.cluster and found.cluster and log.cluster != found.cluster:
-        raise Foreign(
+        raise LogMismatch(
             f"the log began on the Kafka cluster {log.cluster}, and this is {found.cluster}: "
             "offsets mean something else here. Set RANKLOOP_BROKERS to that cluster, or give the "
             "new log another RANKLOOP_TOPIC_PREFIX"
         )
     for topic, id in sorted(log.topics.items()):
         if found.topics and (now := found.topics.get(topic)) != id:
-            raise Foreign(
+            raise LogMismatch(
                 f"{topic} is not the topic that the log began with (its id is {now}, and was {id}):"
                 " it was deleted and made again. What was learned does not belong to it: start a "
                 "new log under another RANKLOOP_TOPIC_PREFIX and RANKLOOP_APP"
             )
     if log.partitions != found.partitions:
-        raise Foreign(
+        raise LogMismatch(
             f"the log began with {log.partitions} partitions, and RANKLOOP_PARTITIONS is "
             f"{found.partitions}: it is fixed for a log's life"
         )
     if log.rules != found.rules:
-        raise Foreign(
+        raise LogMismatch(
             f"the log joins rewards by the rules {log.rules}, and these settings are the rules "
             f"{found.rules}: horizon, early, lateness, future, impressions and refresh are fixed "
             "for a log's life. Set them as they were, or start a new log under another "

@@ -12,7 +12,7 @@ LONGEST = 0.02  # seconds between fetches from an idle broker that does not wait
 STEP = 0.001  # longer after each empty answer
 
 
-def pace() -> None:
+def limit_idle_fetches() -> None:
     """Let every consumer in this process rest after an empty answer that came at once.
 
     A real Kafka holds an empty fetch for `fetch.max.wait.ms` and is never paced. noida-db answers
@@ -39,7 +39,7 @@ def pace() -> None:
 PATIENCE = 1.0  # seconds for what was sent to go out, and for TLS to be closed on both sides
 
 
-def part() -> None:
+def bound_tls_close() -> None:
     """Let no connection in this process take longer than PATIENCE to close.
 
     A broker that does not answer the end of TLS is waited for 30 s by asyncio and uvloop alike,

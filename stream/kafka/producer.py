@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 MAX_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES  # of a value in dead letters; their topic allows it
 
 
-class Outgoing(Struct, frozen=True):
+class ProducerRecord(Struct, frozen=True):
     """A message to publish."""
 
     topic: str
@@ -26,15 +26,15 @@ class Outgoing(Struct, frozen=True):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class Unpublished(KafkaError):
+class ProduceError(KafkaError):
     """Not all messages were acknowledged: what was to follow must not happen."""
 
 
-class Stopped(Unpublished):
+class ProducerStopped(ProduceError):
     """The publisher was stopped: trying again is of no use."""
 
 
-class Publisher:
+class Producer:
     """An idempotent producer (acks=all) that can be trusted after an error: it is replaced.
 
     A refused record leaves the idempotent producer failing for ever (OutOfOrderSequence), and later
@@ -50,7 +50,7 @@ class Publisher:
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:
             if self._stopped:
-                raise Stopped("the publisher was stopped")
+                raise ProducerStopped("the publisher was stopped")
             if self._producer is None:
                 producer = AIOKafkaProducer(
                     **self._options,
@@ -79,7 +79,7 @@ class Publisher:
         if producer is not None:
             await producer.stop()
 
-    async def until_done(self, messages: Sequence[Outgoing]) -> None:
+    async def until_done(self, messages: Sequence[ProducerRecord]) -> None:
         """Publish, again and again until acknowledged: for what may appear more than once.
 
         Raises Stopped if the publisher is stopped meanwhile.
@@ -88,13 +88,13 @@ class Publisher:
             try:
                 await self(messages)
                 return
-            except Stopped:
+            except ProducerStopped:
                 raise
-            except Unpublished as error:
+            except ProduceError as error:
                 log.warning("not published, trying again", extra={"reason": str(error)})
                 await asyncio.sleep(1)
 
-    async def __call__(self, messages: Sequence[Outgoing]) -> list[int]:
+    async def __call__(self, messages: Sequence[ProducerRecord]) -> list[int]:
         """Publish in order; the offsets, once all are acknowledged. Raises Unpublished."""
         producer: AIOKafkaProducer | None = None
         try:
@@ -110,18 +110,18 @@ class Publisher:
                 for message in messages
             ]
             return [(await ack).offset for ack in acks]
-        except Stopped:
+        except ProducerStopped:
             raise
         except (KafkaError, OSError, AssertionError) as error:
             if producer is not None and self._producer is producer:
                 self._producer = None
                 await asyncio.wait([asyncio.ensure_future(producer.stop())], timeout=5)
-            raise Unpublished(f"{type(error).__name__}: {error}") from error
+            raise ProduceError(f"{type(error).__name__}: {error}") from error
 
 
-def deadletter(
+def dead_letter(
     topics: Topics, topic: str, partition: int, offset: int, value: bytes, reason: str
-) -> Outgoing:
+) -> ProducerRecord:
     """A message that cannot be used: its bytes as they came, the reason and origin as headers.
 
     A value longer than its topic takes is cut, and headers say so: broker limits are those of what
@@ -136,4 +136,4 @@ def deadletter(
     if len(value) > MAX_LETTER_BYTES:
         headers |= {"truncated": "true", "size": str(len(value))}
     pairs = tuple((name, text.encode()) for name, text in headers.items())
-    return Outgoing(topics.deadletters, value[:MAX_LETTER_BYTES], headers=pairs)
+    return ProducerRecord(topics.deadletters, value[:MAX_LETTER_BYTES], headers=pairs)

@@ -14,11 +14,11 @@ from models.events import Decision, Invalid, decode_decision
 log = logging.getLogger(__name__)
 
 
-class Cut(Exception):
+class LogTruncated(Exception):
     """The log does not reach back to where it must be read from."""
 
 
-def received(messages: list[ConsumerRecord]) -> list[ReceivedMessage]:
+def received_messages(messages: list[ConsumerRecord]) -> list[ReceivedMessage]:
     """Kafka's records as the agents know them; a null value becomes an empty message."""
     return [ReceivedMessage(m.offset, m.timestamp, m.value or b"") for m in messages]
 
@@ -34,10 +34,10 @@ def decision_of(message: ConsumerRecord) -> Decision | None:
         return None
 
 
-Take = Callable[[ConsumerRecord], None]
+OnRecord = Callable[[ConsumerRecord], None]
 
 
-class Follower:
+class TopicReader:
     """Follows partitions outside any group; `take` sees their messages as they come.
 
     It never resets an offset by itself (L6): an offset out of range raises in `run`. What `take`
@@ -47,9 +47,9 @@ class Follower:
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
         self._consumer: AIOKafkaConsumer | None = None
-        self._takes: dict[TopicPartition, Take] = {}
+        self._takes: dict[TopicPartition, OnRecord] = {}
         self.positions: dict[TopicPartition, int] = {}
-        self._held: set[TopicPartition] = set()
+        self._paused: set[TopicPartition] = set()
         self._missed: set[TopicPartition] = set()  # of those: to be read again from its position
         self._changed = False
         self._waiting: list[tuple[TopicPartition, int, asyncio.Future[None]]] = []
@@ -73,25 +73,25 @@ class Follower:
         if self._consumer is not None:
             await self._consumer.stop()
 
-    def watch(self, partition: TopicPartition, offset: int, take: Take) -> None:
+    def subscribe(self, partition: TopicPartition, offset: int, take: OnRecord) -> None:
         """Read a partition from `offset` on."""
         self._takes[partition] = take
         self.positions[partition] = offset
         self._changed = True
 
-    def forget(self, partition: TopicPartition) -> None:
+    def unsubscribe(self, partition: TopicPartition) -> None:
         """Read a partition no more."""
         if self._takes.pop(partition, None) is not None:
             del self.positions[partition]
             self._changed = True
 
-    def hold(self, partition: TopicPartition) -> None:
+    def pause(self, partition: TopicPartition) -> None:
         """Take nothing of a partition until `release`; what comes meanwhile is read again then."""
-        self._held.add(partition)
+        self._paused.add(partition)
 
-    def release(self, partition: TopicPartition) -> None:
+    def resume(self, partition: TopicPartition) -> None:
         """Go on with a partition that was held."""
-        self._held.discard(partition)
+        self._paused.discard(partition)
         if partition in self._missed:
             self._changed = True
 
@@ -105,14 +105,14 @@ class Follower:
         assert self._consumer is not None
         return (await self._consumer.end_offsets([partition]))[partition]
 
-    def behind(self, partition: TopicPartition) -> int:
+    def lag(self, partition: TopicPartition) -> int:
         """How many offsets of a partition were not taken yet, as far as fetches have told."""
         if self._consumer is None or partition not in self._consumer.assignment():
             return 0
         end = self._consumer.highwater(partition) or 0
         return max(0, end - self.positions.get(partition, 0))
 
-    async def reached(self, partition: TopicPartition, offset: int) -> None:
+    async def wait_until(self, partition: TopicPartition, offset: int) -> None:
         """Wait until everything below `offset` was taken."""
         if self.positions.get(partition, 0) >= offset:
             return
@@ -159,7 +159,7 @@ class Follower:
         take = self._takes.get(partition)
         if take is None:
             return
-        if partition in self._held or partition in self._missed:
+        if partition in self._paused or partition in self._missed:
             self._missed.add(partition)
             return
         for message in messages:
@@ -174,7 +174,7 @@ class Follower:
         for partition in list(self._takes):
             if self._changed:  # positions are those of the next assignment
                 break
-            if partition in self._held or partition in self._missed:
+            if partition in self._paused or partition in self._missed:
                 continue
             try:
                 position = await consumer.position(partition)

@@ -95,7 +95,7 @@ class Topics(Struct, frozen=True):
         return rules.get(name, {})
 
 
-class WrongShape(Exception):
+class TopicMismatch(Exception):
     """A topic exists with other partitions or settings than it must have."""
 
 
@@ -132,8 +132,10 @@ async def _made(admin: AIOKafkaAdminClient, topic: NewTopic, settings: Settings)
     _, code, reason, *_ = answer.topic_errors[0]
     error = for_code(code)
     if error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
-        lacks = access.lacking(settings, [access.Right("topic", topic.name, "CREATE")])
-        raise access.Denied(f"there is no topic {topic.name}. {lacks}; or: rankloop topics")
+        lacks = access.lacking(settings, [access.Permission("topic", topic.name, "CREATE")])
+        raise access.AuthorizationDenied(
+            f"there is no topic {topic.name}. {lacks}; or: rankloop topics"
+        )
     if code and error is not TopicAlreadyExistsError:
         raise error(f"{topic.name}: {reason}")
     return not code
@@ -154,7 +156,7 @@ async def _check(
     if has != count:
         by_user = name in (topics.events, topics.rankings)
         mend = "set RANKLOOP_PARTITIONS to what it has, or " if by_user else ""
-        raise WrongShape(
+        raise TopicMismatch(
             f"topic {name} has {has} partitions, and must have {count}; "
             f"{mend}use another RANKLOOP_TOPIC_PREFIX"
         )
@@ -162,7 +164,7 @@ async def _check(
     told = await _settings(admin, name) if required else {}
     for setting, value in required.items():
         if told.get(setting, value) != value:
-            raise WrongShape(
+            raise TopicMismatch(
                 f"topic {name} has {setting}={told[setting]}, and must have {value}: "
                 f"{REQUIRED[setting]}; set it with kafka-configs.sh --alter --topic {name} "
                 f"--add-config {setting}={value}, or use another RANKLOOP_TOPIC_PREFIX"

@@ -18,7 +18,7 @@ from models.base import Floats
 from models.events import Invalid, Source
 from stream import build
 from stream.datasets.topic_logs import FileLogs, KafkaLogs, Logs, save
-from stream.kafka.reader import Cut
+from stream.kafka.reader import LogTruncated
 from stream.kafka.topics import owner
 from stream.progress import progress
 from stream.settings import Settings
@@ -179,7 +179,7 @@ def run(settings: Settings, source: Path | None, folder: Path | None, as_json: b
         logs: Logs = FileLogs(source) if source else KafkaLogs(settings)
         quiet = as_json or not sys.stderr.isatty()
         report, seconds = audit(settings, logs, folder, quiet)
-    except (Cut, Invalid, KafkaError, OSError, UnknownRecordType) as error:
+    except (LogTruncated, Invalid, KafkaError, OSError, UnknownRecordType) as error:
         raise Unauditable(str(error)) from error
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if as_json:

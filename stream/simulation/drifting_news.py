@@ -12,7 +12,7 @@ from stream.datasets.simulated_news import MINUTE, START, News, news
 from stream.settings import Settings
 from stream.simulation.environment import Messages
 from stream.simulation.news import asking
-from stream.storage.vector_cache import Known, embedded
+from stream.storage.vector_cache import EncoderIdentity, embedded
 
 EVERY = 10 * MINUTE  # between two articles
 LIFE = 60  # articles on the shelf: fewer than candidates, so that a policy sees all of them
@@ -30,7 +30,7 @@ class ShelfWorld(Struct, frozen=True):
 
     news: News
     embeddings: tuple[Embedding, ...]
-    encoder: Known
+    encoder: EncoderIdentity
     requests: int
     seed: int
     k: int = 10

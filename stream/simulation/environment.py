@@ -8,7 +8,7 @@ from msgspec import Struct
 from agents.click_models import LoggedClickModel
 from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
 from stream.simulation.event_log import Log, liked
-from stream.storage.vector_cache import Known
+from stream.storage.vector_cache import EncoderIdentity
 
 Messages = Iterable[Item | Embedding | Event]
 
@@ -28,7 +28,7 @@ class World(Protocol):
     """A log or a simulation; it crosses to another process by pickling."""
 
     @property
-    def encoder(self) -> Known: ...
+    def encoder(self) -> EncoderIdentity: ...
 
     def messages(self) -> Messages: ...
 
@@ -44,7 +44,7 @@ class LogWorld(Struct, frozen=True):
     window: int = 20
 
     @property
-    def encoder(self) -> Known:
+    def encoder(self) -> EncoderIdentity:
         return self.log.encoder
 
     @property

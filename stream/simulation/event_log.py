@@ -10,7 +10,7 @@ from models.events import Click, Embedding, Event, Impression, Item, Request, Re
 from stream import build
 from stream.datasets.log_files import read_log
 from stream.settings import Settings
-from stream.storage.vector_cache import Known, embedded
+from stream.storage.vector_cache import EncoderIdentity, embedded
 
 EVENTS = Request | Impression | Click | Reward | Tick
 
@@ -32,7 +32,7 @@ class Log(Struct, frozen=True):
     items: tuple[Item, ...]
     embeddings: tuple[Embedding, ...]
     events: tuple[Event, ...]
-    encoder: Known
+    encoder: EncoderIdentity
     places: tuple[int, ...] = ()
 
     def in_time(self) -> Iterator[Item | Embedding | Event]:

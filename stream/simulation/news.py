@@ -11,7 +11,7 @@ from stream import build
 from stream.datasets.simulated_news import MINUTE, START, News, news
 from stream.settings import Settings
 from stream.simulation.environment import Messages
-from stream.storage.vector_cache import Known, embedded
+from stream.storage.vector_cache import EncoderIdentity, embedded
 
 
 class NewsWorld(Struct, frozen=True):
@@ -19,7 +19,7 @@ class NewsWorld(Struct, frozen=True):
 
     news: News
     embeddings: tuple[Embedding, ...]
-    encoder: Known
+    encoder: EncoderIdentity
     requests: int
     seed: int
     k: int = 10

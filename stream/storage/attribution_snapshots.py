@@ -14,8 +14,8 @@ import numpy as np
 from msgspec import Struct
 
 from agents.attribution_state import AttributionState, decode_state, encode_state
-from stream.storage.object_store import Shelf
-from stream.storage.tensor_file import Damaged, Refused, header, pieces, read
+from stream.storage.object_store import ObjectStore
+from stream.storage.tensor_file import CorruptFile, SnapshotMismatch, header, pieces, read
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ NAME = re.compile(r"attribution-(0|[1-9]\d{0,9})-(\d{20})\.safetensors")
 KEEP = 2  # files a partition, the newest
 
 
-class Label(Struct, frozen=True, kw_only=True):
+class AttributionHeader(Struct, frozen=True, kw_only=True):
     """What a file says of itself; `next` is the offset of the event to fold next."""
 
     prefix: str
@@ -35,7 +35,7 @@ class Label(Struct, frozen=True, kw_only=True):
     written: int  # milliseconds since 1970
 
 
-class Attributions:
+class AttributionSnapshots:
     """The attributions of one log's partitions on a shelf, the last two of each.
 
     >>> from agents.attribution import Attribution, Rules
@@ -46,15 +46,15 @@ class Attributions:
     (3, [0], [])
     """
 
-    def __init__(self, shelf: Shelf, prefix: str, rules: str) -> None:
-        self.shelf = shelf
+    def __init__(self, shelf: ObjectStore, prefix: str, rules: str) -> None:
+        self.store = shelf
         self.prefix = prefix
         self.topic = ""  # known once a worker has looked at its log
         self.rules = rules
 
     def write(self, state: AttributionState) -> None:
         """Put a state on the shelf, whole or not at all; remove what two newer ones replace."""
-        label = Label(
+        label = AttributionHeader(
             prefix=self.prefix,
             topic=self.topic,
             partition=state.partition,
@@ -68,29 +68,29 @@ class Attributions:
             f"{name}.{n:06}": np.frombuffer(data, np.uint8)
             for n, (name, data) in enumerate(encode_state(state))
         }
-        self.shelf.put(named(state.partition, state.next), pieces(arrays, texts))
+        self.store.put(file_name(state.partition, state.next), pieces(arrays, texts))
         # Only below what was just written: whoever is ahead of this worker owns the partition now.
         older = [n for n in self.offsets(state.partition) if n <= state.next]
         for offset in older[KEEP:]:
-            self.shelf.remove(named(state.partition, offset))
+            self.store.remove(file_name(state.partition, offset))
 
     def names(self) -> list[tuple[int, int]]:
         """Partition and offset of all that is there, in order."""
-        found = (NAME.fullmatch(name) for name in self.shelf.names())
+        found = (NAME.fullmatch(name) for name in self.store.names())
         return sorted((int(match[1]), int(match[2])) for match in found if match)
 
     def offsets(self, partition: int) -> list[int]:
         """Those of a partition, the newest first."""
         return [offset for number, offset in reversed(self.names()) if number == partition]
 
-    def label(self, partition: int, offset: int) -> tuple[Label, int]:
+    def label(self, partition: int, offset: int) -> tuple[AttributionHeader, int]:
         """What a file says of itself, and its size. Raises Damaged, Refused or OSError."""
-        with self.shelf.open(named(partition, offset)) as (file, size):
+        with self.store.open(file_name(partition, offset)) as (file, size):
             return self._label(header(file, size).texts, partition, offset), size
 
     def read(self, partition: int, offset: int) -> AttributionState:
         """A state, checked in full. Raises Damaged, Refused or OSError."""
-        with self.shelf.open(named(partition, offset)) as (file, size):
+        with self.store.open(file_name(partition, offset)) as (file, size):
             head, arrays = read(file, size)
         self._label(head.texts, partition, offset)
         order = sorted(arrays, key=lambda name: name.rpartition(".")[2])
@@ -98,16 +98,16 @@ class Attributions:
         try:
             state = decode_state(parts, self.rules)
         except ValueError as error:
-            raise Damaged(str(error)) from None
+            raise CorruptFile(str(error)) from None
         if state is None:
-            raise Refused("it is of another release")
+            raise SnapshotMismatch("it is of another release")
         if (state.partition, state.next) != (partition, offset):
-            raise Damaged(f"it is of partition {state.partition} at {state.next}")
+            raise CorruptFile(f"it is of partition {state.partition} at {state.next}")
         return state
 
     def newest(self, partition: int, first: int, last: int) -> AttributionState | None:
         """The newest good one between two offsets; what is damaged is said loudly."""
-        where = {"partition": partition, "shelf": self.shelf.where}
+        where = {"partition": partition, "shelf": self.store.where}
         try:
             offsets = [offset for offset in self.offsets(partition) if first <= offset <= last]
         except Exception as error:  # whatever a store may raise: the bookmark is enough
@@ -117,28 +117,28 @@ class Attributions:
             where["offset"] = offset
             try:
                 return self.read(partition, offset)
-            except Refused as refused:
+            except SnapshotMismatch as refused:
                 log.warning("attribution of no use here", extra=where | {"reason": str(refused)})
             except Exception as error:  # damaged, or gone
                 log.error("attribution not used", extra=where | {"reason": str(error)})
         return None
 
-    def _label(self, texts: dict[str, str], partition: int, offset: int) -> Label:
+    def _label(self, texts: dict[str, str], partition: int, offset: int) -> AttributionHeader:
         try:
-            label = msgspec.convert(texts, Label, strict=False)
+            label = msgspec.convert(texts, AttributionHeader, strict=False)
         except msgspec.ValidationError as error:
-            raise Damaged(f"its label cannot be read: {error}") from None
+            raise CorruptFile(f"its label cannot be read: {error}") from None
         if (label.partition, label.next) != (partition, offset):
-            raise Damaged(f"it is of partition {label.partition} at {label.next}")
+            raise CorruptFile(f"it is of partition {label.partition} at {label.next}")
         theirs = label.prefix, label.topic, label.rules
         if theirs != (self.prefix, self.topic, self.rules):
-            raise Refused(
+            raise SnapshotMismatch(
                 f"it is of the log {label.prefix!r} {label.topic} under rules {label.rules}, not "
                 f"of {self.prefix!r} {self.topic} under {self.rules}"
             )
         return label
 
 
-def named(partition: int, offset: int) -> str:
+def file_name(partition: int, offset: int) -> str:
     """The file of a partition's attribution before the event at `offset`."""
     return f"attribution-{partition}-{offset:020}.safetensors"

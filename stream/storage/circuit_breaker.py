@@ -11,7 +11,7 @@ PAUSE = 1.0  # seconds a server that does not answer is left alone at first; dou
 LONGEST_PAUSE = 30.0
 
 
-class Line:
+class CircuitBreaker:
     """Closed for 1, 2, 4 ... 30 seconds after each failure in a row, else open.
 
     >>> line = Line("rankings", lambda: 7.0)
@@ -40,7 +40,7 @@ class Line:
         self._pause = min(self._pause * 2, LONGEST_PAUSE) or PAUSE
         self._until = self._clock() + self._pause
 
-    def mended(self) -> None:
+    def succeeded(self) -> None:
         """It answered."""
         if self._pause:
             log.warning("store back", extra={"store": self._name})

@@ -20,10 +20,10 @@ import redis.retry
 from msgspec import Struct
 from redis.backoff import NoBackoff
 
-from stream.storage.circuit_breaker import Clock, Line
+from stream.storage.circuit_breaker import CircuitBreaker, Clock
 
 
-class Kept(Struct, frozen=True):
+class StoreCounts(Struct, frozen=True):
     """Rankings written where readers look, refused there, and lost for want of room here."""
 
     written: int
@@ -46,7 +46,7 @@ return 1
 """
 
 
-class Latest(Struct, frozen=True):
+class LatestRanking(Struct, frozen=True):
     """An encoded decision and where it was read: the log's id and partition, and the offset."""
 
     user: str
@@ -55,14 +55,14 @@ class Latest(Struct, frozen=True):
     offset: int
 
 
-class Rankings(Protocol):
+class LatestRankings(Protocol):
     """The latest ranking a user. A lower offset of the same log never replaces a higher one."""
 
-    async def put(self, latest: Latest) -> bool:
+    async def put(self, latest: LatestRanking) -> bool:
         """Keep it; False if a higher offset is held already."""
         ...
 
-    async def put_many(self, latest: Iterable[Latest]) -> int:
+    async def put_many(self, latest: Iterable[LatestRanking]) -> int:
         """Keep these, in order; how many were not refused."""
         ...
 
@@ -80,7 +80,7 @@ class Rankings(Protocol):
         ...
 
     @property
-    def tally(self) -> Kept:
+    def counts(self) -> StoreCounts:
         """How many were kept and lost, and how many are held in this process."""
         ...
 
@@ -105,15 +105,17 @@ class MemoryRankings:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         self._ttl, self._limit, self._clock = ttl, limit, clock
-        self._held: OrderedDict[str, tuple[float, Latest]] = OrderedDict()  # by time of putting
+        self._held: OrderedDict[str, tuple[float, LatestRanking]] = (
+            OrderedDict()
+        )  # by time of putting
         self._put = self._lost = 0
 
     @property
-    def tally(self) -> Kept:
+    def counts(self) -> StoreCounts:
         """How many were put and lost, and how many are held."""
-        return Kept(self._put, 0, self._lost, len(self._held), self._limit)
+        return StoreCounts(self._put, 0, self._lost, len(self._held), self._limit)
 
-    async def put(self, latest: Latest) -> bool:
+    async def put(self, latest: LatestRanking) -> bool:
         """Keep it; False if a higher offset is held already."""
         now = self._clock()
         self._expire(now)
@@ -128,7 +130,7 @@ class MemoryRankings:
             self._lost += 1
         return True
 
-    async def put_many(self, latest: Iterable[Latest]) -> int:
+    async def put_many(self, latest: Iterable[LatestRanking]) -> int:
         """Keep these, in order; how many were not refused."""
         return sum([await self.put(one) for one in latest])
 
@@ -140,7 +142,7 @@ class MemoryRankings:
     async def close(self) -> None:
         """Nothing to let go of."""
 
-    def drain(self, n: int) -> list[Latest]:
+    def drain(self, n: int) -> list[LatestRanking]:
         """Take at most `n` out, the longest unchanged first."""
         self._expire(self._clock())
         return [self._held.popitem(last=False)[1][1] for _ in range(min(n, len(self._held)))]
@@ -177,20 +179,20 @@ class RedisRankings:
         self._turn = asyncio.Lock()  # one connection, and writes in the order of their calls
         self._ttl, self._prefix = round(ttl * 1000), prefix
         self._unsent = MemoryRankings(ttl=ttl, limit=limit, clock=clock)
-        self._line = Line("rankings", clock)
+        self._line = CircuitBreaker("rankings", clock)
         self._written = self._refused = 0
 
     @property
-    def tally(self) -> Kept:
+    def counts(self) -> StoreCounts:
         """What Redis took and refused, and what waits for it."""
-        unsent = self._unsent.tally
-        return Kept(self._written, self._refused, unsent.lost, unsent.held, unsent.limit)
+        unsent = self._unsent.counts
+        return StoreCounts(self._written, self._refused, unsent.lost, unsent.held, unsent.limit)
 
-    async def put(self, latest: Latest) -> bool:
+    async def put(self, latest: LatestRanking) -> bool:
         """Keep it; False if a higher offset is held already."""
         return await self.put_many([latest]) == 1
 
-    async def put_many(self, latest: Iterable[Latest]) -> int:
+    async def put_many(self, latest: Iterable[LatestRanking]) -> int:
         """Keep these in a few round trips, in order; how many were not refused."""
         queue, kept = list(latest), 0
         async with self._turn:
@@ -200,7 +202,7 @@ class RedisRankings:
                 kept += 0 if chunk is late else sent
         return kept
 
-    async def _send(self, latest: list[Latest]) -> int:
+    async def _send(self, latest: list[LatestRanking]) -> int:
         if not self._line.open() or not latest:
             return await self._unsent.put_many(latest)
         try:
@@ -214,7 +216,7 @@ class RedisRankings:
         except LOST as error:
             self._line.failed(error)
             return await self._unsent.put_many(latest)
-        self._line.mended()
+        self._line.succeeded()
         self._written += len(latest) - len(refused)
         self._refused += len(refused)
         for error in refused:  # one bad key must not hold up the others for ever
@@ -228,7 +230,7 @@ class RedisRankings:
             if self._line.open():
                 try:
                     found = await self._redis.hget(self._key(user), "decision")
-                    self._line.mended()
+                    self._line.succeeded()
                     return found
                 except LOST as error:
                     self._line.failed(error)
@@ -246,7 +248,7 @@ class RedisRankings:
     def _key(self, user: str) -> str:
         return f"{self._prefix}:ranking:{user}"
 
-    def _arguments(self, latest: Latest) -> tuple[str | int | bytes, ...]:
+    def _arguments(self, latest: LatestRanking) -> tuple[str | int | bytes, ...]:
         return latest.log, latest.offset, self._ttl, latest.decision
 
 

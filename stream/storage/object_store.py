@@ -13,7 +13,7 @@ PART = ".part"  # of a file being written; what a killed worker left is removed 
 STALE_SECONDS = 3600
 
 
-class Shelf(Protocol):
+class ObjectStore(Protocol):
     """A few files with names, no folders in it."""
 
     where: str
@@ -39,16 +39,16 @@ class Shelf(Protocol):
         ...
 
 
-def shelf(url: str) -> Shelf:
+def object_store(url: str) -> ObjectStore:
     """The shelf at a path, a file:// URL, or another URL that fsspec knows."""
     if "://" not in url and "::" not in url:
-        return Folder(Path(url))
+        return LocalStore(Path(url))
     if url.startswith("file://"):
-        return Folder(Path(url.removeprefix("file://")))
-    return Bucket(url)
+        return LocalStore(Path(url.removeprefix("file://")))
+    return FsspecStore(url)
 
 
-class Folder:
+class LocalStore:
     """A local folder, made when it is first written to; files are for their owner alone."""
 
     def __init__(self, path: Path) -> None:
@@ -107,7 +107,7 @@ class Folder:
                     part.unlink()
 
 
-class Bucket:
+class FsspecStore:
     """Any other file system of fsspec: s3://, gs://, memory:// ...; its package must be installed.
 
     There a file is written under another name, then moved.

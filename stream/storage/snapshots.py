@@ -20,14 +20,14 @@ from agents.learner import Learner, LearnerState
 from agents.ledger import LedgerState
 from models.base import Arrays
 from stream.settings import Settings
-from stream.storage.attribution_snapshots import Attributions
-from stream.storage.object_store import Shelf, shelf
-from stream.storage.tensor_file import Damaged, Header, Refused, header, pieces, read
+from stream.storage.attribution_snapshots import AttributionSnapshots
+from stream.storage.object_store import ObjectStore, object_store
+from stream.storage.tensor_file import CorruptFile, Header, SnapshotMismatch, header, pieces, read
 
 FORMAT = 2
 
 
-class Cover(Struct, frozen=True, kw_only=True):
+class SnapshotHeader(Struct, frozen=True, kw_only=True):
     """What a snapshot says of itself. `fold` is the hash of the settings that steer the fold."""
 
     format: int = FORMAT
@@ -39,7 +39,7 @@ class Cover(Struct, frozen=True, kw_only=True):
     written: int  # milliseconds since 1970
 
 
-def fits(version: int, begins: int, ends: int, topic: str) -> None:
+def check_range(version: int, begins: int, ends: int, topic: str) -> None:
     """Refuse to go on from `version` in a log that does not reach to it, or not back to it (L6).
 
     >>> fits(7, 0, 5, "rankloop.feedback")
@@ -47,46 +47,46 @@ def fits(version: int, begins: int, ends: int, topic: str) -> None:
     stream.storage.tensor_file.Refused: rankloop.feedback ends at 5, but was learned up to 7: ...
     """
     if ends < version:
-        raise Refused(
+        raise SnapshotMismatch(
             f"{topic} ends at {ends}, but was learned up to {version}: it is another log, or was "
             "cut. Restore it; or, if it begins again on purpose, fold it from its start: "
             "`rankloop snapshots rollback 0`"
         )
     if begins > version:
-        raise Refused(
+        raise SnapshotMismatch(
             f"{topic} begins at {begins}, but was learned up to {version} only: what lies between "
             "is gone. Start from a snapshot of another worker that reaches there "
             "(RANKLOOP_SNAPSHOT_URL), and keep feedback longer than the oldest snapshot"
         )
 
 
-def same(last: str, found: str, version: int, topic: str) -> None:
+def check_last_record(last: str, found: str, version: int, topic: str) -> None:
     """Refuse a log whose record before `version` is not the one that was learned there (L6)."""
     if last != found:
-        raise Refused(
+        raise SnapshotMismatch(
             f"{topic} holds another record at {version - 1} than the one learned: it is another "
             "log under the same name. Give it another RANKLOOP_TOPIC_PREFIX; or, if it begins "
             "again on purpose, fold it from its start: `rankloop snapshots rollback 0`"
         )
 
 
-def texts_of(cover: Cover) -> dict[str, str]:
+def texts_of(cover: SnapshotHeader) -> dict[str, str]:
     """A cover as a header's texts."""
     return {name: str(value) for name, value in msgspec.structs.asdict(cover).items()}
 
 
-def cover_in(head: Header) -> Cover:
+def decode_header(head: Header) -> SnapshotHeader:
     """The cover in a header. Raises Refused for another format, Damaged for none."""
     stated = head.texts.get("format", "")
     if stated != str(FORMAT):
-        raise Refused(
+        raise SnapshotMismatch(
             f"a snapshot of format {stated[:20]!r}, and this release reads {FORMAT}; run the "
             "release that wrote it, or fold the log again: `rankloop snapshots rollback 0`"
         )
     try:
-        return msgspec.convert(head.texts, Cover, strict=False)
+        return msgspec.convert(head.texts, SnapshotHeader, strict=False)
     except msgspec.ValidationError as error:
-        raise Damaged(f"its cover cannot be read: {error}") from None
+        raise CorruptFile(f"its cover cannot be read: {error}") from None
 
 
 def arrays_of(state: LearnerState) -> Arrays:
@@ -99,13 +99,13 @@ def arrays_of(state: LearnerState) -> Arrays:
     return memory | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
 
 
-def state_in(cover: Cover, arrays: Arrays) -> LearnerState:
+def state_in(cover: SnapshotHeader, arrays: Arrays) -> LearnerState:
     """The state that `arrays_of` wrote. Raises Damaged if there is none."""
     try:
         ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=LedgerState)
         policy = arrays["policy"].tobytes()
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Damaged(f"its ledger cannot be read: {error}") from None
+        raise CorruptFile(f"its ledger cannot be read: {error}") from None
     return LearnerState(
         ledger=ledger,
         memory=_within("memory.", arrays),
@@ -126,7 +126,7 @@ NAME = re.compile(r"(\d{20})\.safetensors")
 ASIDE = ".aside"
 
 
-class Log(Struct, frozen=True):
+class LogId(Struct, frozen=True):
     """What a snapshot belongs to: a log, the settings that steer its fold, and who wrote it."""
 
     prefix: str
@@ -134,14 +134,14 @@ class Log(Struct, frozen=True):
     build: str
 
 
-class Entry(Struct, frozen=True):
+class SnapshotInfo(Struct, frozen=True):
     """A file on the shelf: its cover, or what is wrong with it."""
 
     name: str
     version: int
     size: int = 0
-    cover: Cover | None = None
-    wrong: str = ""
+    header: SnapshotHeader | None = None
+    error: str = ""
 
 
 class Snapshots:
@@ -161,15 +161,15 @@ class Snapshots:
     (3, 3)
     """
 
-    def __init__(self, shelf: Shelf, log: Log, keep: int) -> None:
-        self.shelf = shelf
+    def __init__(self, shelf: ObjectStore, log: LogId, keep: int) -> None:
+        self.store = shelf
         self.log = log
         self.keep = keep
-        self.newest: Cover | None = None  # written or restored here
+        self.newest: SnapshotHeader | None = None  # written or restored here
 
-    def write(self, state: LearnerState) -> Cover:
+    def write(self, state: LearnerState) -> SnapshotHeader:
         """Put a snapshot on the shelf, whole or not at all, and remove those beyond `keep`."""
-        cover = Cover(
+        cover = SnapshotHeader(
             version=state.version,
             digest=state.digest(),
             prefix=self.log.prefix,
@@ -177,36 +177,36 @@ class Snapshots:
             build=self.log.build,
             written=time.time_ns() // 1_000_000,
         )
-        self.shelf.put(named(state.version), pieces(arrays_of(state), texts_of(cover)))
+        self.store.put(file_name(state.version), pieces(arrays_of(state), texts_of(cover)))
         self.newest = cover
         for version in self.versions()[: -self.keep]:
-            self.shelf.remove(named(version))
+            self.store.remove(file_name(version))
         return cover
 
     def versions(self) -> list[int]:
         """All versions on the shelf, the oldest first."""
-        found = (NAME.fullmatch(name) for name in self.shelf.names())
+        found = (NAME.fullmatch(name) for name in self.store.names())
         return [int(match[1]) for match in found if match]
 
     def newer(self, version: int) -> bool:
         """Whether there is one of a later version."""
         return any(found > version for found in self.versions())
 
-    def read(self, version: int) -> tuple[Cover, LearnerState]:
+    def read(self, version: int) -> tuple[SnapshotHeader, LearnerState]:
         """A snapshot, checked in full. Raises Damaged, Refused or OSError."""
-        with self.shelf.open(named(version)) as (file, size):
+        with self.store.open(file_name(version)) as (file, size):
             head, arrays = read(file, size)
-        cover = cover_in(head)
+        cover = decode_header(head)
         if cover.version != version:
-            raise Damaged(f"it is a snapshot of version {cover.version}")
+            raise CorruptFile(f"it is a snapshot of version {cover.version}")
         state = state_in(cover, arrays)
         if state.version != version:
-            raise Damaged(f"its ledger is of version {state.version}")
+            raise CorruptFile(f"its ledger is of version {state.version}")
         if state.digest() != cover.digest:
-            raise Damaged("its digest is wrong")
+            raise CorruptFile("its digest is wrong")
         return cover, state
 
-    def restore(self, learner: Learner) -> Cover | None:
+    def restore(self, learner: Learner) -> SnapshotHeader | None:
         """Load the newest good snapshot; None if there is none. Says so for each that is not good.
 
         Raises Refused for a good one of another log or of other settings: nothing is ever mixed.
@@ -221,73 +221,73 @@ class Snapshots:
                 continue
             self.newest = cover
             del state
-            give_back()
+            trim_malloc()
             return cover
         return None
 
-    def check(self, cover: Cover) -> None:
+    def check(self, cover: SnapshotHeader) -> None:
         """Refuse a snapshot of another log, or of a fold that other settings steered."""
-        where = f"the snapshot of version {cover.version} in {self.shelf.where}"
+        where = f"the snapshot of version {cover.version} in {self.store.where}"
         if cover.prefix != self.log.prefix:
-            raise Refused(
+            raise SnapshotMismatch(
                 f"{where} is of the log {cover.prefix!r}, not {self.log.prefix!r}; "
                 "give each log a RANKLOOP_SNAPSHOT_URL (or RANKLOOP_DATA_DIR) of its own"
             )
         if cover.fold != self.log.fold:
-            raise Refused(
+            raise SnapshotMismatch(
                 f"{where} was learned under settings {cover.fold} (rankloop {cover.build}), "
                 f"not {self.log.fold}; run with those settings, or fold the log again: "
                 "`rankloop snapshots rollback 0`"
             )
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[SnapshotInfo]:
         """What is on the shelf by its headers alone, the newest first."""
         return [self.entry(version) for version in reversed(self.versions())]
 
-    def entry(self, version: int) -> Entry:
+    def entry(self, version: int) -> SnapshotInfo:
         """One of them; what cannot be read says why."""
-        name, size = named(version), 0
+        name, size = file_name(version), 0
         try:
-            with self.shelf.open(name) as (file, size):
-                cover = cover_in(header(file, size))
+            with self.store.open(name) as (file, size):
+                cover = decode_header(header(file, size))
             self.check(cover)
-            return Entry(name, version, size, cover)
-        except (OSError, Damaged, Refused) as error:
-            return Entry(name, version, size, wrong=str(error))
+            return SnapshotInfo(name, version, size, cover)
+        except (OSError, CorruptFile, SnapshotMismatch) as error:
+            return SnapshotInfo(name, version, size, error=str(error))
 
-    def shapes(self, version: int) -> tuple[Cover, dict[str, tuple[str, tuple[int, ...]]]]:
+    def shapes(self, version: int) -> tuple[SnapshotHeader, dict[str, tuple[str, tuple[int, ...]]]]:
         """A snapshot's cover, and the type and shape of each of its arrays, by its header."""
-        with self.shelf.open(named(version)) as (file, size):
+        with self.store.open(file_name(version)) as (file, size):
             head = header(file, size)
-        return cover_in(head), {n: (t.dtype, t.shape) for n, t in head.tensors.items()}
+        return decode_header(head), {n: (t.dtype, t.shape) for n, t in head.tensors.items()}
 
     def rollback(self, version: int) -> list[str]:
         """Set aside all snapshots newer than `version`, so that a worker starts from an older one.
 
         They are renamed, not deleted; the new names are returned.
         """
-        taken, moved = set(self.shelf.names()), list[str]()
+        taken, moved = set(self.store.names()), list[str]()
         for newer in [found for found in self.versions() if found > version]:
-            name = named(newer) + ASIDE
+            name = file_name(newer) + ASIDE
             new = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 999))) if n not in taken)
-            self.shelf.move(named(newer), new)
+            self.store.move(file_name(newer), new)
             moved.append(new)
         return moved
 
 
-def opened(settings: Settings) -> Snapshots:
+def open_snapshots(settings: Settings) -> Snapshots:
     """The snapshots that settings name, those of their fold: each fold has a folder of its own.
 
     Raises ValueError for a URL that nothing here opens.
     """
-    mine = Log(settings.topic_prefix, settings.fold_hash(), release("rankloop"))
-    return Snapshots(shelf(f"{_where(settings)}/{mine.fold}"), mine, settings.snapshot_keep)
+    mine = LogId(settings.topic_prefix, settings.fold_hash(), release("rankloop"))
+    return Snapshots(object_store(f"{_where(settings)}/{mine.fold}"), mine, settings.snapshot_keep)
 
 
-def attributions(settings: Settings) -> Attributions:
+def open_attribution_snapshots(settings: Settings) -> AttributionSnapshots:
     """The partitions' attributions; they are the same in each fold, so beside these folders."""
-    return Attributions(
-        shelf(_where(settings)), settings.topic_prefix, settings.attribution_rules().digest
+    return AttributionSnapshots(
+        object_store(_where(settings)), settings.topic_prefix, settings.attribution_rules().digest
     )
 
 
@@ -295,12 +295,12 @@ def _where(settings: Settings) -> str:
     return (settings.snapshot_url or str(Path(settings.data_dir, "snapshots"))).rstrip("/")
 
 
-def named(version: int) -> str:
+def file_name(version: int) -> str:
     """The file of a version; names sort as versions do."""
     return f"{version:020}.safetensors"
 
 
-def give_back() -> None:
+def trim_malloc() -> None:
     """Return what was freed to the system, where the C library can: glibc's keeps it for later.
 
     After a snapshot was loaded, that is a third of all; it takes some hundredths of a second.

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from models.base import Arrays
 
 
-class Refused(Exception):
+class SnapshotMismatch(Exception):
     """A good snapshot that must not be used here: why, and what to do."""
 
 
@@ -31,7 +31,7 @@ CHUNK = 1 << 22
 LARGEST_SHAPE = 1 << 48
 
 
-class Damaged(ValueError):
+class CorruptFile(ValueError):
     """Not the file that was written."""
 
 
@@ -96,31 +96,35 @@ def header(file: BinaryIO, size: int) -> Header:
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8 - HASH_BYTES):
-        raise Damaged(f"a file of {size:,} bytes cannot have a header of {length:,}")
+        raise CorruptFile(f"a file of {size:,} bytes cannot have a header of {length:,}")
     text = file.read(length)
     if len(text) < length:
-        raise Damaged(f"the file ends within its header, after {8 + len(text):,} bytes")
+        raise CorruptFile(f"the file ends within its header, after {8 + len(text):,} bytes")
     try:
         claims = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         texts = msgspec.json.decode(claims.pop("__metadata__", b"{}"), type=dict[str, str])
         tensors = {n: msgspec.json.decode(raw, type=Tensor) for n, raw in claims.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Damaged(f"its header cannot be read: {error}") from None
+        raise CorruptFile(f"its header cannot be read: {error}") from None
     tensors = dict(sorted(tensors.items(), key=lambda one: one[1].data_offsets))
     at = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES or not (NAME.fullmatch(name) or name == CHECKSUM):
-            raise Damaged(f"a tensor {name[:50]!r} of type {tensor.dtype[:20]!r} was never written")
+            raise CorruptFile(
+                f"a tensor {name[:50]!r} of type {tensor.dtype[:20]!r} was never written"
+            )
         if prod(max(1, n) for n in tensor.shape) > LARGEST_SHAPE:  # also where another side is 0
-            raise Damaged(f"{name} of shape {tensor.shape} is larger than any array")
+            raise CorruptFile(f"{name} of shape {tensor.shape} is larger than any array")
         bytes_needed = prod(tensor.shape) * np.dtype(DTYPES[tensor.dtype]).itemsize
         if tensor.data_offsets != (at, at + bytes_needed):
-            raise Damaged(f"{name} of shape {tensor.shape} lies at {tensor.data_offsets}, not {at}")
+            raise CorruptFile(
+                f"{name} of shape {tensor.shape} lies at {tensor.data_offsets}, not {at}"
+            )
         at += bytes_needed
     if next(reversed(tensors), "") != CHECKSUM or tensors[CHECKSUM].shape != (HASH_BYTES,):
-        raise Damaged("its last tensor is no checksum")
+        raise CorruptFile("its last tensor is no checksum")
     if 8 + length + at != size:
-        raise Damaged(f"it should have {8 + length + at:,} bytes, and has {size:,}")
+        raise CorruptFile(f"it should have {8 + length + at:,} bytes, and has {size:,}")
     return Header(texts, tensors, start + text)
 
 
@@ -138,7 +142,7 @@ def read(file: BinaryIO, size: int) -> tuple[Header, Arrays]:
             digest.update(piece)
         arrays[name] = flat.view(DTYPES[tensor.dtype]).reshape(tensor.shape)
     if file.read(HASH_BYTES) != digest.digest():
-        raise Damaged("its checksum is wrong")
+        raise CorruptFile("its checksum is wrong")
     return found, arrays
 
 
@@ -147,6 +151,6 @@ def _fill(file: BinaryIO, piece: memoryview) -> None:
     while filled < len(piece):
         data = file.read(len(piece) - filled)
         if not data:
-            raise Damaged("the file ends within its data")
+            raise CorruptFile("the file ends within its data")
         piece[filled : filled + len(data)] = data
         filled += len(data)

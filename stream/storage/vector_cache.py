@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from models.base import Encoder, Floats
 from models.bert_encoder import CachedEncoder, embed
 from models.events import Embedding, Item
-from stream.storage.circuit_breaker import Clock, Line
+from stream.storage.circuit_breaker import CircuitBreaker, Clock
 from stream.storage.latest_rankings import CHUNK, LOST, check_ttl
 
 
@@ -44,7 +44,7 @@ class RedisVectors:
             socket_connect_timeout=timeout,
         )
         self._ttl, self._prefix = round(ttl * 1000), prefix
-        self._line = Line("vectors", clock)
+        self._line = CircuitBreaker("vectors", clock)
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """What is known under each key, in order."""
@@ -77,7 +77,7 @@ class RedisVectors:
             answer = call()
         except LOST as error:
             return self._line.failed(error)
-        self._line.mended()
+        self._line.succeeded()
         return answer
 
 
@@ -112,7 +112,7 @@ class FileVectors:
             self._changed = False
 
 
-class Known(Struct):
+class EncoderIdentity(Struct):
     """An encoder that has done its work: what agents need to know of it, small to send about."""
 
     version: str
@@ -124,9 +124,9 @@ class Known(Struct):
 
 def embedded(
     items: Sequence[Item], encoder: Encoder, folder: Path
-) -> tuple[tuple[Embedding, ...], Known]:
+) -> tuple[tuple[Embedding, ...], EncoderIdentity]:
     """The items' vectors as messages, from the file as far as it knows them."""
     store = FileVectors(folder, encoder.version)
     made = embed(items, CachedEncoder(encoder, store, limit=max(1, len(items))))
     store.save()
-    return tuple(made), Known(encoder.version, encoder.dimensions)
+    return tuple(made), EncoderIdentity(encoder.version, encoder.dimensions)

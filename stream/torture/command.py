@@ -22,7 +22,7 @@ from stream.local.process import StackError
 from stream.local.stack import Stack
 from stream.progress import progress
 from stream.settings import Settings, others_environ
-from stream.storage.snapshots import opened
+from stream.storage.snapshots import open_snapshots
 from stream.torture.checker.check import Findings, check, total
 from stream.torture.checker.journal import Book
 from stream.torture.faults import FORGED, MOST_WORKERS
@@ -176,7 +176,7 @@ def _snapshots(crew: Sequence[Worker], settings: Settings) -> list[tuple[int, st
     """(version, digest) of each worker's newest snapshot, read in full; -1 for a damaged one."""
     found: list[tuple[int, str]] = []
     for worker in crew:
-        shelf = opened(structs.replace(settings, data_dir=str(worker.data)))
+        shelf = open_snapshots(structs.replace(settings, data_dir=str(worker.data)))
         if versions := shelf.versions():
             try:
                 _, state = shelf.read(versions[-1])

@@ -20,16 +20,16 @@ from agents.ledger import UnknownRecordType
 from agents.partition import Diverged
 from models.base import Encoder
 from stream import build
-from stream.kafka.authorization import Denied, check
-from stream.kafka.health import Door, arrive, needed
-from stream.kafka.identity import Foreign
-from stream.kafka.patches import pace, part
-from stream.kafka.reader import Cut
+from stream.kafka.authorization import AuthorizationDenied, check
+from stream.kafka.health import BrokerMonitor, required_permissions, wait_for_broker
+from stream.kafka.identity import LogMismatch
+from stream.kafka.patches import bound_tls_close, limit_idle_fetches
+from stream.kafka.reader import LogTruncated
 from stream.kafka.topics import create
 from stream.local.process import free_port
 from stream.settings import Settings
-from stream.storage.latest_rankings import MemoryRankings, Rankings, RedisRankings
-from stream.storage.tensor_file import Refused
+from stream.storage.latest_rankings import LatestRankings, MemoryRankings, RedisRankings
+from stream.storage.tensor_file import SnapshotMismatch
 from stream.storage.vector_cache import RedisVectors
 from stream.worker.embedder import embed_items
 from stream.worker.engine import Engine
@@ -50,7 +50,15 @@ def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
 
 log = logging.getLogger(__name__)
 # The log is not what it must be, and no retry mends that: said in one line, then a clean stop.
-REFUSALS = (Refused, Cut, Denied, Diverged, DigestMismatch, Foreign, UnknownRecordType)
+REFUSALS = (
+    SnapshotMismatch,
+    LogTruncated,
+    AuthorizationDenied,
+    Diverged,
+    DigestMismatch,
+    LogMismatch,
+    UnknownRecordType,
+)
 
 
 def name(settings: Settings, encoder: Encoder) -> str:
@@ -65,7 +73,7 @@ def name(settings: Settings, encoder: Encoder) -> str:
 
 
 def app(
-    settings: Settings, encoder: Encoder, rankings: Rankings, why: list[str], leaving: Leaving
+    settings: Settings, encoder: Encoder, rankings: LatestRankings, why: list[str], leaving: Leaving
 ) -> faust.App:
     """The Faust app: the embedder agent, the engine as a service, the status page.
 
@@ -86,7 +94,7 @@ def app(
         consumer_auto_offset_reset="earliest",
     )
     engine = Engine(settings, encoder, rankings)
-    door = Door(settings, needed(settings, name(settings, encoder)))
+    door = BrokerMonitor(settings, required_permissions(settings, name(settings, encoder)))
 
     @made.service
     class Living(faust.Service):  # pyright: ignore[reportUnusedClass]
@@ -104,7 +112,7 @@ def app(
                     group.create_task(engine.run())
                     group.create_task(door.run())
             except* (*REFUSALS, KafkaError) as stopped:
-                why.extend([await door.says(error) for error in causes(stopped)])
+                why.extend([await door.explain(error) for error in causes(stopped)])
                 signal.raise_signal(signal.SIGTERM)
 
     async def embedder(stream: Any) -> None:
@@ -132,8 +140,8 @@ def app(
 
 
 async def _opened(settings: Settings) -> None:
-    await arrive(settings)
-    await check(settings, needed(settings))
+    await wait_for_broker(settings)
+    await check(settings, required_permissions(settings))
     await create(settings)
 
 
@@ -142,15 +150,15 @@ def run(settings: Settings) -> None:
     configure(settings.log_level, settings.log_json)
     if find_spec("uvloop"):  # not on Windows
         mode.loop.use("uvloop")
-    pace()
-    part()
+    limit_idle_fetches()
+    bound_tls_close()
     port = settings.web_port or free_port()
     settings = msgspec.structs.replace(settings, web_port=port)
     asyncio.run(_opened(settings))
     url, options = settings.redis_url, settings.redis_options()
     options |= {"prefix": settings.topic_prefix}  # one Redis may serve several rankloops
     encoder = build.encoder(settings, RedisVectors(url, **options) if url else None)
-    rights = needed(settings, name(settings, encoder))
+    rights = required_permissions(settings, name(settings, encoder))
     asyncio.run(check(settings, rights))
     ttl = settings.ranking_ttl_seconds
     rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)
@@ -159,7 +167,7 @@ def run(settings: Settings) -> None:
 
     def finish() -> int:
         if not why and isinstance(process.crash_reason, KafkaError):  # Faust's consumer was refused
-            why.append(asyncio.run(Door(settings, rights).says(process.crash_reason)))
+            why.append(asyncio.run(BrokerMonitor(settings, rights).explain(process.crash_reason)))
         if why:
             log.critical("stopped: %s", "; ".join(why))
         return 1 if why or process.crash_reason else 0

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from agents.partition import Commands
-from stream.kafka.identity import Foreign
+from stream.kafka.identity import LogMismatch
 from stream.settings import Settings
 from stream.worker.assignment import Life
 
@@ -127,7 +127,7 @@ async def overtaken(consumer: AIOKafkaConsumer, tp: TopicPartition, life: Life, 
         log.warning("a gap not looked into", extra={"reason": str(error)})
         return
     if first < due and ends < due:
-        raise Foreign(
+        raise LogMismatch(
             f"{tp.topic}-{tp.partition} ends at {ends}, and was read up to {due}: it was deleted "
             "and made again, or cut at its end. Start a new log under another "
             "RANKLOOP_TOPIC_PREFIX and RANKLOOP_APP"

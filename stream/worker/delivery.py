@@ -5,7 +5,7 @@ import asyncio
 from aiokafka import ConsumerRecord
 
 from models.events import Decision
-from stream.storage.latest_rankings import Latest, Rankings
+from stream.storage.latest_rankings import LatestRanking, LatestRankings
 
 MOST_WAITING = 10_000
 
@@ -13,11 +13,11 @@ MOST_WAITING = 10_000
 class Delivery:
     """Gives rankings to `rankings` in batches; beyond `most` waiting, new ones are left out."""
 
-    def __init__(self, rankings: Rankings, most: int = MOST_WAITING) -> None:
+    def __init__(self, rankings: LatestRankings, most: int = MOST_WAITING) -> None:
         self.rankings = rankings
         self.most = most
         self.unkept = 0  # left out: too many were on their way
-        self._latest: list[Latest] = []
+        self._latest: list[LatestRanking] = []
         self._some = asyncio.Event()
 
     @property
@@ -31,7 +31,9 @@ class Delivery:
             self.unkept += 1
         elif decision.slots:
             where = f"{message.topic}-{message.partition}"
-            self._latest.append(Latest(decision.user, message.value or b"", where, message.offset))
+            self._latest.append(
+                LatestRanking(decision.user, message.value or b"", where, message.offset)
+            )
             self._some.set()
 
     async def run(self) -> None:

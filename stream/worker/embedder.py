@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from models.base import Encoder
 from models.bert_encoder import embed
 from models.events import Embedding, Invalid, Item, decode_item, encode
-from stream.kafka.producer import Outgoing, Publisher, deadletter
+from stream.kafka.producer import Producer, ProducerRecord, dead_letter
 from stream.kafka.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Embedded(Struct):
 
 
 async def embed_items(
-    batch: Sequence[EventT], encoder: Encoder, topics: Topics, publish: Publisher, done: Embedded
+    batch: Sequence[EventT], encoder: Encoder, topics: Topics, publish: Producer, done: Embedded
 ) -> None:
     """Embed a batch of items and publish the vectors; what cannot be used is a dead letter.
 
@@ -35,12 +35,12 @@ async def embed_items(
 
     Faust acknowledges the batch even if this raises, so it must not: it tries until it is done.
     """
-    letters: list[Outgoing] = []
+    letters: list[ProducerRecord] = []
     reasons: Counter[str] = Counter()
 
     def refuse(event: EventT, reason: str) -> None:
         value, offset = event.value or b"", event.message.offset
-        letters.append(deadletter(topics, topics.items, 0, offset, value, reason))
+        letters.append(dead_letter(topics, topics.items, 0, offset, value, reason))
         reasons[reason.partition(":")[0]] += 1
 
     usable: list[tuple[EventT, Item]] = []
@@ -65,7 +65,7 @@ async def embed_items(
                 log.exception("item not embedded", extra={"item": item.id})
                 refuse(event, f"not embedded: {type(error).__name__}: {error}")
     done.seconds += time.monotonic() - began
-    vectors = [Outgoing(topics.embeddings, encode(e), key(e)) for e in made]
+    vectors = [ProducerRecord(topics.embeddings, encode(e), key(e)) for e in made]
     await publish.until_done(letters + vectors)
     done.items += len(made)
     done.letters += reasons

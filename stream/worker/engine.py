@@ -30,13 +30,13 @@ from models.events import (
     encode,
 )
 from stream import build
-from stream.kafka.identity import agree, begin
-from stream.kafka.producer import Outgoing, Publisher
-from stream.kafka.reader import Follower
+from stream.kafka.identity import check_identity, current_identity
+from stream.kafka.producer import Producer, ProducerRecord
+from stream.kafka.reader import TopicReader
 from stream.kafka.topics import Topics, owner
 from stream.settings import Settings
-from stream.storage.latest_rankings import Rankings
-from stream.storage.snapshots import attributions
+from stream.storage.latest_rankings import LatestRankings
+from stream.storage.snapshots import open_attribution_snapshots
 from stream.worker.assignment import Lost
 from stream.worker.counters import Tally, Times
 from stream.worker.delivery import Delivery
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 class Engine:
     """Run it until it fails or is stopped; stop it. What it does is its role's: see README."""
 
-    def __init__(self, settings: Settings, encoder: Encoder, rankings: Rankings) -> None:
+    def __init__(self, settings: Settings, encoder: Encoder, rankings: LatestRankings) -> None:
         options = settings.aiokafka_options()
         self.settings = settings
         self.fold = settings.fold_hash()
@@ -62,7 +62,7 @@ class Engine:
         self.encoder = encoder
         self.rankings = rankings
         self.delivery = Delivery(rankings)
-        self.follower = Follower(options)
+        self.follower = TopicReader(options)
         self.keeping = Keeping(
             settings,
             self.parts.learner,
@@ -72,8 +72,10 @@ class Engine:
             lambda: build.learner(settings),
             self._renewed,
         )
-        self.publish = Publisher(options)
-        self.remembering = Remembering(attributions(settings), settings.restore_events)
+        self.publish = Producer(options)
+        self.remembering = Remembering(
+            open_attribution_snapshots(settings), settings.restore_events
+        )
         self.tallies: defaultdict[int, Tally] = defaultdict(Tally)  # of all partitions it ever had
         self.partitions = self._partitions()
         self.feedback = TopicPartition(self.topics.feedback, 0)
@@ -92,7 +94,7 @@ class Engine:
         if self.settings.role != "learn":
             takes = {self.topics.items: self._item, self.topics.embeddings: self._embedding}
             for topic, take in takes.items():
-                self.follower.watch(TopicPartition(topic, 0), 0, take)
+                self.follower.subscribe(TopicPartition(topic, 0), 0, take)
         await self.keeping.start()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
@@ -130,18 +132,18 @@ class Engine:
 
     async def _catch_up(self) -> None:
         for tp in list(self.follower.positions):
-            await self.follower.reached(tp, await self.follower.end(tp))
+            await self.follower.wait_until(tp, await self.follower.end(tp))
         self._caught_up = True
         log.info("caught up", extra={"version": self.parts.learner.version})
 
     async def _agreed(self) -> Begin:
         """What the log began as, which is what is found now; a new log begins here (L6)."""
-        found = await begin(self.settings)
+        found = await current_identity(self.settings)
         if self.ledger.begin is None:
-            await self.publish.until_done([Outgoing(self.topics.feedback, encode(found))])
-            await self.follower.reached(self.feedback, await self.follower.end(self.feedback))
+            await self.publish.until_done([ProducerRecord(self.topics.feedback, encode(found))])
+            await self.follower.wait_until(self.feedback, await self.follower.end(self.feedback))
         assert self.ledger.begin is not None
-        agree(self.ledger.begin, found)
+        check_identity(self.ledger.begin, found)
         self.remembering.kept.topic = found.topics.get(self.topics.events, "")
         return self.ledger.begin
 

@@ -11,9 +11,9 @@ from aiokafka.errors import KafkaError
 from agents.ledger import Ledger
 from models.events import Begin, Champion, Mark, encode
 from stream import build
-from stream.kafka.identity import agree, begin
-from stream.kafka.producer import Outgoing, Publisher, Unpublished
-from stream.kafka.reader import Follower
+from stream.kafka.identity import check_identity, current_identity
+from stream.kafka.producer import ProduceError, Producer, ProducerRecord
+from stream.kafka.reader import TopicReader
 from stream.settings import Settings
 from stream.worker.partitions import Partitions
 from stream.worker.snapshotter import Keeping
@@ -28,8 +28,8 @@ class Watched(Protocol):
     settings: Settings
     parts: build.Parts
     ledger: Ledger
-    follower: Follower
-    publish: Publisher
+    follower: TopicReader
+    publish: Producer
     keeping: Keeping
     partitions: Partitions
     feedback: TopicPartition
@@ -54,7 +54,7 @@ class Watch:
         while True:
             await asyncio.sleep(SECONDS)
             try:
-                agree(self.log, await begin(self.worker.settings))
+                check_identity(self.log, await current_identity(self.worker.settings))
                 await self._reach()
                 await self._mark()
                 await self._promote()
@@ -103,9 +103,9 @@ class Watch:
             return
         record = Champion(policy=name, expects=learner.ledger.champion)
         try:
-            await worker.publish([Outgoing(worker.feedback.topic, encode(record))])
+            await worker.publish([ProducerRecord(worker.feedback.topic, encode(record))])
             log.warning("promoted", extra={"policy": name, "champion": record.expects})
-        except Unpublished as error:
+        except ProduceError as error:
             log.warning("promotion not published", extra={"reason": str(error)})
 
     async def _mark(self) -> None:
@@ -121,7 +121,7 @@ class Watch:
             build=release("rankloop"),
         )
         try:
-            await worker.publish([Outgoing(worker.feedback.topic, encode(mark))])
+            await worker.publish([ProducerRecord(worker.feedback.topic, encode(mark))])
             self._marked = newest
-        except Unpublished as error:
+        except ProduceError as error:
             log.warning("mark not published", extra={"reason": str(error)})

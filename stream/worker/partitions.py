@@ -23,8 +23,8 @@ from agents.partition import (
     PublishRankings,
 )
 from models.events import Decision, encode
-from stream.kafka.producer import Outgoing, Publisher, Unpublished, deadletter
-from stream.kafka.reader import Follower, decision_of, received
+from stream.kafka.producer import ProduceError, Producer, ProducerRecord, dead_letter
+from stream.kafka.reader import TopicReader, decision_of, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.worker.assignment import Life, Lost
@@ -43,8 +43,8 @@ class Partitions(ConsumerRebalanceListener):
     def __init__(
         self,
         settings: Settings,
-        follower: Follower,
-        publish: Publisher,
+        follower: TopicReader,
+        publish: Producer,
         make: Callable[[int], Partition],
         published: Published,
         remembering: Remembering,
@@ -161,7 +161,7 @@ class Partitions(ConsumerRebalanceListener):
         life = self.lives.pop(number, None)
         if life is not None:
             life.end()
-            self.follower.forget(TopicPartition(self.topics.rankings, number))
+            self.follower.unsubscribe(TopicPartition(self.topics.rankings, number))
 
     def _restored(self, task: asyncio.Task[None]) -> None:
         self._restoring.discard(task)
@@ -189,7 +189,7 @@ class Partitions(ConsumerRebalanceListener):
             return
         rankings = TopicPartition(self.topics.rankings, tp.partition)
         position = life.restored.rankings
-        self.follower.watch(rankings, position, lambda message: self._read(life, message))
+        self.follower.subscribe(rankings, position, lambda message: self._read(life, message))
         offset = life.partition.attribution.next
         try:
             self._consumer.seek(tp, offset)
@@ -208,7 +208,7 @@ class Partitions(ConsumerRebalanceListener):
 
     async def _receive(self, life: Life, messages: list[ConsumerRecord]) -> None:
         life.hears(messages[0].timestamp / 1000)
-        waiting = received(messages)
+        waiting = received_messages(messages)
         lease = time.monotonic() + self.settings.session_timeout_seconds / 2
 
         async def perform(command: Command) -> Any:
@@ -223,7 +223,7 @@ class Partitions(ConsumerRebalanceListener):
                     raise Lost("a request before this batch was never decided")
                 life.handled(used)
                 waiting = waiting[used:]
-        except (Lost, Unpublished) as error:
+        except (Lost, ProduceError) as error:
             extra = {"partition": life.number, "reason": str(error)}
             log.warning("batch abandoned", extra=extra)
             life.tally.abandoned += 1
@@ -234,12 +234,12 @@ class Partitions(ConsumerRebalanceListener):
         match command:
             case PublishFeedback(lessons):
                 topic = self.topics.feedback
-                offsets = await self.publish([Outgoing(topic, x.data) for x in lessons])
+                offsets = await self.publish([ProducerRecord(topic, x.data) for x in lessons])
                 return offsets[-1] + 1
             case AwaitLearner(version):
                 try:
                     async with asyncio.timeout(self.settings.wait_seconds):
-                        await self.follower.reached(self.feedback, version)
+                        await self.follower.wait_until(self.feedback, version)
                 except TimeoutError:
                     life.tally.older += 1
                     log.warning("deciding with an older model", extra={"waited_for": version})
@@ -249,7 +249,7 @@ class Partitions(ConsumerRebalanceListener):
                 topics, number = self.topics, life.number
                 await self.publish(
                     [
-                        deadletter(topics, topics.events, number, m.offset, m.data, reason)
+                        dead_letter(topics, topics.events, number, m.offset, m.data, reason)
                         for m, reason in letters
                     ]
                 )
@@ -261,14 +261,16 @@ class Partitions(ConsumerRebalanceListener):
         rankings = TopicPartition(self.topics.rankings, life.number)
         offsets = await self.publish(
             [
-                Outgoing(rankings.topic, encode(decision), decision.user.encode(), life.number)
+                ProducerRecord(
+                    rankings.topic, encode(decision), decision.user.encode(), life.number
+                )
                 for decision in decisions
             ]
         )
         life.tally.rankings.update("refused" if d.refused else "ranked" for d in decisions)
         try:
             async with asyncio.timeout(self.settings.session_timeout_seconds / 2):
-                await self.follower.reached(rankings, offsets[-1] + 1)
+                await self.follower.wait_until(rankings, offsets[-1] + 1)
         except TimeoutError:
             raise Lost("the rankings published were not read back") from None
 
@@ -279,8 +281,10 @@ class Partitions(ConsumerRebalanceListener):
             tick = life.partition.tick(int(quiet * 1000))
             if tick is not None:
                 try:
-                    await self.publish([Outgoing(self.topics.events, tick, partition=life.number)])
-                except Unpublished as error:
+                    await self.publish(
+                        [ProducerRecord(self.topics.events, tick, partition=life.number)]
+                    )
+                except ProduceError as error:
                     log.warning("tick not published", extra={"reason": str(error)})
 
     async def _commit(self) -> None:

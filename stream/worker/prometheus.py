@@ -184,7 +184,7 @@ class Page:
             followed.values(),
         )
         behind = (
-            (of, engine.follower.behind(TopicPartition(t, 0))) for t, (of, _) in followed.items()
+            (of, engine.follower.lag(TopicPartition(t, 0))) for t, (of, _) in followed.items()
         )
         yield gauge("behind", "Records of a log that are not folded yet.", ("log",), behind)
         held = engine.keeping
@@ -245,7 +245,7 @@ class Page:
         )
         yield counter("items_embedded", "Items embedded and published.", (), [(embedded.items,)])
         yield counter("embedding_seconds", "Seconds that took.", (), [(embedded.seconds,)])
-        kept = self.engine.rankings.tally
+        kept = self.engine.rankings.counts
         yield counter(
             "latest_rankings",
             "Latest rankings for readers: written, refused by Redis, lost for want of room.",
@@ -260,7 +260,7 @@ class Page:
     def bounds(self) -> Iterator[Metric]:
         """How much is held of what grows, and its limit: README's table "Bounds"."""
         engine, parts = self.engine, self.engine.parts
-        catalogue, memory, kept = parts.catalogue, parts.learner.memory, engine.rankings.tally
+        catalogue, memory, kept = parts.catalogue, parts.learner.memory, engine.rankings.counts
         lives = sorted(engine.partitions.lives.items())
         window = [(p, life.partition.attribution.sizes) for p, life in lives]
         yield gauge(

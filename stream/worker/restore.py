@@ -13,10 +13,10 @@ from msgspec import Struct, structs
 from agents.attribution import Attribution
 from agents.bookmark import Bookmark, decode_bookmark
 from agents.partition import Command, Commands, Diverged, Partition, ReadRankings
-from stream.kafka.reader import Cut, decision_of, received
+from stream.kafka.reader import LogTruncated, decision_of, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.storage.attribution_snapshots import Attributions
+from stream.storage.attribution_snapshots import AttributionSnapshots
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ async def restore(
     partition: Partition,
     commit: OffsetAndMetadata,
     lost: Callable[[], bool],
-    kept: Attributions,
+    kept: AttributionSnapshots,
 ) -> Restored:
     """Make the attribution again as it was at the commit (L3).
 
@@ -89,7 +89,7 @@ async def restore(
         starts = await reader.beginning_offsets([events, rankings])
         ends = await reader.end_offsets([events, rankings])
         if commit.offset > ends[events]:
-            raise Cut(
+            raise LogTruncated(
                 f"{events.topic}-{number} ends at {ends[events]}, but was committed up to "
                 f"{commit.offset}: the log begins again; give it another RANKLOOP_APP and prefix"
             )
@@ -121,7 +121,7 @@ async def restore(
         begins = begin(partition, commit, spans)
         return await again.read(begins[events], begins[rankings])
     except OffsetOutOfRangeError as error:
-        raise Cut(f"a log was cut while it was read: {error}") from error
+        raise LogTruncated(f"a log was cut while it was read: {error}") from error
     finally:
         await reader.stop()
 
@@ -156,7 +156,7 @@ class Again:
         while done < commit.offset and not self.lost():
             batches = await self.reader.getmany(self.events.tp, timeout_ms=1000, max_records=500)
             for messages in batches.values():
-                known = received([m for m in messages if m.offset < commit.offset])
+                known = received_messages([m for m in messages if m.offset < commit.offset])
                 await drive(self.partition.restore(known), self._read_back)
                 done = messages[-1].offset + 1
                 count += len(known)
@@ -205,13 +205,13 @@ def begin(
     for span, need in zip(spans, needed, strict=True):
         tp, start, end = span.tp, span.start, span.end
         if commit.offset and start > need:
-            raise Cut(
+            raise LogTruncated(
                 f"{tp.topic}-{tp.partition} begins at {start}, and is needed from {need} on: what "
                 "came before is gone, and the rewards still open cannot be known; keep it longer "
                 "(retention.ms)"
             )
         if end < need:
-            raise Cut(
+            raise LogTruncated(
                 f"{tp.topic}-{tp.partition} ends at {end}, but was read up to {need}: the log "
                 "begins again; give it another RANKLOOP_APP and prefix"
             )

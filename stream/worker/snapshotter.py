@@ -15,11 +15,11 @@ from aiokafka import ConsumerRecord, TopicPartition
 from agents.learner import Learner
 from agents.ledger import Ledger
 from models.codec import chain
-from stream.kafka.reader import Follower, Take
+from stream.kafka.reader import OnRecord, TopicReader
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.storage.attribution_snapshots import Attributions
-from stream.storage.snapshots import fits, opened, same
+from stream.storage.attribution_snapshots import AttributionSnapshots
+from stream.storage.snapshots import check_last_record, check_range, open_snapshots
 from stream.worker.assignment import Life
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class Keeping:
         settings: Settings,
         learner: Learner,
         ledger: Ledger,
-        follower: Follower,
-        take: Take,
+        follower: TopicReader,
+        take: OnRecord,
         fresh: Callable[[], Learner],
         renewed: Callable[[Learner], None],
     ) -> None:
@@ -50,7 +50,7 @@ class Keeping:
         self.follower = follower
         self.take = take
         self.feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
-        self.snapshots = opened(settings)
+        self.snapshots = open_snapshots(settings)
         self.failed = 0
         self.error: str | None = None  # why the last one was not written
         self.held_seconds = 0.0  # that learning waited for a copy, in all
@@ -66,11 +66,11 @@ class Keeping:
             self.ledger.load(self.learner.ledger.state())
         version, topic = self.learner.version, self.feedback.topic
         begins = await self.follower.begins(self.feedback)
-        fits(version, begins, await self.follower.end(self.feedback), topic)
+        check_range(version, begins, await self.follower.end(self.feedback), topic)
         if cover is not None:
             seconds = round(time.monotonic() - began, 3)
             log.info("snapshot loaded", extra={"version": version, "seconds": seconds})
-        self.follower.watch(self.feedback, max(begins, version - 1), self._take)
+        self.follower.subscribe(self.feedback, max(begins, version - 1), self._take)
 
     async def run(self) -> None:
         """Write a snapshot every `snapshot_seconds`, never if that is 0; or look for newer ones."""
@@ -108,11 +108,11 @@ class Keeping:
             return
         began = time.monotonic()
         try:
-            self.follower.hold(self.feedback)
+            self.follower.pause(self.feedback)
             try:
                 state = await asyncio.to_thread(self.learner.state)
             finally:
-                self.follower.release(self.feedback)
+                self.follower.resume(self.feedback)
                 self.held_seconds += time.monotonic() - began
             copied = time.monotonic()
             await asyncio.to_thread(self.snapshots.write, state)
@@ -142,7 +142,7 @@ class Keeping:
             self.take(message)
         else:
             last = chain(message.value or b"")
-            same(self.ledger.last, last, version, self.feedback.topic)
+            check_last_record(self.ledger.last, last, version, self.feedback.topic)
 
 
 class Remembering:
@@ -152,7 +152,7 @@ class Remembering:
     quarter of the window: so a whole window is written at most four times while it passes.
     """
 
-    def __init__(self, kept: Attributions, every: int) -> None:
+    def __init__(self, kept: AttributionSnapshots, every: int) -> None:
         self.kept = kept
         self.every = every
         self.written = 0

@@ -21,7 +21,7 @@ from stream import build
 from stream.datasets.movielens import find_movielens, movielens
 from stream.kafka.topics import owner
 from stream.offline.prequential import Log
-from stream.storage.vector_cache import Known
+from stream.storage.vector_cache import EncoderIdentity
 
 HOT = 200  # decisions before the first that counts
 
@@ -140,7 +140,7 @@ def film_log(count: int) -> tuple[Log, str]:
     """The film log's first events if it is found, else the world's clicks."""
     folder = find_movielens() or find_movielens(here=Path(__file__).parents[2])
     text = build.encoder(world.SETTINGS)
-    known = Known(text.version, text.dimensions)
+    known = EncoderIdentity(text.version, text.dimensions)
     if folder is None:
         log = Log(world.items(), world.embeddings(), tuple(world.clicks(count)), known)
         return log, f"{len(log.events):,} clicks on simulated news (no film log here)"

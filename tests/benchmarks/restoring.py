@@ -17,8 +17,8 @@ from agents.bookmark import Bookmark
 from agents.ledger import Ledger
 from agents.partition import Partition, ReceivedMessage
 from models.events import Click, Decision, Event, Features, Request, Slot, encode
-from stream.storage.attribution_snapshots import Attributions
-from stream.storage.object_store import Folder
+from stream.storage.attribution_snapshots import AttributionSnapshots
+from stream.storage.object_store import LocalStore
 
 RULES = AttributionRules(refresh=False)
 START = 1_700_000_000_000
@@ -102,7 +102,7 @@ def main(events: int) -> None:
         for ask in one(n, happened.at, happened).tasks:
             one.decided(decided(ask.request, ask.source), ask.source)
     with TemporaryDirectory() as folder:
-        kept = Attributions(Folder(Path(folder)), "benchmark", RULES.digest)
+        kept = AttributionSnapshots(LocalStore(Path(folder)), "benchmark", RULES.digest)
         began = time.process_time()
         state = one.state()
         click.echo(f"copied                 {time.process_time() - began:6.2f} s")

@@ -47,11 +47,11 @@ from models.events import (
 from models.hash_encoder import HashEncoder
 from models.memory import Memory
 from stream import build
-from stream.kafka.identity import begin
-from stream.kafka.producer import Outgoing, Publisher
+from stream.kafka.identity import current_identity
+from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.storage.snapshots import give_back, opened
+from stream.storage.snapshots import open_snapshots, trim_malloc
 from tests.kafka_worker import eventually
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ class Stalled(Thread):
 def written(settings: Settings, size: Size, first: Begin) -> list[Row]:
     """Fill a learner, copy and write what it knows, as a worker does."""
     learner = build.learner(settings)
-    give_back()
+    trim_malloc()
     before = resident()
     with watch() as spent:
         fill(learner.memory, *likes(size.users, size.items, size.likes))
@@ -156,7 +156,7 @@ def written(settings: Settings, size: Size, first: Begin) -> list[Row]:
     how = "learning waits for it, nothing else does; longest time that other threads stood still "
     rows.append(Row("copied", seconds, "s", f"{how}{longest:.2f} s; {busy(spent)}"))
     state: Any = copying.found
-    kept = opened(settings)
+    kept = open_snapshots(settings)
     with watch() as spent:
         seconds, longest = Stalled(partial(kept.write, state)).measured()
     how = f"digest, checksum, fsync; others stood still {longest:.2f} s; {busy(spent)}"
@@ -168,11 +168,11 @@ def written(settings: Settings, size: Size, first: Begin) -> list[Row]:
 def loaded(settings: Settings, size: Size) -> list[Row]:
     """Restore as a worker does, and rank for a user who is known."""
     learner = build.learner(settings)
-    give_back()
+    trim_malloc()
     before = resident()
     began = time.perf_counter()
     with watch() as spent:
-        cover = opened(settings).restore(learner)
+        cover = open_snapshots(settings).restore(learner)
     assert cover is not None and cover.version == size.outcomes + 1
     memory, peak = resident() - before, getrusage(RUSAGE_SELF).ru_maxrss / 1e3 - before
     rows = [
@@ -192,14 +192,14 @@ def loaded(settings: Settings, size: Size) -> list[Row]:
 
 def parts(settings: Settings) -> list[Row]:
     """What each part of the memory holds, loaded one after the other."""
-    kept = opened(settings)
+    kept = open_snapshots(settings)
     _, state = kept.read(kept.versions()[-1])
     memory: Memory = build.memory(settings)
-    give_back()
+    trim_malloc()
     rows, before = list[Row](), resident()
     for name, one in (memory._names | memory._parts).items():
         one.load(part(state.memory, name))
-        give_back()
+        trim_malloc()
         now = resident()
         rows.append(Row(f"memory of {name}", now - before, "MB", type(one).__name__))
         before = now
@@ -246,10 +246,10 @@ async def told(settings: Settings, outcomes: Iterable[bytes]) -> None:
     """Publish records to feedback."""
     feedback, producer = (
         Topics(settings.topic_prefix).feedback,
-        Publisher(settings.aiokafka_options()),
+        Producer(settings.aiokafka_options()),
     )
     try:
-        await producer([Outgoing(feedback, data) for data in outcomes])
+        await producer([ProducerRecord(feedback, data) for data in outcomes])
     finally:
         await producer.stop()
 
@@ -285,7 +285,7 @@ def log(settings: Settings, kafka: bool) -> Iterator[tuple[Stand | None, Setting
         return
     with Stand.running() as stand:
         made = stand.log("bench-snapshots", settings)
-        yield stand, made, asyncio.run(begin(made))
+        yield stand, made, asyncio.run(current_identity(made))
 
 
 @click.command(context_settings={"show_default": True})
