@@ -26,8 +26,8 @@ from stream.kafka.reader import received_messages
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots
 from stream.worker import partitions as driven
-from stream.worker.assignment import Life, Lost
-from stream.worker.restore import Restored, drive
+from stream.worker.assignment import AssignedPartition, PartitionLost
+from stream.worker.restore import RestoreResult, drive
 
 ASLEEP = "sleeper"  # whoever decides for a request of this id falls asleep, until SIGCONT
 
@@ -99,13 +99,13 @@ def restore() -> None:
         commit: OffsetAndMetadata,
         lost: Callable[[], bool],
         kept: AttributionSnapshots,
-    ) -> Restored:
+    ) -> RestoreResult:
         attribution = partition.attribution
         bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
         if bookmark is not None:
             attribution.resume(bookmark)
         partition.restored(commit.offset)
-        return Restored()
+        return RestoreResult()
 
     instead(driven, "restore", broken)
 
@@ -113,17 +113,19 @@ def restore() -> None:
 def lease() -> None:
     """A batch is published however long it took, and whoever has the partition by then."""
 
-    async def broken(self: driven.Partitions, life: Life, messages: list[ConsumerRecord]) -> None:
-        life.hears(messages[0].timestamp / 1000)
+    async def broken(
+        self: driven.Partitions, life: AssignedPartition, messages: list[ConsumerRecord]
+    ) -> None:
+        life.received(messages[0].timestamp / 1000)
         waiting = received_messages(messages)
         try:
             while used := await drive(
                 life.partition.batch(waiting), lambda command: self._perform(life, command)
             ):
-                life.handled(used)
+                life.processed(used)
                 waiting = waiting[used:]
-        except (Lost, ProduceError):
-            if self.lives.get(life.number) is life:
+        except (PartitionLost, ProduceError):
+            if self.assigned.get(life.number) is life:
                 self._begin(TopicPartition(self.topics.events, life.number))
 
     instead(driven.Partitions, "_receive", broken)

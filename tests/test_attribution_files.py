@@ -18,9 +18,9 @@ from stream.storage.attribution_snapshots import AttributionSnapshots, file_name
 from stream.storage.object_store import LocalStore
 from stream.storage.snapshots import open_attribution_snapshots, open_snapshots
 from stream.storage.tensor_file import CorruptFile, SnapshotMismatch
-from stream.worker.assignment import Life
-from stream.worker.counters import Tally
-from stream.worker.snapshotter import Remembering
+from stream.worker.assignment import AssignedPartition
+from stream.worker.counters import PartitionCounters
+from stream.worker.snapshotter import AttributionSnapshotter
 from tests.attribution_logs import decided
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
@@ -144,18 +144,20 @@ def test_they_are_no_snapshots_of_what_was_learned(tmp_path: Path) -> None:
 # When it is written
 
 
-def life(fold: Attribution, committed: int) -> Life:
+def life(fold: Attribution, committed: int) -> AssignedPartition:
     def decide(_: object) -> Decision:
         raise AssertionError("nothing is decided here")
 
     ledger = build.parts(Settings(encoder="hash"), HashEncoder()).learner.ledger
     partition = Partition(fold, ledger, decide, lambda _: fold.partition)
-    one = Life(fold.partition, partition, Tally())
+    one = AssignedPartition(fold.partition, partition, PartitionCounters())
     one.ready, one.committed = True, committed
     return one
 
 
-def written(remembering: Remembering, one: Life, times: int = 1) -> list[int]:
+def written(
+    remembering: AttributionSnapshotter, one: AssignedPartition, times: int = 1
+) -> list[int]:
     """The files there are once `remembering` was called so often."""
 
     async def call() -> None:
@@ -168,7 +170,7 @@ def written(remembering: Remembering, one: Life, times: int = 1) -> list[int]:
 
 
 def test_it_is_written_once_reading_again_would_take_long(tmp_path: Path) -> None:
-    remembering = Remembering(kept(tmp_path), every=30)
+    remembering = AttributionSnapshotter(kept(tmp_path), every=30)
     assert written(remembering, life(folded(30), committed=30)) == []
     one = life(folded(40), committed=40)
     assert written(remembering, one, times=3) == [40]
@@ -179,11 +181,14 @@ def test_it_is_written_once_reading_again_would_take_long(tmp_path: Path) -> Non
     one.partition.attribution = folded(72)
     one.committed = 72
     assert written(remembering, one) == [72, 40]
-    assert written(Remembering(kept(tmp_path), every=0), life(folded(40), 40)) == [72, 40]
+    assert written(AttributionSnapshotter(kept(tmp_path), every=0), life(folded(40), 40)) == [
+        72,
+        40,
+    ]
 
 
 def test_only_what_was_committed_is_written(tmp_path: Path) -> None:
-    remembering = Remembering(kept(tmp_path), every=10)
+    remembering = AttributionSnapshotter(kept(tmp_path), every=10)
     one = life(folded(40), committed=39)
     assert written(remembering, one) == []
     one.partition.attribution = folded(60)
@@ -197,13 +202,13 @@ def test_a_store_that_fails_stops_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError("no space left on device")
 
     monkeypatch.setattr(LocalStore, "put", fail)
-    remembering = Remembering(kept(tmp_path), every=10)
+    remembering = AttributionSnapshotter(kept(tmp_path), every=10)
     assert written(remembering, life(folded(40), committed=40), times=3) == []
     assert remembering.status() == {"written": 0, "failed": 1}
 
 
 def test_the_last_one_is_written_at_a_clean_stop(tmp_path: Path) -> None:
-    remembering = Remembering(kept(tmp_path), every=10)
+    remembering = AttributionSnapshotter(kept(tmp_path), every=10)
     asyncio.run(remembering.finish([life(folded(40), 40), life(folded(40, partition=1), 39)]))
     assert kept(tmp_path).names() == [(0, 40)]
 

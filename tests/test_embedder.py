@@ -11,7 +11,7 @@ from models.events import Item, decode_embedding, encode
 from models.hash_encoder import HashEncoder
 from stream.kafka.producer import ProducerRecord
 from stream.kafka.topics import Topics
-from stream.worker.embedder import Embedded, embed_items
+from stream.worker.embedder import EmbeddingCounters, embed_items
 
 TOPICS = Topics("here")
 
@@ -44,7 +44,7 @@ def published(*values: bytes | None) -> list[ProducerRecord]:
 
     batch: Any = [Event(value, Message(10 + n)) for n, value in enumerate(values)]
     publish: Any = Publishes()
-    asyncio.run(embed_items(batch, Picky(), TOPICS, publish, Embedded()))
+    asyncio.run(embed_items(batch, Picky(), TOPICS, publish, EmbeddingCounters()))
     return out
 
 

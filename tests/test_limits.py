@@ -20,21 +20,21 @@ from agents.partition import (
 )
 from models.events import Click, Request, Source, decode_decision, encode
 from stream.kafka.topics import owner
-from stream.worker.assignment import MOST_DUE, Life
-from stream.worker.batching import batches
-from stream.worker.counters import Tally
+from stream.worker.assignment import MAX_COMMITS_DUE, AssignedPartition
+from stream.worker.batching import poll_fairly
+from stream.worker.counters import PartitionCounters
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import eventually
 
 
-def life() -> Life:
+def life() -> AssignedPartition:
     """A partition whose learner has nothing yet."""
     partition = Partition(
         Attribution(0, AttributionRules(refresh=False)), Ledger(), decide, lambda user: 0
     )
-    made = Life(0, partition, Tally())
-    made.begin()
+    made = AssignedPartition(0, partition, PartitionCounters())
+    made.started()
     return made
 
 
@@ -48,16 +48,16 @@ def test_commits_that_wait_for_a_slow_learner_are_bounded_and_the_last_one_cover
         needs = Source(0, n, 0)
         mark = Bookmark(ids_from=0, watermark=0, open_from=n, rankings_from=0, rules="")
         one.commit = Commit(n, needs, mark)
-        one.handled(3)
-        assert one.due <= MOST_DUE
-        assert one.done() is None
+        one.processed(3)
+        assert one.due <= MAX_COMMITS_DUE
+        assert one.committable() is None
     one.partition.ledger.places[0] = PartitionHead(Source(0, 10_000, 0), "")
-    commit = one.done()
+    commit = one.committable()
     assert commit is not None
     assert commit.offset == 10_000
     assert one.due == 0
-    one.accepted()
-    assert one.tally.taken == 30_000
+    one.commit_accepted()
+    assert one.counters.taken == 30_000
 
 
 def test_a_batch_teaches_a_bounded_number_of_records() -> None:
@@ -99,7 +99,7 @@ class Busy:
 def test_a_busy_partition_leaves_each_other_one_its_share() -> None:
     lives: dict[int, Any] = {p: life() for p in range(4)}
     consumer: Any = Busy(p0=30_000, p1=5, p2=0, p3=900)
-    found = asyncio.run(batches(consumer, lives, most=400))
+    found = asyncio.run(poll_fairly(consumer, lives, most=400))
     assert [len(messages) for _, messages in found] == [400, 5, 100]
 
 

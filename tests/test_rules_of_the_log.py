@@ -41,8 +41,8 @@ from stream.kafka.producer import dead_letter
 from stream.kafka.topics import APPENDED, Topics, create
 from stream.settings import Settings
 from stream.storage.latest_rankings import MemoryRankings
-from stream.worker.assignment import Life, Lost
-from stream.worker.counters import Tally
+from stream.worker.assignment import AssignedPartition, PartitionLost
+from stream.worker.counters import PartitionCounters
 from stream.worker.engine import Engine
 from tests.attribution_logs import decided
 from tests.conftest import Kafka
@@ -124,14 +124,17 @@ def test_l4_a_hole_is_refused_and_nothing_beyond_what_was_learned_is_committed()
     verdicts = [ledger(n, records[which])[0] for n, which in enumerate([0, 2, 0, 1, 2])]
     assert verdicts == ["learned", "refused", "duplicate", "learned", "learned"]
     partition = Partition(Attribution(0, RULES), ledger, decided, lambda _: 0)
-    life, mark = Life(0, partition, Tally()), partition.attribution.bookmark()
+    life, mark = (
+        AssignedPartition(0, partition, PartitionCounters()),
+        partition.attribution.bookmark(),
+    )
     for offset in (3, 4):
         life.commit = Commit(offset, Source(0, offset - 1, 0), mark)
-        life.handled(1)
-    commit = life.done()
+        life.processed(1)
+    commit = life.committable()
     assert commit is not None and commit.offset == 3
-    life.accepted()
-    assert life.done() is None
+    life.commit_accepted()
+    assert life.committable() is None
 
 
 def test_l5_one_time_far_ahead_closes_nobodys_decisions() -> None:
@@ -208,7 +211,7 @@ def test_l12_a_batch_under_way_at_the_switch_decides_nothing_any_more() -> None:
     decide = engine._partition(0).decide
     assert decide(ask).id == "r0"
     engine.ledger(1, encode(Fold(fold="another", expects=engine.fold)))
-    with pytest.raises(Lost, match="another fold"):
+    with pytest.raises(PartitionLost, match="another fold"):
         decide(ask)
 
 

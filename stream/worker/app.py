@@ -34,8 +34,8 @@ from stream.storage.vector_cache import RedisVectors
 from stream.worker.embedder import embed_items
 from stream.worker.engine import Engine
 from stream.worker.logging_setup import configure
-from stream.worker.prometheus import CONTENT_TYPE, Page
-from stream.worker.shutdown import GRACE, KEEPING, Leaving
+from stream.worker.prometheus import CONTENT_TYPE, MetricsCollector
+from stream.worker.shutdown import LIBRARY_SECONDS, SNAPSHOT_SECONDS, ShutdownDeadline
 
 
 def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
@@ -73,7 +73,11 @@ def name(settings: Settings, encoder: Encoder) -> str:
 
 
 def app(
-    settings: Settings, encoder: Encoder, rankings: LatestRankings, why: list[str], leaving: Leaving
+    settings: Settings,
+    encoder: Encoder,
+    rankings: LatestRankings,
+    why: list[str],
+    leaving: ShutdownDeadline,
 ) -> faust.App:
     """The Faust app: the embedder agent, the engine as a service, the status page.
 
@@ -101,9 +105,9 @@ def app(
         """Lives as long as the app."""
 
         async def on_stop(self) -> None:
-            leaving.within(KEEPING)
+            leaving.within(SNAPSHOT_SECONDS)
             await engine.stop()
-            leaving.within(GRACE)
+            leaving.within(LIBRARY_SECONDS)
 
         @faust.Service.task
         async def _live(self) -> None:
@@ -130,7 +134,7 @@ def app(
         found = engine.status(digest="digest" in request.query)
         return web.json(found | {"kafka": door.status()})
 
-    page = Page(engine)
+    page = MetricsCollector(engine)
 
     @made.page("/metrics")
     async def metrics(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
@@ -172,7 +176,7 @@ def run(settings: Settings) -> None:
             log.critical("stopped: %s", "; ".join(why))
         return 1 if why or process.crash_reason else 0
 
-    leaving = Leaving(finish)
+    leaving = ShutdownDeadline(finish)
     made = app(settings, encoder, rankings, why, leaving)
     process = faust.Worker(made, override_logging=False, quiet=True)
     try:

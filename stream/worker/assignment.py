@@ -7,23 +7,25 @@ from aiokafka import OffsetAndMetadata
 from agents.attribution_state import AttributionState
 from agents.bookmark import encode_bookmark
 from agents.partition import Commit, Partition
-from stream.worker.counters import Stand, Tally
-from stream.worker.restore import Restored
+from stream.worker.counters import CounterSnapshot, PartitionCounters
+from stream.worker.restore import RestoreResult
 
-MOST_DUE = 64  # commits that wait for the learner; beyond, every other one is left to the next
+MAX_COMMITS_DUE = (
+    64  # commits that wait for the learner; beyond, every other one is left to the next
+)
 
 
-class Lost(Exception):
+class PartitionLost(Exception):
     """The partition is no longer ours, or the batch took too long to be sure that it is."""
 
 
-class Life:
+class AssignedPartition:
     """One partition while this worker owns it."""
 
-    def __init__(self, number: int, partition: Partition, tally: Tally) -> None:
+    def __init__(self, number: int, partition: Partition, tally: PartitionCounters) -> None:
         self.number = number
         self.partition = partition
-        self.tally = tally
+        self.counters = tally
         self.ready = False
         self.lost = False
         self.began = self.heard = time.monotonic()
@@ -31,56 +33,58 @@ class Life:
         self.committed = 0
         self.copy: AttributionState | None = None  # to be written once it is committed
         self.kept = 0  # the offset of the newest file of its attribution
-        self.restored: Restored | None = None
+        self.restored: RestoreResult | None = None
         self._silent = True  # nothing was handled yet
         self.commit: Commit | None = None  # of the batch under way
         self._taken = 0  # messages handled
-        self._due: list[tuple[Commit, Stand]] = []
-        self._offered: tuple[Commit, Stand] | None = None  # what the commit under way covers
-        self._counted = Stand.of(partition, 0)
+        self._due: list[tuple[Commit, CounterSnapshot]] = []
+        self._offered: tuple[Commit, CounterSnapshot] | None = (
+            None  # what the commit under way covers
+        )
+        self._counted = CounterSnapshot.of(partition, 0)
 
     @property
     def due(self) -> int:
         """How many commits wait for the learner."""
         return len(self._due)
 
-    def begin(self) -> float:
+    def started(self) -> float:
         """It was restored and may take messages; the seconds that took."""
         self.heard = time.monotonic()
         seconds = self.heard - self.began
-        self._counted = Stand.of(self.partition, 0)
-        self.tally.began(self._counted, seconds)
+        self._counted = CounterSnapshot.of(self.partition, 0)
+        self.counters.restored(self._counted, seconds)
         self.ready = True
         return seconds
 
-    def end(self) -> None:
+    def revoked(self) -> None:
         """It is ours no more."""
         if self.ready:
-            self.tally.ended(self._counted)
+            self.counters.revoked(self._counted)
         self.lost = True
 
-    def hears(self, appended: float) -> None:
+    def received(self, appended: float) -> None:
         """Messages have come, the first of them appended at that time (seconds)."""
         now = time.monotonic()
         if self._silent:
             self._silent = False
             waited = time.time() - appended
             if waited > now - self.heard:  # since before there was anybody to handle it
-                self.tally.heard(waited)
+                self.counters.unserved(waited)
         self.heard = now
 
-    def handled(self, used: int) -> None:
+    def processed(self, used: int) -> None:
         """A batch of so many messages is done and may be committed once the learner has it (L4).
 
         A commit left out is covered by the next one: so few are kept, however slow the learner is.
         """
         self._taken += used
         if self.commit is not None:
-            self._due.append((self.commit, Stand.of(self.partition, self._taken)))
-        if len(self._due) > MOST_DUE:
+            self._due.append((self.commit, CounterSnapshot.of(self.partition, self._taken)))
+        if len(self._due) > MAX_COMMITS_DUE:
             del self._due[-2::-2]
 
-    def done(self) -> OffsetAndMetadata | None:
+    def committable(self) -> OffsetAndMetadata | None:
         """What may be committed since the last time: all that the learner has accepted (L4).
 
         The bookmark goes with it (L3). What was offered and not accepted is offered again.
@@ -96,10 +100,10 @@ class Life:
         commit, _ = self._offered
         return OffsetAndMetadata(commit.offset, encode_bookmark(commit.bookmark))
 
-    def accepted(self) -> None:
+    def commit_accepted(self) -> None:
         """The last commit was accepted: only now are its events counted."""
         if self._offered is not None:
             commit, stand = self._offered
             self.committed, self.needed = commit.offset, commit.bookmark.ids_from
-            self.tally.committed(self._counted, stand, over=self.lost)
+            self.counters.committed(self._counted, stand, over=self.lost)
             self._counted, self._offered = stand, None

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from agents.partition import Commands
 from stream.kafka.identity import LogMismatch
 from stream.settings import Settings
-from stream.worker.assignment import Life
+from stream.worker.assignment import AssignedPartition
 
 log = logging.getLogger(__name__)
 # A fetch leaves out partitions whose messages are still being handled, and they then wait for it.
@@ -21,10 +21,10 @@ FETCH_BYTES = 4 << 20  # held of each partition, read ahead; more stays with the
 ROUND = 0.5  # seconds of work at a time, or a sixteenth of the session timeout if that is less
 FIRST = 64  # messages of the first round: nobody knows yet how long they take
 
-Batches = list[tuple[Life, list[ConsumerRecord]]]
+Batches = list[tuple[AssignedPartition, list[ConsumerRecord]]]
 
 
-def group(settings: Settings) -> AIOKafkaConsumer:
+def group_consumer(settings: Settings) -> AIOKafkaConsumer:
     """The member of the group that reads events; offsets are committed by hand."""
     timeout = int(settings.session_timeout_seconds * 1000)
     options: dict[str, Any] = settings.aiokafka_options()
@@ -41,7 +41,7 @@ def group(settings: Settings) -> AIOKafkaConsumer:
     )
 
 
-class Pace:
+class BatchSizer:
     """How many messages to take at once, so that a round's work is done within `seconds`.
 
     While it works the loop does nothing else: other partitions wait, and so does the heartbeat. How
@@ -86,7 +86,9 @@ class Pace:
             answer = yield command
 
 
-async def batches(consumer: AIOKafkaConsumer, lives: Mapping[int, Life], most: int) -> Batches:
+async def poll_fairly(
+    consumer: AIOKafkaConsumer, lives: Mapping[int, AssignedPartition], most: int
+) -> Batches:
     """What has come: at most `most` messages, and a share of `most` from each other partition.
 
     aiokafka empties its buffer of one partition before it looks at the next. Without the shares a
@@ -111,7 +113,9 @@ async def batches(consumer: AIOKafkaConsumer, lives: Mapping[int, Life], most: i
     return found
 
 
-async def overtaken(consumer: AIOKafkaConsumer, tp: TopicPartition, life: Life, first: int) -> None:
+async def check_gap(
+    consumer: AIOKafkaConsumer, tp: TopicPartition, life: AssignedPartition, first: int
+) -> None:
     """Say so if retention took events before they were read; `first` is what came instead.
 
     A gap alone says nothing: transactions leave marks between events. Raises Foreign if offsets run
@@ -137,7 +141,7 @@ async def overtaken(consumer: AIOKafkaConsumer, tp: TopicPartition, life: Life, 
         log.error("events lost to retention before they were read", extra=gone)
 
 
-def behind(consumer: AIOKafkaConsumer | None, topic: str, life: Life) -> int:
+def lag(consumer: AIOKafkaConsumer | None, topic: str, life: AssignedPartition) -> int:
     """How many offsets of a partition were not handled yet, as far as fetches have told."""
     tp = TopicPartition(topic, life.number)
     if consumer is None or tp not in consumer.assignment():

@@ -15,12 +15,12 @@ from msgspec import Struct
 
 from agents.partition import Partition
 
-FATES = ("asked", "attributed", "organic", "late", "orphan", "duplicate", "too_late", "tick")
+RESULTS = ("asked", "attributed", "organic", "late", "orphan", "duplicate", "too_late", "tick")
 OUTCOMES = ("complete", "expired", "corrected", "unshown", "refused")
 WAITING = "waiting"
 
 
-class Stand(Struct, frozen=True):
+class CounterSnapshot(Struct, frozen=True):
     """How a life's own counters stand at one event."""
 
     taken: int  # messages, counted as they came
@@ -28,7 +28,7 @@ class Stand(Struct, frozen=True):
     letters: Counter[str]
 
     @classmethod
-    def of(cls, partition: Partition, taken: int) -> "Stand":
+    def of(cls, partition: Partition, taken: int) -> "CounterSnapshot":
         return cls(taken, partition.attribution.counts.copy(), partition.counts.copy())
 
     @property
@@ -37,7 +37,7 @@ class Stand(Struct, frozen=True):
         return self.events[WAITING]
 
 
-class Tally:
+class PartitionCounters:
     """One partition's totals over all its lives on this worker.
 
     Events that wait for their request move with their partition: `inherited` and `released` count
@@ -55,36 +55,38 @@ class Tally:
         self.taken = 0
         self.waiting = 0  # of the life that is, as of its last commit
         self.inherited = self.released = 0
-        self.fates: Counter[str] = Counter(dict.fromkeys((*FATES, "deadletter"), 0))
+        self.results: Counter[str] = Counter(dict.fromkeys((*RESULTS, "deadletter"), 0))
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
-        self.letters: Counter[str] = Counter()  # by reason
+        self.dead_letters: Counter[str] = Counter()  # by reason
         self.rankings: Counter[str] = Counter()  # published: ranked or refused
         self.abandoned = 0  # batches
         self.older = 0  # batches decided with an older model than their own clicks
         self.restores = 0
         self.restore_seconds = 0.0
-        self.silences = 0
-        self.silence_seconds = 0.0
-        self.longest_silence = 0.0
+        self.unserved_times = 0
+        self.unserved_seconds = 0.0
+        self.longest_unserved = 0.0
 
     @property
     def accounted(self) -> int:
         """What `taken` must be."""
-        return self.fates.total() + self.waiting + self.released - self.inherited
+        return self.results.total() + self.waiting + self.released - self.inherited
 
-    def began(self, stand: Stand, seconds: float) -> None:
+    def restored(self, stand: CounterSnapshot, seconds: float) -> None:
         """A life was restored, which took so long."""
         self.restores += 1
         self.restore_seconds += seconds
         self.inherited += stand.waiting
         self.waiting = stand.waiting
 
-    def ended(self, stand: Stand) -> None:
+    def revoked(self, stand: CounterSnapshot) -> None:
         """A life is over; `stand` is what it committed last."""
         self.released += stand.waiting
         self.waiting = 0
 
-    def committed(self, before: Stand, after: Stand, over: bool = False) -> None:
+    def committed(
+        self, before: CounterSnapshot, after: CounterSnapshot, over: bool = False
+    ) -> None:
         """The commit of what lies between two stands of one life, maybe over, was accepted."""
         self.taken += after.taken - before.taken
         if over:
@@ -96,17 +98,17 @@ class Tally:
             if name in OUTCOMES:
                 self.outcomes[name] += number
             elif name != WAITING:
-                self.fates[name] += number
+                self.results[name] += number
                 if name == "too_late":
                     letters[name] += number
-        self.fates["deadletter"] += (after.letters - before.letters).total()
-        self.letters += letters
+        self.results["deadletter"] += (after.letters - before.letters).total()
+        self.dead_letters += letters
 
-    def heard(self, seconds: float) -> None:
+    def unserved(self, seconds: float) -> None:
         """The oldest event that had come before a life began was handled so long after it came."""
-        self.silences += 1
-        self.silence_seconds += seconds
-        self.longest_silence = max(self.longest_silence, seconds)
+        self.unserved_times += 1
+        self.unserved_seconds += seconds
+        self.longest_unserved = max(self.longest_unserved, seconds)
 
 
 class Times:

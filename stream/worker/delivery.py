@@ -10,7 +10,7 @@ from stream.storage.latest_rankings import LatestRanking, LatestRankings
 MOST_WAITING = 10_000
 
 
-class Delivery:
+class RankingWriter:
     """Gives rankings to `rankings` in batches; beyond `most` waiting, new ones are left out."""
 
     def __init__(self, rankings: LatestRankings, most: int = MOST_WAITING) -> None:

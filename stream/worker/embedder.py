@@ -18,16 +18,20 @@ from stream.kafka.topics import Topics
 log = logging.getLogger(__name__)
 
 
-class Embedded(Struct):
+class EmbeddingCounters(Struct):
     """How much the embedder has done: items per second is `items` by `seconds`."""
 
     items: int = 0
-    letters: Counter[str] = field(default_factory=Counter[str])  # dead letters by reason
+    dead_letters: Counter[str] = field(default_factory=Counter[str])  # dead letters by reason
     seconds: float = 0.0  # that the text model worked
 
 
 async def embed_items(
-    batch: Sequence[EventT], encoder: Encoder, topics: Topics, publish: Producer, done: Embedded
+    batch: Sequence[EventT],
+    encoder: Encoder,
+    topics: Topics,
+    publish: Producer,
+    done: EmbeddingCounters,
 ) -> None:
     """Embed a batch of items and publish the vectors; what cannot be used is a dead letter.
 
@@ -68,7 +72,7 @@ async def embed_items(
     vectors = [ProducerRecord(topics.embeddings, encode(e), key(e)) for e in made]
     await publish.until_done(letters + vectors)
     done.items += len(made)
-    done.letters += reasons
+    done.dead_letters += reasons
 
 
 def key(embedding: Embedding) -> bytes:

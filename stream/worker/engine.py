@@ -37,13 +37,13 @@ from stream.kafka.topics import Topics, owner
 from stream.settings import Settings
 from stream.storage.latest_rankings import LatestRankings
 from stream.storage.snapshots import open_attribution_snapshots
-from stream.worker.assignment import Lost
-from stream.worker.counters import Tally, Times
-from stream.worker.delivery import Delivery
-from stream.worker.embedder import Embedded
-from stream.worker.log_monitor import Watch
+from stream.worker.assignment import PartitionLost
+from stream.worker.counters import PartitionCounters, Times
+from stream.worker.delivery import RankingWriter
+from stream.worker.embedder import EmbeddingCounters
+from stream.worker.log_monitor import LogMonitor
 from stream.worker.partitions import Partitions
-from stream.worker.snapshotter import Keeping, Remembering
+from stream.worker.snapshotter import AttributionSnapshotter, LearnerSnapshotter
 
 log = logging.getLogger(__name__)
 
@@ -61,28 +61,30 @@ class Engine:
         self.ledger = Ledger(policies=own.policies) if settings.role == "rank" else own
         self.encoder = encoder
         self.rankings = rankings
-        self.delivery = Delivery(rankings)
-        self.follower = TopicReader(options)
-        self.keeping = Keeping(
+        self.ranking_writer = RankingWriter(rankings)
+        self.reader = TopicReader(options)
+        self.snapshotter = LearnerSnapshotter(
             settings,
             self.parts.learner,
             self.ledger,
-            self.follower,
+            self.reader,
             self._feedback,
             lambda: build.learner(settings),
             self._renewed,
         )
         self.publish = Producer(options)
-        self.remembering = Remembering(
+        self.attribution_snapshotter = AttributionSnapshotter(
             open_attribution_snapshots(settings), settings.restore_events
         )
-        self.tallies: defaultdict[int, Tally] = defaultdict(Tally)  # of all partitions it ever had
+        self.counters: defaultdict[int, PartitionCounters] = defaultdict(
+            PartitionCounters
+        )  # of all partitions it ever had
         self.partitions = self._partitions()
         self.feedback = TopicPartition(self.topics.feedback, 0)
         self._caught_up = False
         self._turned = asyncio.Event()  # another fold is in force
-        self.deciding = Times()
-        self.embedded = Embedded()
+        self.decision_seconds = Times()
+        self.embedded = EmbeddingCounters()
         self.unreadable = 0
 
     async def run(self) -> None:
@@ -90,21 +92,21 @@ class Engine:
         await self.publish.start()
         if self.settings.role == "embed":
             return
-        await self.follower.start()
+        await self.reader.start()
         if self.settings.role != "learn":
             takes = {self.topics.items: self._item, self.topics.embeddings: self._embedding}
             for topic, take in takes.items():
-                self.follower.subscribe(TopicPartition(topic, 0), 0, take)
-        await self.keeping.start()
+                self.reader.subscribe(TopicPartition(topic, 0), 0, take)
+        await self.snapshotter.start()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.follower.run())
-            group.create_task(self.delivery.run())
-            group.create_task(self.keeping.run())
+            group.create_task(self.reader.run())
+            group.create_task(self.ranking_writer.run())
+            group.create_task(self.snapshotter.run())
             await self._catch_up()
             found = await self._agreed()
             gc.collect()
             gc.freeze()  # what stays for good need not be looked through again: it shows in the p99
-            group.create_task(Watch(self, found).run())
+            group.create_task(LogMonitor(self, found).run())
             if self.settings.role != "learn":
                 group.create_task(self._serve())
 
@@ -115,10 +117,10 @@ class Engine:
         """
         steps = {
             self.partitions.stop: 10,
-            self.delivery.flush: 3,
-            self.follower.stop: 3,
+            self.ranking_writer.flush: 3,
+            self.reader.stop: 3,
             self.publish.stop: 5,
-            self.keeping.write: 600,
+            self.snapshotter.write: 600,
             self.rankings.close: 3,
         }
         for step, seconds in steps.items():
@@ -131,8 +133,8 @@ class Engine:
                 log.error("not stopped cleanly", exc_info=error, extra={"step": step.__qualname__})
 
     async def _catch_up(self) -> None:
-        for tp in list(self.follower.positions):
-            await self.follower.wait_until(tp, await self.follower.end(tp))
+        for tp in list(self.reader.positions):
+            await self.reader.wait_until(tp, await self.reader.end(tp))
         self._caught_up = True
         log.info("caught up", extra={"version": self.parts.learner.version})
 
@@ -141,10 +143,10 @@ class Engine:
         found = await current_identity(self.settings)
         if self.ledger.begin is None:
             await self.publish.until_done([ProducerRecord(self.topics.feedback, encode(found))])
-            await self.follower.wait_until(self.feedback, await self.follower.end(self.feedback))
+            await self.reader.wait_until(self.feedback, await self.reader.end(self.feedback))
         assert self.ledger.begin is not None
         check_identity(self.ledger.begin, found)
-        self.remembering.kept.topic = found.topics.get(self.topics.events, "")
+        self.attribution_snapshotter.kept.topic = found.topics.get(self.topics.events, "")
         return self.ledger.begin
 
     @property
@@ -159,10 +161,10 @@ class Engine:
     def _decide(self, ask: RankingTask) -> Decision:
         """A batch under way at the switch decides nothing any more (L12); the next owner does."""
         if self.stands_by:
-            raise Lost("another fold is in force")
+            raise PartitionLost("another fold is in force")
         began = time.perf_counter()
         decision = self.parts.recommender(ask)
-        self.deciding.add(time.perf_counter() - began)
+        self.decision_seconds.add(time.perf_counter() - began)
         return decision
 
     async def _serve(self) -> None:
@@ -191,12 +193,12 @@ class Engine:
     def _partitions(self) -> Partitions:
         return Partitions(
             self.settings,
-            self.follower,
+            self.reader,
             self.publish,
             self._partition,
-            self.delivery.add,
-            self.remembering,
-            self.tallies,
+            self.ranking_writer.add,
+            self.attribution_snapshotter,
+            self.counters,
         )
 
     def _renewed(self, learner: Learner) -> None:
@@ -244,11 +246,11 @@ class Engine:
             f"up to version {mark.version} this worker learned something else than the one "
             f"(rankloop {mark.build}) that says so in {self.topics.feedback}"
         )
-        if self.keeping.snapshots.newest is None and not self._caught_up:
+        if self.snapshotter.snapshots.newest is None and not self._caught_up:
             learner.differs = None
             log.critical("%s, although it folded all of the log itself: look at that one", what)
             return
-        for name in self.keeping.snapshots.rollback(0):
+        for name in self.snapshotter.snapshots.rollback(0):
             log.error("snapshot set aside", extra={"snapshot": name})
         raise DigestMismatch(f"{what}; its snapshots are set aside: start it again, to fold anew")
 
@@ -262,7 +264,7 @@ class Engine:
 
     def status(self, digest: bool = False) -> dict[str, Any]:
         """What the worker knows and does, for people and health checks."""
-        parts, lives = self.parts, self.partitions.lives
+        parts, lives = self.parts, self.partitions.assigned
         return {
             "app": self.settings.app,
             "role": self.settings.role,
@@ -277,9 +279,9 @@ class Engine:
             "embeddings": parts.catalogue.embeddings_version,
             "digest": parts.learner.digest() if digest else None,
             "learned": dict(self.ledger.counts),
-            "snapshot": self.keeping.status(),
+            "snapshot": self.snapshotter.status(),
             "redis": self.rankings.where,
-            "attributions": self.remembering.status(),
+            "attributions": self.attribution_snapshotter.status(),
             "partitions": {
                 life.number: {
                     "ready": life.ready,

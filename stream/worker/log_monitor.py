@@ -16,7 +16,7 @@ from stream.kafka.producer import ProduceError, Producer, ProducerRecord
 from stream.kafka.reader import TopicReader
 from stream.settings import Settings
 from stream.worker.partitions import Partitions
-from stream.worker.snapshotter import Keeping
+from stream.worker.snapshotter import LearnerSnapshotter
 
 log = logging.getLogger(__name__)
 SECONDS = 5.0  # between two looks
@@ -30,7 +30,7 @@ class Watched(Protocol):
     ledger: Ledger
     follower: TopicReader
     publish: Producer
-    keeping: Keeping
+    keeping: LearnerSnapshotter
     partitions: Partitions
     feedback: TopicPartition
 
@@ -40,7 +40,7 @@ class Watched(Protocol):
         ...
 
 
-class Watch:
+class LogMonitor:
     """Raises Foreign if the log is not the one that began; alarms are logged, once each."""
 
     def __init__(self, worker: Watched, log: Begin) -> None:
@@ -90,7 +90,7 @@ class Watch:
     def _leads(self) -> bool:
         """The owner of the first partition, or who only learns, speaks for all."""
         role = self.worker.settings.role
-        return role == "learn" or (role != "rank" and 0 in self.worker.partitions.lives)
+        return role == "learn" or (role != "rank" and 0 in self.worker.partitions.assigned)
 
     async def _promote(self) -> None:
         """Let a challenger that is ahead for sure decide; if two say so, the first counts."""

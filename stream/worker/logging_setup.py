@@ -16,7 +16,7 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in record.__dict__.items() if key not in _OWN}
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """For people: time, level, event, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -24,7 +24,7 @@ class Text(logging.Formatter):
         return " ".join([line, *(f"{key}={value}" for key, value in fields(record).items())])
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """For machines: one object a line; what JSON does not know is written as text."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -39,7 +39,7 @@ class Json(logging.Formatter):
         return json.dumps(line | fields(record), default=str)
 
 
-class Brief(logging.Filter):
+class OneLineErrors(logging.Filter):
     """One line for what a broker or a stop does to a library; our mistakes keep their traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -55,7 +55,7 @@ class Brief(logging.Filter):
         return True
 
 
-class Seldom(logging.Filter):
+class RepeatFilter(logging.Filter):
     """aiokafka says the same a hundred times a second while a broker is away: here, every 10 s.
 
     What it says is told by its format, of which there are some dozens: memory is bounded.
@@ -83,10 +83,10 @@ class Seldom(logging.Filter):
 def configure(level: str, as_json: bool) -> None:
     """Log to stderr; the libraries' own news from WARNING up."""
     handler = logging.StreamHandler(sys.stderr)
-    text = Text("%(asctime)s %(levelname)s %(name)s %(message)s")
-    handler.addFilter(Seldom())  # before Brief, which writes its own words
-    handler.addFilter(Brief())
-    handler.setFormatter(Json() if as_json else text)
+    text = TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.addFilter(RepeatFilter())  # before Brief, which writes its own words
+    handler.addFilter(OneLineErrors())
+    handler.setFormatter(JsonFormatter() if as_json else text)
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)
     for name in ("stream", "agents", "policies", "models"):
         logging.getLogger(name).setLevel(level)

@@ -27,11 +27,11 @@ from stream.kafka.producer import ProduceError, Producer, ProducerRecord, dead_l
 from stream.kafka.reader import TopicReader, decision_of, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.worker.assignment import Life, Lost
-from stream.worker.batching import ROUND, Pace, batches, behind, group, overtaken
-from stream.worker.counters import Tally
+from stream.worker.assignment import AssignedPartition, PartitionLost
+from stream.worker.batching import ROUND, BatchSizer, check_gap, group_consumer, lag, poll_fairly
+from stream.worker.counters import PartitionCounters
 from stream.worker.restore import drive, last_commit, restore
-from stream.worker.snapshotter import Remembering
+from stream.worker.snapshotter import AttributionSnapshotter
 
 log = logging.getLogger(__name__)
 Published = Callable[[ConsumerRecord, Decision], None]
@@ -47,20 +47,22 @@ class Partitions(ConsumerRebalanceListener):
         publish: Producer,
         make: Callable[[int], Partition],
         published: Published,
-        remembering: Remembering,
-        tallies: defaultdict[int, Tally],
+        remembering: AttributionSnapshotter,
+        tallies: defaultdict[int, PartitionCounters],
     ) -> None:
         self.settings = settings
-        self.remembering = remembering
+        self.attribution_snapshotter = remembering
         self.topics = Topics(settings.topic_prefix)
         self.feedback = TopicPartition(self.topics.feedback, 0)
-        self.follower = follower
+        self.reader = follower
         self.publish = publish
         self.make = make
         self.published = published
-        self.lives: dict[int, Life] = {}
-        self.tallies = tallies
-        self.pace = Pace(settings.batch, min(ROUND, settings.session_timeout_seconds / 16))
+        self.assigned: dict[int, AssignedPartition] = {}
+        self.counters = tallies
+        self.batch_sizer = BatchSizer(
+            settings.batch, min(ROUND, settings.session_timeout_seconds / 16)
+        )
         self._busy = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._restoring: set[asyncio.Task[None]] = set()
@@ -71,7 +73,7 @@ class Partitions(ConsumerRebalanceListener):
     async def start(self) -> None:
         """Join the group."""
         self._failed = asyncio.get_running_loop().create_future()
-        self._consumer = group(self.settings)
+        self._consumer = group_consumer(self.settings)
         self._consumer.subscribe([self.topics.events], listener=self)
         await self._consumer.start()
 
@@ -82,8 +84,8 @@ class Partitions(ConsumerRebalanceListener):
             for task in self._restoring:
                 task.cancel()
             await self._commit()
-            await self.remembering.finish(self.lives.values())
-            for number in list(self.lives):
+            await self.attribution_snapshotter.finish(self.assigned.values())
+            for number in list(self.assigned):
                 self._abandon(number)
         if self._consumer is not None:
             await self._consumer.stop()
@@ -96,7 +98,7 @@ class Partitions(ConsumerRebalanceListener):
             if self._failed.done():
                 self._failed.result()
             try:
-                found = await batches(self._consumer, self.lives, self.pace.size)
+                found = await poll_fairly(self._consumer, self.assigned, self.batch_sizer.size)
             except ConsumerStoppedError:
                 break
             async with self._busy:
@@ -104,16 +106,16 @@ class Partitions(ConsumerRebalanceListener):
                     break
                 for life, messages in found:
                     tp = TopicPartition(self.topics.events, life.number)
-                    await overtaken(self._consumer, tp, life, messages[0].offset)
+                    await check_gap(self._consumer, tp, life, messages[0].offset)
                 await asyncio.gather(*(self._receive(life, messages) for life, messages in found))
-                self.pace.round(sum(len(messages) for _, messages in found))
+                self.batch_sizer.round(sum(len(messages) for _, messages in found))
                 now = time.monotonic()
-                for life in list(self.lives.values()):
+                for life in list(self.assigned.values()):
                     await self._tick(life, now)
                 if now - committed > 0.2:
                     committed = now
                     await self._commit()
-                    self.remembering(self.lives.values())
+                    self.attribution_snapshotter(self.assigned.values())
 
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, revoked: Sequence[TopicPartition]
@@ -134,8 +136,8 @@ class Partitions(ConsumerRebalanceListener):
     def _begin(self, tp: TopicPartition) -> None:
         assert self._consumer is not None
         self._abandon(tp.partition)
-        life = Life(tp.partition, self.make(tp.partition), self.tallies[tp.partition])
-        self.lives[tp.partition] = life
+        life = AssignedPartition(tp.partition, self.make(tp.partition), self.counters[tp.partition])
+        self.assigned[tp.partition] = life
         self._consumer.pause(tp)
         task = asyncio.create_task(self._restore(tp, life))
         self._restoring.add(task)
@@ -143,25 +145,25 @@ class Partitions(ConsumerRebalanceListener):
 
     def needed(self) -> dict[int, int]:
         """By partition, the offset of events that who takes it over begins to read at (L3)."""
-        return {life.number: life.needed for life in self.lives.values() if life.ready}
+        return {life.number: life.needed for life in self.assigned.values() if life.ready}
 
     def refused(self, number: int) -> None:
         """A record of the partition does not follow the one before (L4): go back to the commit."""
-        life = self.lives.get(number)
+        life = self.assigned.get(number)
         if life is not None and life.ready:
             self._begin(TopicPartition(self.topics.events, number))
 
     def lags(self) -> dict[int, int]:
         """How many offsets of each partition were not handled yet, as far as fetches have told."""
         return {
-            n: behind(self._consumer, self.topics.events, life) for n, life in self.lives.items()
+            n: lag(self._consumer, self.topics.events, life) for n, life in self.assigned.items()
         }
 
     def _abandon(self, number: int) -> None:
-        life = self.lives.pop(number, None)
+        life = self.assigned.pop(number, None)
         if life is not None:
-            life.end()
-            self.follower.unsubscribe(TopicPartition(self.topics.rankings, number))
+            life.revoked()
+            self.reader.unsubscribe(TopicPartition(self.topics.rankings, number))
 
     def _restored(self, task: asyncio.Task[None]) -> None:
         self._restoring.discard(task)
@@ -169,7 +171,7 @@ class Partitions(ConsumerRebalanceListener):
             if not self._failed.done():
                 self._failed.set_exception(error)
 
-    async def _restore(self, tp: TopicPartition, life: Life) -> None:
+    async def _restore(self, tp: TopicPartition, life: AssignedPartition) -> None:
         assert self._consumer is not None
         async with self._committing:  # else what that commit covers would be counted twice
             pass
@@ -177,7 +179,11 @@ class Partitions(ConsumerRebalanceListener):
             try:
                 commit = await last_commit(self.settings, tp.partition)
                 life.restored = await restore(
-                    self.settings, life.partition, commit, lambda: life.lost, self.remembering.kept
+                    self.settings,
+                    life.partition,
+                    commit,
+                    lambda: life.lost,
+                    self.attribution_snapshotter.kept,
                 )
                 life.committed, life.kept = commit.offset, life.restored.kept
                 break
@@ -189,48 +195,48 @@ class Partitions(ConsumerRebalanceListener):
             return
         rankings = TopicPartition(self.topics.rankings, tp.partition)
         position = life.restored.rankings
-        self.follower.subscribe(rankings, position, lambda message: self._read(life, message))
+        self.reader.subscribe(rankings, position, lambda message: self._read(life, message))
         offset = life.partition.attribution.next
         try:
             self._consumer.seek(tp, offset)
             self._consumer.resume(tp)
         except IllegalStateError:  # gone meanwhile
             return
-        how = {"events": life.restored.events, "seconds": round(life.begin(), 3)}
+        how = {"events": life.restored.events, "seconds": round(life.started(), 3)}
         log.info("restored", extra={"partition": tp.partition, "offset": offset} | how)
 
-    def _read(self, life: Life, message: ConsumerRecord) -> None:
+    def _read(self, life: AssignedPartition, message: ConsumerRecord) -> None:
         """A decision as read back from the rankings: only now may it be used (L2)."""
         decision = decision_of(message)
         attribution = life.partition.attribution
         if decision is not None and attribution.decided(decision, message.offset):
             self.published(message, decision)
 
-    async def _receive(self, life: Life, messages: list[ConsumerRecord]) -> None:
-        life.hears(messages[0].timestamp / 1000)
+    async def _receive(self, life: AssignedPartition, messages: list[ConsumerRecord]) -> None:
+        life.received(messages[0].timestamp / 1000)
         waiting = received_messages(messages)
         lease = time.monotonic() + self.settings.session_timeout_seconds / 2
 
         async def perform(command: Command) -> Any:
             if life.lost or time.monotonic() > lease:
-                raise Lost("the lease ran out")
+                raise PartitionLost("the lease ran out")
             return await self._perform(life, command)
 
         try:
             while waiting:
-                used = await drive(self.pace.watched(life.partition.batch(waiting)), perform)
+                used = await drive(self.batch_sizer.watched(life.partition.batch(waiting)), perform)
                 if not used:
-                    raise Lost("a request before this batch was never decided")
-                life.handled(used)
+                    raise PartitionLost("a request before this batch was never decided")
+                life.processed(used)
                 waiting = waiting[used:]
-        except (Lost, ProduceError) as error:
+        except (PartitionLost, ProduceError) as error:
             extra = {"partition": life.number, "reason": str(error)}
             log.warning("batch abandoned", extra=extra)
-            life.tally.abandoned += 1
-            if self.lives.get(life.number) is life:
+            life.counters.abandoned += 1
+            if self.assigned.get(life.number) is life:
                 self._begin(TopicPartition(self.topics.events, life.number))
 
-    async def _perform(self, life: Life, command: Command) -> Any:
+    async def _perform(self, life: AssignedPartition, command: Command) -> Any:
         match command:
             case PublishFeedback(lessons):
                 topic = self.topics.feedback
@@ -239,9 +245,9 @@ class Partitions(ConsumerRebalanceListener):
             case AwaitLearner(version):
                 try:
                     async with asyncio.timeout(self.settings.wait_seconds):
-                        await self.follower.wait_until(self.feedback, version)
+                        await self.reader.wait_until(self.feedback, version)
                 except TimeoutError:
-                    life.tally.older += 1
+                    life.counters.older += 1
                     log.warning("deciding with an older model", extra={"waited_for": version})
             case PublishRankings(decisions):
                 await self._answer(life, decisions)
@@ -257,7 +263,7 @@ class Partitions(ConsumerRebalanceListener):
                 life.commit = command
         return None
 
-    async def _answer(self, life: Life, decisions: list[Decision]) -> None:
+    async def _answer(self, life: AssignedPartition, decisions: list[Decision]) -> None:
         rankings = TopicPartition(self.topics.rankings, life.number)
         offsets = await self.publish(
             [
@@ -267,14 +273,14 @@ class Partitions(ConsumerRebalanceListener):
                 for decision in decisions
             ]
         )
-        life.tally.rankings.update("refused" if d.refused else "ranked" for d in decisions)
+        life.counters.rankings.update("refused" if d.refused else "ranked" for d in decisions)
         try:
             async with asyncio.timeout(self.settings.session_timeout_seconds / 2):
-                await self.follower.wait_until(rankings, offsets[-1] + 1)
+                await self.reader.wait_until(rankings, offsets[-1] + 1)
         except TimeoutError:
-            raise Lost("the rankings published were not read back") from None
+            raise PartitionLost("the rankings published were not read back") from None
 
-    async def _tick(self, life: Life, now: float) -> None:
+    async def _tick(self, life: AssignedPartition, now: float) -> None:
         quiet = now - life.heard
         if life.ready and quiet >= self.settings.tick_seconds:
             life.heard = now
@@ -289,7 +295,9 @@ class Partitions(ConsumerRebalanceListener):
 
     async def _commit(self) -> None:
         """Commit what this worker's learner has accepted, never more (L4)."""
-        offered = [(life, commit) for life in self.lives.values() if (commit := life.done())]
+        offered = [
+            (life, commit) for life in self.assigned.values() if (commit := life.committable())
+        ]
         if not offered or self._consumer is None:
             return
         events = self.topics.events
@@ -304,4 +312,4 @@ class Partitions(ConsumerRebalanceListener):
                 log.warning("commit failed; the next one covers it", extra={"error": str(error)})
             else:
                 for life, _ in offered:
-                    life.accepted()
+                    life.commit_accepted()

@@ -23,7 +23,7 @@ from prometheus_client.core import (
 )
 
 from models.bert_encoder import CachedEncoder
-from stream.worker.assignment import MOST_DUE
+from stream.worker.assignment import MAX_COMMITS_DUE
 
 if TYPE_CHECKING:
     from stream.worker.engine import Engine
@@ -52,7 +52,7 @@ def gauge(name: str, says: str, labels: tuple[str, ...], values: Values) -> Metr
     return family
 
 
-class Page:
+class MetricsCollector:
     """All metrics of one engine as text; a collector of `prometheus_client`, in no registry else.
 
     Every group is a method below: adding a metric is adding a line to one of them.
@@ -82,14 +82,14 @@ class Page:
 
     def events(self) -> Iterator[Metric]:
         """What came and what became of it: committed events only."""
-        tallies = sorted(self.engine.tallies.items())
+        tallies = sorted(self.engine.counters.items())
         one, two = ("partition",), ("partition", "fate")
         yield counter("events_in", "Messages committed.", one, ((p, t.taken) for p, t in tallies))
         yield counter(
             "events",
             "What became of them: with rankloop_events_waiting they add up to those in.",
             two,
-            ((p, fate, n) for p, t in tallies for fate, n in sorted(t.fates.items())),
+            ((p, fate, n) for p, t in tallies for fate, n in sorted(t.results.items())),
         )
         yield gauge(
             "events_waiting",
@@ -103,7 +103,7 @@ class Page:
             ("partition", "direction"),
             (row for p, t in tallies for row in ((p, "in", t.inherited), (p, "out", t.released))),
         )
-        embedded = self.engine.embedded.letters
+        embedded = self.engine.embedded.dead_letters
         yield counter(
             "deadletters",
             "Messages that could not be used.",
@@ -112,7 +112,7 @@ class Page:
                 *(
                     ("events", p, reason, n)
                     for p, t in tallies
-                    for reason, n in sorted(t.letters.items())
+                    for reason, n in sorted(t.dead_letters.items())
                 ),
                 *(("items", 0, reason, n) for reason, n in sorted(embedded.items())),
             ],
@@ -127,7 +127,7 @@ class Page:
     def partitions(self) -> Iterator[Metric]:
         """How each partition fares."""
         partitions, one, now = self.engine.partitions, ("partition",), time.monotonic()
-        tallies, lives = sorted(self.engine.tallies.items()), sorted(partitions.lives.items())
+        tallies, lives = sorted(self.engine.counters.items()), sorted(partitions.assigned.items())
         yield counter(
             "rankings",
             "Rankings published and acknowledged.",
@@ -147,7 +147,7 @@ class Page:
             "silence_longest_seconds",
             "The longest of these silences.",
             one,
-            ((p, t.longest_silence) for p, t in tallies),
+            ((p, t.longest_unserved) for p, t in tallies),
         )
         yield gauge(
             "silent_seconds",
@@ -183,11 +183,9 @@ class Page:
             ("log",),
             followed.values(),
         )
-        behind = (
-            (of, engine.follower.lag(TopicPartition(t, 0))) for t, (of, _) in followed.items()
-        )
+        behind = ((of, engine.reader.lag(TopicPartition(t, 0))) for t, (of, _) in followed.items())
         yield gauge("behind", "Records of a log that are not folded yet.", ("log",), behind)
-        held = engine.keeping
+        held = engine.snapshotter
         newest = held.snapshots.newest
         if newest is not None:
             yield gauge("snapshot_version", "Of the newest snapshot.", (), [(newest.version,)])
@@ -198,7 +196,7 @@ class Page:
             "snapshot_held_seconds",
             "Seconds that learning waited for a copy.",
             (),
-            [(held.held_seconds,)],
+            [(held.paused_seconds,)],
         )
 
     def scoreboard(self) -> Iterator[Metric]:
@@ -236,7 +234,7 @@ class Page:
 
     def serving(self) -> Iterator[Metric]:
         """How long deciding takes, what the text model did, and where rankings are."""
-        times, embedded = self.engine.deciding, self.engine.embedded
+        times, embedded = self.engine.decision_seconds, self.engine.embedded
         yield HistogramMetricFamily(
             "rankloop_decision_seconds",
             "How long one decision took to make.",
@@ -253,7 +251,7 @@ class Page:
             [
                 ("written", kept.written),
                 ("refused", kept.refused),
-                ("lost", kept.lost + self.engine.delivery.unkept),
+                ("lost", kept.lost + self.engine.ranking_writer.unkept),
             ],
         )
 
@@ -261,7 +259,7 @@ class Page:
         """How much is held of what grows, and its limit: README's table "Bounds"."""
         engine, parts = self.engine, self.engine.parts
         catalogue, memory, kept = parts.catalogue, parts.learner.memory, engine.rankings.counts
-        lives = sorted(engine.partitions.lives.items())
+        lives = sorted(engine.partitions.assigned.items())
         window = [(p, life.partition.attribution.sizes) for p, life in lives]
         yield gauge(
             "window",
@@ -284,9 +282,12 @@ class Page:
             "users": (len(memory.histories.users), memory.histories.users.limit),
             "items_shown": (len(memory.exposure.items), memory.exposure.items.limit),
             "latest_rankings": (kept.held, kept.limit),
-            "latest_rankings_on_their_way": (engine.delivery.waiting, engine.delivery.most),
-            "commits_due": (max((life.due for _, life in lives), default=0), MOST_DUE),
-            "batch": (engine.partitions.pace.size, engine.settings.batch),
+            "latest_rankings_on_their_way": (
+                engine.ranking_writer.waiting,
+                engine.ranking_writer.most,
+            ),
+            "commits_due": (max((life.due for _, life in lives), default=0), MAX_COMMITS_DUE),
+            "batch": (engine.partitions.batch_sizer.size, engine.settings.batch),
         }
         if isinstance(engine.encoder, CachedEncoder):
             held["vectors_cached"] = (len(engine.encoder.memory), engine.encoder.limit)

@@ -56,7 +56,7 @@ async def last_commit(settings: Settings, number: int) -> OffsetAndMetadata:
     return commit
 
 
-class Restored(Struct, frozen=True):
+class RestoreResult(Struct, frozen=True):
     """How a partition's attribution was made again; its rankings are to be followed from there."""
 
     rankings: int = 0
@@ -70,7 +70,7 @@ async def restore(
     commit: OffsetAndMetadata,
     lost: Callable[[], bool],
     kept: AttributionSnapshots,
-) -> Restored:
+) -> RestoreResult:
     """Make the attribution again as it was at the commit (L3).
 
     That is: load the newest good file between what the bookmark needs and the commit, and fold the
@@ -95,7 +95,7 @@ async def restore(
             )
         spans = [Span(tp, starts[tp], ends[tp]) for tp in (events, rankings)]
         reader.assign([events, rankings])
-        again = Again(partition, reader, spans, commit, lost)
+        again = HistoryReader(partition, reader, spans, commit, lost)
         rules = partition.attribution.rules
         bookmark = decode_bookmark(commit.metadata, rules.digest)
         last = commit.offset
@@ -126,7 +126,7 @@ async def restore(
         await reader.stop()
 
 
-class Again:
+class HistoryReader:
     """Reads a partition's events and rankings again, up to the commit."""
 
     def __init__(
@@ -144,7 +144,9 @@ class Again:
         self.lost = lost
         self._position = 0
 
-    async def read(self, done: int, rankings: int, bookmark: Bookmark | None = None) -> Restored:
+    async def read(
+        self, done: int, rankings: int, bookmark: Bookmark | None = None
+    ) -> RestoreResult:
         """Fold the events from `done` on and the decisions from `rankings` on.
 
         With a bookmark, raises Diverged unless they lead to what it says.
@@ -171,7 +173,7 @@ class Again:
                     f"to the one from {bookmark.last}: it is of another log"
                 )
             self.partition.restored(max(self.events.start, commit.offset))
-        return Restored(self._position, count)
+        return RestoreResult(self._position, count)
 
     async def _read_back(self, _: Command) -> bool:
         if self._position >= self.rankings.end:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from threading import Timer
 
 log = logging.getLogger(__name__)
-KEEPING = 700.0  # seconds: the steps of `Engine.stop` end well within them
-GRACE = 10.0  # after that, for Faust to let go of Kafka
+SNAPSHOT_SECONDS = 700.0  # seconds: the steps of `Engine.stop` end well within them
+LIBRARY_SECONDS = 10.0  # after that, for Faust to let go of Kafka
 
 
-class Leaving:
+class ShutdownDeadline:
     """Ends the process by itself where its stop does not end: says who held it up, then exits.
 
     `finish` says why the worker ends, if it must, and gives the exit code. Faust's consumer runs in

@@ -20,12 +20,12 @@ from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots
 from stream.storage.snapshots import check_last_record, check_range, open_snapshots
-from stream.worker.assignment import Life
+from stream.worker.assignment import AssignedPartition
 
 log = logging.getLogger(__name__)
 
 
-class Keeping:
+class LearnerSnapshotter:
     """The snapshots of one running worker; `take` takes in a message of feedback.
 
     A worker that ranks only has a `ledger` apart from its learner's, which follows the log, while
@@ -47,13 +47,13 @@ class Keeping:
         self.ledger = ledger
         self.fresh = fresh
         self.renewed = renewed
-        self.follower = follower
+        self.reader = follower
         self.take = take
         self.feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
         self.snapshots = open_snapshots(settings)
         self.failed = 0
         self.error: str | None = None  # why the last one was not written
-        self.held_seconds = 0.0  # that learning waited for a copy, in all
+        self.paused_seconds = 0.0  # that learning waited for a copy, in all
 
     async def start(self) -> None:
         """Load the newest good snapshot and follow feedback from there.
@@ -65,12 +65,12 @@ class Keeping:
         if self.ledger is not self.learner.ledger:
             self.ledger.load(self.learner.ledger.state())
         version, topic = self.learner.version, self.feedback.topic
-        begins = await self.follower.begins(self.feedback)
-        check_range(version, begins, await self.follower.end(self.feedback), topic)
+        begins = await self.reader.begins(self.feedback)
+        check_range(version, begins, await self.reader.end(self.feedback), topic)
         if cover is not None:
             seconds = round(time.monotonic() - began, 3)
             log.info("snapshot loaded", extra={"version": version, "seconds": seconds})
-        self.follower.subscribe(self.feedback, max(begins, version - 1), self._take)
+        self.reader.subscribe(self.feedback, max(begins, version - 1), self._take)
 
     async def run(self) -> None:
         """Write a snapshot every `snapshot_seconds`, never if that is 0; or look for newer ones."""
@@ -108,12 +108,12 @@ class Keeping:
             return
         began = time.monotonic()
         try:
-            self.follower.pause(self.feedback)
+            self.reader.pause(self.feedback)
             try:
                 state = await asyncio.to_thread(self.learner.state)
             finally:
-                self.follower.resume(self.feedback)
-                self.held_seconds += time.monotonic() - began
+                self.reader.resume(self.feedback)
+                self.paused_seconds += time.monotonic() - began
             copied = time.monotonic()
             await asyncio.to_thread(self.snapshots.write, state)
         except Exception as error:  # whatever a store may raise: the snapshots before are enough
@@ -133,7 +133,7 @@ class Keeping:
             "age_seconds": round(time.time() - newest.written / 1000, 1) if newest else None,
             "failed": self.failed,
             "error": self.error,
-            "held_seconds": round(self.held_seconds, 3),
+            "held_seconds": round(self.paused_seconds, 3),
         }
 
     def _take(self, message: ConsumerRecord) -> None:
@@ -145,7 +145,7 @@ class Keeping:
             check_last_record(self.ledger.last, last, version, self.feedback.topic)
 
 
-class Remembering:
+class AttributionSnapshotter:
     """One worker's writing, one partition at a time; `every` events, and 0 is never.
 
     A file is due once restoring would have to read more than `every` events, and more than a
@@ -159,7 +159,7 @@ class Remembering:
         self.failed = 0
         self._writing: asyncio.Task[None] | None = None
 
-    def __call__(self, lives: Collection[Life]) -> None:
+    def __call__(self, lives: Collection[AssignedPartition]) -> None:
         """Call it between batches. What is written holds committed events alone (L4)."""
         if not self.every or self._writing is not None:
             return
@@ -172,7 +172,7 @@ class Remembering:
         if taken.copy is not None and taken.committed >= taken.copy.next:
             self._writing = asyncio.create_task(self._write(taken))
 
-    async def finish(self, lives: Iterable[Life]) -> None:
+    async def finish(self, lives: Iterable[AssignedPartition]) -> None:
         """The last ones, at a clean stop."""
         await self.settled()
         for life in lives:
@@ -190,7 +190,7 @@ class Remembering:
         """How many were written, and how many could not be."""
         return {"written": self.written, "failed": self.failed}
 
-    def _due(self, life: Life) -> bool:
+    def _due(self, life: AssignedPartition) -> bool:
         attribution = life.partition.attribution
         # Without a record no chain says that a file is of this log: there is little to lose.
         if not life.ready or attribution.last is None:
@@ -199,7 +199,7 @@ class Remembering:
         unread = attribution.next - max(ids_from, life.kept)
         return unread > max(self.every, (attribution.next - ids_from) // 4)
 
-    async def _write(self, life: Life) -> None:
+    async def _write(self, life: AssignedPartition) -> None:
         state, began = life.copy, time.monotonic()
         if state is None:
             return
