@@ -15,7 +15,7 @@ from agents.learner import Learner
 from models.events import Decision, Interaction, Item, Message, Outcome, decode_decision, encode
 from models.events import decode_record as record_of
 from stream import build
-from stream.datasets.publish import outgoing
+from stream.datasets.publish import producer_record
 from stream.kafka.topics import Topics, create
 from stream.settings import Settings
 from tests.kafka_worker import PATIENCE, ROOT, Worker, eventually
@@ -129,7 +129,7 @@ class World:
 
     def publish(self, *messages: Message) -> list[tuple[int, int]]:
         """Publish as a producer does: items to items, events to events by user."""
-        out = [outgoing(self.settings, message) for message in messages]
+        out = [producer_record(self.settings, message) for message in messages]
         return self.send_all((o.value, (o.key or b"").decode(), o.topic, o.partition) for o in out)
 
     def stock(self, count: int = 40) -> None:

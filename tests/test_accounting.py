@@ -24,7 +24,7 @@ from models.events import (
     encode,
 )
 from stream.kafka.topics import owner
-from stream.torture.checker.expected import Account, Fact, fact
+from stream.torture.checker.expected import ExpectedOutcomes, ExpectedRecord, expected_record
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, body, now
 from tests.kafka_worker import ROOT, eventually
@@ -148,13 +148,15 @@ def accounts_of(
     sent: list[Sent],
     places: list[tuple[int, int]],
     decisions: dict[int, dict[str, Decision]],
-) -> dict[int, tuple[Account, list[Fact]]]:
+) -> dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]]:
     """The account of each partition, from what was sent and when the broker appended it."""
     known = dict(zip(places, sent, strict=True))
-    made: dict[int, tuple[Account, list[Fact]]] = {}
+    made: dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]] = {}
     for p in range(PARTITIONS):
         proposed = {id: [slot.item for slot in one.slots] for id, one in decisions[p].items()}
-        account = Account(horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed)
+        account = ExpectedOutcomes(
+            horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed
+        )
         made[p] = account, []
     for message in world.read(world.topics.events):
         one = known.pop((message.partition, message.offset))
@@ -232,7 +234,9 @@ def test_each_of_ten_thousand_events_is_accounted_for(
         version, digest = world.agreed()
         records = world.records()
         for p, (_, facts) in found.items():
-            learned = [fact(record) for record in records if record.source.partition == p]
+            learned = [
+                expected_record(record) for record in records if record.source.partition == p
+            ]
             assert len(learned) == len(facts)
             assert [(a, b) for a, b in zip(facts, learned, strict=True) if not a.like(b)] == []
 

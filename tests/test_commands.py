@@ -119,7 +119,7 @@ def test_our_own_errors_keep_their_traceback(ours: type[Exception]):
     def break_() -> None:
         raise ours("broken")
 
-    group = mistakes.Plain("rankloop", [click.Command("x", callback=break_)])
+    group = mistakes.OneLineErrorGroup("rankloop", [click.Command("x", callback=break_)])
     assert isinstance(CliRunner().invoke(group, ["x"]).exception, ours)
     with pytest.raises(ours):
         group(["x"], prog_name="rankloop")
@@ -131,7 +131,7 @@ def test_all_a_server_or_a_disk_may_say_is_one_line(theirs: Exception):
         raise theirs
 
     inner = click.Group("inner", [click.Command("x", callback=break_)])
-    done = CliRunner().invoke(mistakes.Plain("rankloop", [inner]), ["inner", "x"])
+    done = CliRunner().invoke(mistakes.OneLineErrorGroup("rankloop", [inner]), ["inner", "x"])
     assert done.exit_code == 1
     assert done.output == f"Error: {str(theirs) or 'ValueError'}\n"
 
@@ -140,7 +140,9 @@ def test_a_reader_who_leaves_is_no_mistake():
     def leave() -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    done = CliRunner().invoke(mistakes.Plain("x", [click.Command("x", callback=leave)]), ["x"])
+    done = CliRunner().invoke(
+        mistakes.OneLineErrorGroup("x", [click.Command("x", callback=leave)]), ["x"]
+    )
     assert done.exit_code == 1
     assert "Error" not in done.output
 

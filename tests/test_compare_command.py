@@ -23,13 +23,13 @@ from stream.offline.compare.comparison import (
     Contrast,
     weights,
 )
-from stream.offline.compare.findings import verdict, verdicts
+from stream.offline.compare.findings import finding, findings
 from stream.offline.compare.report import page
-from stream.offline.compare.trial import Trial, run
-from stream.offline.regret import Course, Regret
+from stream.offline.compare.trial import ArmRun, run
+from stream.offline.regret import Regret, RegretCurve
 from stream.settings import Settings
-from stream.simulation.environment import LogWorld
-from stream.simulation.event_log import Log, read
+from stream.simulation.environment import LogEnvironment
+from stream.simulation.event_log import EventLog, read
 from tests.test_replay import messages
 
 ARMS = ("random", "popular", "content", "bandit-no-text", "full")
@@ -42,14 +42,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def log(settings: Settings) -> Log:
+def log(settings: Settings) -> EventLog:
     path = Path(settings.data_dir) / "log.jsonl"
     write_log(path, messages())
     return read(path, settings)
 
 
 @pytest.fixture(scope="module")
-def result(log: Log, settings: Settings) -> Comparison:
+def result(log: EventLog, settings: Settings) -> Comparison:
     return compared("log", log, settings, requests=150, seeds=2, arms=ARMS)
 
 
@@ -102,7 +102,7 @@ def test_only_what_interval_and_correction_bear_is_claimed(
     low: float, high: float, p_value: float, says: str
 ):
     interval = Interval((low + high) / 2, low, high)
-    assert verdict(Contrast("full", "hybrid", ALL, interval, p_value)) == says
+    assert finding(Contrast("full", "hybrid", ALL, interval, p_value)) == says
 
 
 def test_text_carries_the_taste_of_this_log_and_the_report_says_so(result: Comparison):
@@ -110,7 +110,7 @@ def test_text_carries_the_taste_of_this_log_and_the_report_says_so(result: Compa
     assert content is not None
     assert content.sure
     assert content.difference.low > 0.5
-    [whole] = [one for one in verdicts(result) if one.against == "popular"]
+    [whole] = [one for one in findings(result) if one.against == "popular"]
     assert whole.finds.startswith("adds +")
 
 
@@ -132,20 +132,20 @@ def test_an_arm_pays_for_its_own_parts_alone(result: Comparison):
     assert cost["content"].state_mb > vectors > cost["popular"].state_mb
 
 
-def test_what_an_arm_without_text_shows_does_not_depend_on_texts(log: Log, settings: Settings):
+def test_what_an_arm_without_text_shows_does_not_depend_on_texts(log: EventLog, settings: Settings):
     others = tuple(
         structs.replace(one, vector=bytes(reversed(one.vector))) for one in log.embeddings
     )
     for arm, differs in ("bandit-no-text", False), ("full", True):
         ran = [
-            run(Trial(arm=arm, settings=settings, world=LogWorld(one, 60)))
+            run(ArmRun(arm=arm, settings=settings, world=LogEnvironment(one, 60)))
             for one in (log, structs.replace(log, embeddings=others))
         ]
         assert (ran[0].scores != ran[1].scores) == differs, arm
 
 
-def test_chance_shows_all_items_alike(log: Log, settings: Settings):
-    ran = run(Trial(arm="random", settings=settings, world=LogWorld(log, 300)))
+def test_chance_shows_all_items_alike(log: EventLog, settings: Settings):
+    ran = run(ArmRun(arm="random", settings=settings, world=LogEnvironment(log, 300)))
     assert ran.shown.coverage == 1.0
 
 
@@ -160,7 +160,7 @@ def test_a_log_with_requests_of_its_own_is_answered_as_it_asks(tmp_path: Path, s
     write_log(tmp_path / "log.jsonl", asked)
     log = read(tmp_path / "log.jsonl", settings)
     for arm in ("random", "popular", "full"):
-        ran = run(Trial(arm=arm, settings=settings, world=LogWorld(log, 10)))
+        ran = run(ArmRun(arm=arm, settings=settings, world=LogEnvironment(log, 10)))
         assert ran.users == ["ann", "bob", "ann", "cid"]
         assert ran.clicks == [1.0, 0.0, 1.0, 1.0], arm
         assert ran.history == [0, 0, 1, 0]
@@ -200,7 +200,7 @@ def test_the_page_fetches_nothing_and_escapes_what_it_shows(result: Comparison):
 
 def test_the_page_shows_regret_where_it_is_known(result: Comparison):
     flat = Interval(2.0, 1.9, 2.1)
-    course = Course("bandit", [flat], flat, flat, flat, flat, [2.0, 2.0])
+    course = RegretCurve("bandit", [flat], flat, flat, flat, flat, [2.0, 2.0])
     known = Regret(10, 70, 3, [1, 2], "hash", [10], 1.0, [course])
     assert "the best is known" in page(result, known)
     assert "the best is known" not in page(result)

@@ -16,7 +16,7 @@ from models.finetuning import finetune
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
 from stream.offline.compare.command import compared, reread
-from stream.offline.compare.findings import verdicts
+from stream.offline.compare.findings import findings
 from stream.offline.compare.report import page
 from stream.offline.finetune import known
 from stream.settings import Settings
@@ -116,7 +116,7 @@ def test_compare_says_what_it_adds_after_what_it_has_seen(tiny: Path, made: Path
     assert gain is not None
     assert gain.sure
     assert gain.difference.low > 0
-    [verdict] = [one for one in verdicts(result) if one.arm == "deep"]
+    [verdict] = [one for one in findings(result) if one.arm == "deep"]
     assert verdict.finds.startswith("adds +")
     assert "to fine-tune" in verdict.cost
     assert f"fine-tuned on {known(made / 'bert').pairs:,} pairs" in page(result)

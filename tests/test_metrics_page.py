@@ -22,7 +22,7 @@ from models.events import (
     encode,
 )
 from stream.kafka.topics import owner
-from stream.torture.checker.expected import Account
+from stream.torture.checker.expected import ExpectedOutcomes
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
 from tests.kafka_worker import ROOT, Worker, eventually
@@ -131,11 +131,11 @@ def unusable(rng: Random, n: int, user: str, at: int) -> Sent:
 
 def accounts_of(
     world: World, sent: dict[tuple[int, int], Sent]
-) -> tuple[list[Account], Counter[str]]:
+) -> tuple[list[ExpectedOutcomes], Counter[str]]:
     """The account of each partition, and the outcomes by status: by none of the agents' code."""
     proposed = {id: [slot.item for slot in one.slots] for id, one in world.decisions().items()}
     accounts = [
-        Account(horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed)
+        ExpectedOutcomes(horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed)
         for _ in range(PARTITIONS)
     ]
     ends: Counter[str] = Counter()

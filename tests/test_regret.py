@@ -7,10 +7,10 @@ from agents.click_models import Drift, PositionBasedModel
 from models.base import Floats
 from models.events import Decision, Embedding, Item, Slot
 from policies.evaluation.intervals import Interval
-from stream.offline.regret import LEARNER, Course, Trial, course, run, says
+from stream.offline.regret import LEARNER, RegretCurve, RegretRun, course, run, says
 from stream.offline.regret import Regret as Result
 from stream.settings import Settings
-from stream.simulation.drifting_news import LIFE, shelf_world
+from stream.simulation.drifting_news import LIFE, drifting_news_environment
 
 
 def decision(*items: str, at: int = 0) -> Decision:
@@ -71,20 +71,20 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def test_the_shelf_says_what_the_catalogue_holds(settings: Settings):
-    world = shelf_world(settings, requests=40, articles=LIFE + 20, readers=3)
+    world = drifting_news_environment(settings, requests=40, articles=LIFE + 20, readers=3)
     there: dict[str, Item] = {}
     for message in world.messages():
         if isinstance(message, Item):
             there[message.id] = message
         elif not isinstance(message, Embedding):
             live = {one.id for one in there.values() if (one.expires_at or 0) > message.at}
-            assert live == set(world.on_shelf(message.at))
+            assert live == set(world.available(message.at))
             assert len(live) in (LIFE - 1, LIFE)
 
 
 def trial(settings: Settings, policy: str, seed: int, requests: int = 700) -> list[float]:
     changed = Settings(encoder="hash", data_dir=settings.data_dir, policy=policy, seed=seed)
-    return run(Trial(settings=changed, requests=requests, articles=180, readers=12))
+    return run(RegretRun(settings=changed, requests=requests, articles=180, readers=12))
 
 
 def test_regret_is_never_below_zero_and_that_of_chance_stays(settings: Settings):
@@ -115,11 +115,11 @@ def test_the_bandits_regret_bends_and_ends_below_that_of_chance(settings: Settin
 def test_what_is_said_of_regret_is_what_intervals_bear(
     last: float, total: float, bends: str, ends: str
 ):
-    def made(policy: str, last: float, total: float) -> Course:
+    def made(policy: str, last: float, total: float) -> RegretCurve:
         first, end = Interval(2.0, 1.9, 2.1), Interval(last, last - 0.1, last + 0.1)
         bend = Interval(last - 2.0, last - 2.2, last - 1.8)
         whole = Interval(total, total - 5.0, total + 5.0)
-        return Course(policy, [whole], whole, first, end, bend, [total, total])
+        return RegretCurve(policy, [whole], whole, first, end, bend, [total, total])
 
     courses = [made("uniform", 2.0, 205.0), made(LEARNER, last, total)]
     lines = says(Result(100, 100, 9, [1, 2], "hash", [100], 0.0, courses))

@@ -15,11 +15,11 @@ from msgspec import structs
 from models.events import Click, Embedding, Item, Request, Reward, decode_decision
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
-from stream.offline.prequential import foresee
+from stream.offline.prequential import evaluate_prequentially
 from stream.settings import Settings
-from stream.simulation.closed_loop import Trial, run
-from stream.simulation.environment import LogWorld
-from stream.simulation.event_log import Log, read
+from stream.simulation.closed_loop import Run, run
+from stream.simulation.environment import LogEnvironment
+from stream.simulation.event_log import EventLog, read
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,7 +52,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def log(tmp_path: Path, settings: Settings) -> Log:
+def log(tmp_path: Path, settings: Settings) -> EventLog:
     write_log(tmp_path / "log.jsonl", messages())
     return read(tmp_path / "log.jsonl", settings)
 
@@ -167,7 +167,7 @@ def test_a_deleted_item_is_ranked_while_it_is_there_and_not_after(
         fans = [Click(id=str(i), user=f"fan:{i}", item="film:0", at=10 + i) for i in range(5)]
         log = [*films, *fans[:4], *gone, fans[4]]
         write_log(tmp_path / "log.jsonl", log)
-        result = foresee(read(tmp_path / "log.jsonl", settings), settings, k=1)
+        result = evaluate_prequentially(read(tmp_path / "log.jsonl", settings), settings, k=1)
         assert result.items == 3
         return {row.model: row.recall.mean for row in result.rows}
 
@@ -187,14 +187,14 @@ def test_a_policy_shows_a_deleted_item_before_its_deletion_and_not_after(
     ]
     write_log(tmp_path / "log.jsonl", log)
     out = tmp_path / "decisions.jsonl"
-    world = LogWorld(read(tmp_path / "log.jsonl", settings), 10)
-    run(Trial(settings=settings, world=world, decisions=out))
+    world = LogEnvironment(read(tmp_path / "log.jsonl", settings), 10)
+    run(Run(settings=settings, world=world, decisions=out))
     decided = [decode_decision(line) for line in out.read_bytes().splitlines()]
     assert [{slot.item for slot in one.slots} for one in decided] == [{"a", "b"}, {"b"}]
 
 
-def test_models_that_know_the_user_beat_chance_by_far(log: Log, settings: Settings):
-    result = foresee(log, settings)
+def test_models_that_know_the_user_beat_chance_by_far(log: EventLog, settings: Settings):
+    result = evaluate_prequentially(log, settings)
     reached = {row.model: row.recall.mean for row in result.rows}
     assert result.questions == 600 and result.users == 30
     assert 0.04 < reached["random"] < 0.16  # 10 of 100 to 120 unmet films
@@ -206,7 +206,7 @@ def test_every_question_is_ranked_before_it_is_learned(tmp_path: Path, settings:
     films = [Item(id=f"film:{i}", at=0) for i in range(50)]
     once = [Click(id=str(i), user=f"u{i}", item=f"film:{i}", at=1 + i) for i in range(50)]
     write_log(tmp_path / "log.jsonl", [*films, *once])
-    result = foresee(read(tmp_path / "log.jsonl", settings), settings)
+    result = evaluate_prequentially(read(tmp_path / "log.jsonl", settings), settings)
     assert result.cold == 1.0
     assert {r.model: r.recall.mean for r in result.rows if r.model != "random"} == {
         "popularity": 0,
@@ -221,12 +221,14 @@ def test_every_question_is_ranked_before_it_is_learned(tmp_path: Path, settings:
 def test_what_a_user_met_is_not_asked_again_nor_ranked(tmp_path: Path, settings: Settings):
     again = [Click(id=str(i), user="ann", item="film:0", at=1 + i) for i in range(9)]
     write_log(tmp_path / "log.jsonl", [Item(id="film:0", at=0), *again])
-    assert foresee(read(tmp_path / "log.jsonl", settings), settings).questions == 1
+    assert evaluate_prequentially(read(tmp_path / "log.jsonl", settings), settings).questions == 1
 
 
-def test_a_learning_policy_beats_chance_in_the_closed_loop(log: Log, settings: Settings):
+def test_a_learning_policy_beats_chance_in_the_closed_loop(log: EventLog, settings: Settings):
     def reward(policy: str) -> float:
-        trial = Trial(settings=structs.replace(settings, policy=policy), world=LogWorld(log, 300))
+        trial = Run(
+            settings=structs.replace(settings, policy=policy), world=LogEnvironment(log, 300)
+        )
         rewards = run(trial).rewards
         assert len(rewards) == 300
         return sum(rewards)
@@ -247,8 +249,8 @@ def test_requests_and_clicks_of_the_log_are_replayed_as_they_are(
     ]
     write_log(tmp_path / "log.jsonl", own)
     out = tmp_path / "decisions.jsonl"
-    world = LogWorld(read(tmp_path / "log.jsonl", settings), 10)
-    played = run(Trial(settings=settings, world=world, decisions=out))
+    world = LogEnvironment(read(tmp_path / "log.jsonl", settings), 10)
+    played = run(Run(settings=settings, world=world, decisions=out))
     assert played.rewards == [1.0, 0.0]
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["r1", "r2"]
 

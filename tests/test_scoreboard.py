@@ -30,7 +30,7 @@ from policies.evaluation.importance_weights import chances, weights
 from policies.exploration import Epsilon
 from policies.uniform import Uniform
 from stream import build
-from stream.cli.champion import said
+from stream.cli.champion import score_lines
 from stream.kafka.topics import owner
 from stream.settings import Settings
 from stream.settings_schema import SettingError, steering
@@ -406,6 +406,6 @@ def test_rewards_and_weights_are_cut_from_the_top_of_a_ranking() -> None:
 
 def test_who_is_hardly_shown_is_said_to_look_too_poor() -> None:
     [_, score] = Scoreboard(["p", "q"]).scores()
-    assert said([score]) == []
-    assert said([replace(score, outcomes=9, weight=1.0)]) == []
-    assert "shows only 40%" in said([replace(score, outcomes=9, weight=0.4)])[0]
+    assert score_lines([score]) == []
+    assert score_lines([replace(score, outcomes=9, weight=1.0)]) == []
+    assert "shows only 40%" in score_lines([replace(score, outcomes=9, weight=0.4)])[0]

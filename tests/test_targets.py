@@ -11,7 +11,7 @@ from policies.evaluation.estimators import EstimatorTerms
 from policies.evaluation.importance_weights import choices
 from policies.evaluation.reward_model import cascaded
 from policies.evaluation.slates import cascade_dr, reward_interaction
-from stream.offline.target_policies import Place, Places, Served, slates, uniform
+from stream.offline.target_policies import LoggedPolicy, TargetSlot, TargetSlots, slates, uniform
 
 ITEMS, K = 6, 3
 FEATURES = np.random.default_rng(7).normal(size=(ITEMS, 2)).round(2)
@@ -43,20 +43,20 @@ def drawn(scores: Doubles, rng: np.random.Generator) -> tuple[list[int], list[fl
     return order, chances
 
 
-def log(n: int, seed: int) -> tuple[Served, Places]:
+def log(n: int, seed: int) -> tuple[LoggedPolicy, TargetSlots]:
     """n rankings by the logging policy, three a user, and the target's places in them."""
     rng = np.random.default_rng(seed)
-    outcomes, places = list[Outcome](), dict[str, dict[str, Place]]()
+    outcomes, places = list[Outcome](), dict[str, dict[str, TargetSlot]]()
     for number in range(n):
         order, propensities = drawn(LOGGING, rng)
         clicks = rng.random(K) < appeal()[order] * SEEN
         outcomes.append(outcome(number, order, propensities, clicks.tolist()))
         steps = choices(Softmax(), TARGET, order)  # pyright: ignore[reportArgumentType]
         places[f"r{number}"] = {
-            f"i{i}": Place(float(pmf[left.index(i)]), FEATURES[i], pmf @ FEATURES[left])
+            f"i{i}": TargetSlot(float(pmf[left.index(i)]), FEATURES[i], pmf @ FEATURES[left])
             for i, (left, pmf) in zip(order, steps, strict=True)
         }
-    return Served("logger", tuple(outcomes)), places
+    return LoggedPolicy("logger", tuple(outcomes)), places
 
 
 def outcome(
@@ -124,7 +124,7 @@ def test_where_rewards_are_linear_each_place_expects_what_the_target_earns_there
         order = [int(slot.item[1:]) for slot in one.slots]
         rewards = (FEATURES[order] @ weights).tolist()
         certain.append(outcome(n, order, [slot.propensity for slot in one.slots], rewards))
-    made = slates(Served("logger", tuple(certain)), places)
+    made = slates(LoggedPolicy("logger", tuple(certain)), places)
     assert made.shown is not None and made.chosen is not None
     for row, one in enumerate(certain):
         last = one.slots[-1]
@@ -158,7 +158,7 @@ def test_no_row_is_expected_by_a_fit_that_saw_its_user() -> None:
 def test_without_candidates_or_users_enough_there_is_no_model() -> None:
     served, places = log(30, 1)
     assert slates(served, uniform(served, ITEMS)).shown is None
-    few = Served("logger", served.outcomes[:6])
+    few = LoggedPolicy("logger", served.outcomes[:6])
     assert slates(few, places).shown is None
     assert slates(served, places).shown is not None
 

@@ -24,7 +24,7 @@ from models.events import (
     encode,
 )
 from stream.local.stack import Stack
-from stream.torture.checker.expected import Account, Fact, fact
+from stream.torture.checker.expected import ExpectedOutcomes, ExpectedRecord, expected_record
 from stream.worker.restore import last_commit
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
@@ -60,15 +60,18 @@ def traffic(seed: int, count: int, begin: int) -> list[Event]:
     return events
 
 
-def accounts_of(world: World) -> dict[int, tuple[Account, list[Fact]]]:
+def accounts_of(world: World) -> dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]]:
     """The account of each partition, and what must be learned: all of its events are good ones."""
     settings = world.settings
     seconds = (settings.horizon_seconds, settings.early_seconds, settings.lateness_seconds)
     horizon, early, lateness = (round(1000 * each) for each in seconds)
     proposed = {id: [s.item for s in one.slots] for id, one in world.decisions().items()}
-    made: dict[int, tuple[Account, list[Fact]]] = {}
+    made: dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]] = {}
     for p in range(settings.partitions):
-        made[p] = Account(horizon=horizon, early=early, lateness=lateness, proposed=proposed), []
+        made[p] = (
+            ExpectedOutcomes(horizon=horizon, early=early, lateness=lateness, proposed=proposed),
+            [],
+        )
     for message in world.read(world.topics.events):
         account, facts = made[message.partition]
         event = decode_event(message.value or b"")
@@ -87,7 +90,9 @@ def assert_kept(world: World) -> None:
     assert set(world.decisions()) == asked
     count = 0
     for partition, (_, facts) in accounts.items():
-        learned = {r.source: fact(r) for r in world.records() if r.source.partition == partition}
+        learned = {
+            r.source: expected_record(r) for r in world.records() if r.source.partition == partition
+        }
         ordered = [learned[source] for source in sorted(learned)]
         assert [fact.id for fact in facts] == [fact.id for fact in ordered]
         assert all(a.like(b) for a, b in zip(facts, ordered, strict=True))

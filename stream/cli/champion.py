@@ -7,11 +7,11 @@ import click
 from rich.table import Table
 
 from agents.scoreboard import Score
-from stream.cli.errors import Plain
+from stream.cli.errors import OneLineErrorGroup
 from stream.settings import Settings
 
 
-def table(scores: list[Score]) -> Table:
+def score_table(scores: list[Score]) -> Table:
     """The scoreboard; the champion comes first."""
     made = Table(title="Reward a ranking, on the rankings of the champion")
     for i, name in enumerate(
@@ -31,7 +31,7 @@ def table(scores: list[Score]) -> Table:
     return made
 
 
-def said(scores: list[Score]) -> list[str]:
+def score_lines(scores: list[Score]) -> list[str]:
     """What to beware of."""
     return [
         f"warning: {score.policy}: the champion shows only {score.weight:.0%} of what it would, "
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from agents.scoreboard import Scoreboard
 
 
-@click.group(cls=Plain)
+@click.group(cls=OneLineErrorGroup)
 @click.pass_context
 def champion(context: click.Context) -> None:
     """See which policy decides and how its challengers would do, and let another one decide.
@@ -64,7 +64,7 @@ def show(settings: Settings) -> None:
     """Show the champion and what its challengers would have earned in its place."""
     from rich.console import Console
 
-    from stream.cli.champion import said, table
+    from stream.cli.champion import score_lines, score_table
 
     ledger, board = asyncio.run(_read(settings))
     where = _in_force(settings, ledger)
@@ -73,8 +73,8 @@ def show(settings: Settings) -> None:
         click.echo("no challengers: name some in RANKLOOP_CHALLENGERS")
         return
     scores = board.scores()
-    Console(width=120, highlight=False).print(table(scores))
-    for line in said(scores):
+    Console(width=120, highlight=False).print(score_table(scores))
+    for line in score_lines(scores):
         click.echo(line)
 
 

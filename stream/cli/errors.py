@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 
-class Plain(click.Group):
+class OneLineErrorGroup(click.Group):
     """A group of commands that end a user's mistake in one line.
 
     The exit code is 2 if a setting is to be mended, else 1. The commands of its groups are meant,
@@ -33,13 +33,13 @@ def mistakes() -> tuple[type[Exception], ...]:
 
     from agents.ledger import UnknownRecordType
     from agents.partition import Diverged
-    from stream.demo.client import Silent
+    from stream.demo.client import NoAnswer
     from stream.kafka.authorization import AuthorizationDenied, BrokerUnavailable
     from stream.kafka.producer import ProduceError
     from stream.kafka.reader import LogTruncated
     from stream.kafka.topics import TopicMismatch
     from stream.local.process import StackError
-    from stream.offline.audit import Unauditable
+    from stream.offline.audit import NotAuditable
     from stream.storage.tensor_file import SnapshotMismatch
 
     refused = (
@@ -47,11 +47,11 @@ def mistakes() -> tuple[type[Exception], ...]:
         AuthorizationDenied,
         Diverged,
         SnapshotMismatch,
-        Unauditable,
+        NotAuditable,
         UnknownRecordType,
         TopicMismatch,
     )
-    away = (Silent, StackError, BrokerUnavailable)
+    away = (NoAnswer, StackError, BrokerUnavailable)
     return KafkaError, OSError, RedisError, ProduceError, ValueError, *refused, *away
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stream.cli.errors import Plain
+from stream.cli.errors import OneLineErrorGroup
 from stream.settings import Settings
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from models.events import Control
 
 
-@click.group(cls=Plain)
+@click.group(cls=OneLineErrorGroup)
 @click.pass_context
 def fold(context: click.Context) -> None:
     """See which fold decides, and switch to another.

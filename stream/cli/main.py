@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from stream.cli.champion import champion
-from stream.cli.errors import Plain
+from stream.cli.errors import OneLineErrorGroup
 from stream.cli.fold import fold
 from stream.cli.imports import imports
 from stream.cli.offline import compare, evaluate, finetune, regret, replay, simulate
@@ -25,7 +25,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(
-    cls=Plain,
+    cls=OneLineErrorGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="rankloop")

@@ -15,7 +15,7 @@ from stream.settings import Settings
 CHUNK = 1_000
 
 
-def outgoing(settings: Settings, message: Message) -> ProducerRecord:
+def producer_record(settings: Settings, message: Message) -> ProducerRecord:
     """Where a message goes. Raises ValueError for what only workers write."""
     topics = Topics(settings.topic_prefix)
     data = encode(message)
@@ -35,7 +35,7 @@ async def publish_messages(settings: Settings, messages: Iterable[Message]) -> i
     count, chunk = 0, list[ProducerRecord]()
     try:
         for message in messages:
-            chunk.append(outgoing(settings, message))
+            chunk.append(producer_record(settings, message))
             count += 1
             if len(chunk) == CHUNK:
                 await publish(chunk)

@@ -23,21 +23,21 @@ from models.events import (
     decode_embedding,
     encode,
 )
-from stream.datasets.publish import outgoing
+from stream.datasets.publish import producer_record
 from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.simulation.environment import Messages, Visitor
+from stream.simulation.environment import ClickModel, Messages
 
 PATIENCE = 60.0  # seconds without an answer after which the worker must have stopped
 Progress = Callable[[int], None]
 
 
-class Silent(Exception):
+class NoAnswer(Exception):
     """Nothing came back: says what was waited for."""
 
 
-class Served(Struct, frozen=True):
+class ClientStatistics(Struct, frozen=True):
     """What came of the requests; one entry each in `users`, `rewards` and `millis`."""
 
     users: list[str]
@@ -60,7 +60,7 @@ async def embed_through(
     found: dict[str, Embedding] = {}
     try:
         reader.assign([topic])
-        await publish([outgoing(settings, item) for item in items])
+        await publish([producer_record(settings, item) for item in items])
         heard = time.monotonic()
         while len(found) < len(items):
             for messages in (await reader.getmany(timeout_ms=500)).values():
@@ -69,14 +69,14 @@ async def embed_through(
                 heard = time.monotonic()
                 progress(len(found))
             if time.monotonic() > heard + PATIENCE:
-                raise Silent(f"{len(found)} of {len(items)} items were embedded, then no more")
+                raise NoAnswer(f"{len(found)} of {len(items)} items were embedded, then no more")
     finally:
         await reader.stop()
         await publish.stop()
     return tuple(found[item.id] for item in items)
 
 
-class Customer:
+class Client:
     """Reads the rankings topic from now on, as a customer would; knows nothing of workers."""
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
@@ -85,7 +85,7 @@ class Customer:
 
     @classmethod
     @asynccontextmanager
-    async def reading(cls, settings: Settings) -> AsyncIterator["Customer"]:
+    async def reading(cls, settings: Settings) -> AsyncIterator["Client"]:
         """A customer for as long as the block lasts."""
         topic = Topics(settings.topic_prefix).rankings
         consumer = AIOKafkaConsumer(
@@ -119,12 +119,12 @@ class Customer:
                     waiting.set_result(decision)
         except (Invalid, KafkaError) as error:
             for waiting in self._waiting.values():
-                waiting.set_exception(Silent(f"the rankings cannot be read: {error}"))
+                waiting.set_exception(NoAnswer(f"the rankings cannot be read: {error}"))
 
 
 async def serve(
-    settings: Settings, messages: Messages, visitor: Visitor, progress: Progress
-) -> Served:
+    settings: Settings, messages: Messages, visitor: ClickModel, progress: Progress
+) -> ClientStatistics:
     """Publish a log through Kafka; wait for each request's ranking; publish what is clicked.
 
     Clicks enter in event time among the log's own events, as in `closed_loop.play`. At
@@ -146,9 +146,9 @@ async def serve(
         chunk = [*before, *more]
         before.clear()
         events += len(chunk)
-        await publish([outgoing(settings, event) for event in chunk])
+        await publish([producer_record(settings, event) for event in chunk])
 
-    async with Customer.reading(settings) as customer:
+    async with Client.reading(settings) as customer:
         try:
             for message in messages:
                 if isinstance(message, Item | Embedding):
@@ -165,7 +165,7 @@ async def serve(
                 try:
                     decision = await asyncio.wait_for(expected, PATIENCE)
                 except TimeoutError:
-                    raise Silent(f"request {message.id!r} was not answered") from None
+                    raise NoAnswer(f"request {message.id!r} was not answered") from None
                 millis.append((time.perf_counter() - asked) * 1000)
                 made = visitor.visit(decision)
                 for n, click in enumerate(made):
@@ -177,7 +177,7 @@ async def serve(
             await _tick(settings, publish, last)
         finally:
             await publish.stop()
-    return Served(users, rewards, millis, events, time.monotonic() - began)
+    return ClientStatistics(users, rewards, millis, events, time.monotonic() - began)
 
 
 async def _tick(settings: Settings, publish: Producer, last: int) -> None:

@@ -23,17 +23,17 @@ from policies.evaluation.intervals import clustered
 from stream.datasets.movielens import find_movielens, movielens
 from stream.datasets.simulated_news import news
 from stream.datasets.topic_logs import KafkaLogs
-from stream.demo.client import Served, Silent, embed_through, serve
+from stream.demo.client import ClientStatistics, NoAnswer, embed_through, serve
 from stream.local.process import free_port
 from stream.local.stack import Stack
 from stream.offline.audit import audit, lines
 from stream.progress import progress
 from stream.settings import Settings, others_environ
-from stream.simulation.closed_loop import Trial, run
-from stream.simulation.environment import LogWorld, Messages, World
-from stream.simulation.event_log import Log
+from stream.simulation.closed_loop import Run, run
+from stream.simulation.environment import Environment, LogEnvironment, Messages
+from stream.simulation.event_log import EventLog
 from stream.simulation.experiment import side_by_side
-from stream.simulation.news import NewsWorld
+from stream.simulation.news import NewsEnvironment
 from stream.storage.vector_cache import EncoderIdentity
 
 HORIZON = 10.0  # seconds of the log's time: the visitor clicks within 2.5 s
@@ -45,21 +45,21 @@ OTHERS = ("uniform", "popular", "knn", "mf", "content", "blend")
 console = Console(width=110)
 
 
-class Stocked(LogWorld, frozen=True):
+class DemoLogEnvironment(LogEnvironment, frozen=True):
     """A log whose whole catalogue is there from the start, as the demo publishes it."""
 
     def messages(self) -> Messages:
         yield from _stock(self.log.items, self.log.embeddings)
-        rest = Log((), (), self.log.events, self.log.encoder)
-        yield from LogWorld(rest, self.requests, self.k).messages()
+        rest = EventLog((), (), self.log.events, self.log.encoder)
+        yield from LogEnvironment(rest, self.requests, self.k).messages()
 
 
-class StockedNews(NewsWorld, frozen=True):
+class DemoNewsEnvironment(NewsEnvironment, frozen=True):
     """Simulated news, all of it there from the start."""
 
     def messages(self) -> Messages:
         yield from _stock(self.news.items, self.embeddings)
-        for message in NewsWorld.messages(self):
+        for message in NewsEnvironment.messages(self):
             if not isinstance(message, Item | Embedding):
                 yield message
 
@@ -71,38 +71,40 @@ def _stock(
         yield from pair
 
 
-class Story(Struct, frozen=True):
+class Scenario(Struct, frozen=True):
     """What the demo is played with: items, and the world once their vectors are known."""
 
     says: str
     items: tuple[Item, ...]
-    world: Callable[[tuple[Embedding, ...], EncoderIdentity], World]
+    world: Callable[[tuple[Embedding, ...], EncoderIdentity], Environment]
 
 
-def story(settings: Settings, data: Path | None, requests: int, events: int) -> Story:
+def scenario(settings: Settings, data: Path | None, requests: int, events: int) -> Scenario:
     """The film log where it can be found, else simulated news."""
     folder = find_movielens(data)
     if folder is None:
         found = news(n_items=1_000, n_users=200, seed=settings.seed)
-        return Story(
+        return Scenario(
             f"{len(found.items):,} simulated news: no MovieLens here, --data DIR says where it is",
             found.items,
-            lambda vectors, text: StockedNews(found, vectors, text, requests, settings.seed),
+            lambda vectors, text: DemoNewsEnvironment(
+                found, vectors, text, requests, settings.seed
+            ),
         )
     known = list(movielens(folder, user_tags=0))  # tags are hindsight
     films = tuple(one for one in known if isinstance(one, Item))
     log = tuple(one for one in known if not isinstance(one, Item))[:events]
-    return Story(
+    return Scenario(
         f"{len(films):,} films and the first {len(log):,} ratings of {folder}",
         films,
-        lambda vectors, text: Stocked(Log(films, vectors, log, text), requests),
+        lambda vectors, text: DemoLogEnvironment(EventLog(films, vectors, log, text), requests),
     )
 
 
 def demo(settings: Settings, data: Path | None, requests: int, events: int) -> bool:
     """Run all of it and print what was measured; whether the audit found everything the same."""
     began = time.monotonic()
-    played_with = story(settings, data, requests, events)
+    played_with = scenario(settings, data, requests, events)
     console.print(played_with.says, style="bold", highlight=False)
     with ExitStack() as running:
         bar = running.enter_context(progress(console))
@@ -129,7 +131,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
             served = asyncio.run(serve(settings, world.messages(), world.visitor(), told))
             until(lambda: {life["open"] for life in lives()} == {0}, "horizons to close")
         report, _ = audit(settings, KafkaLogs(settings), quiet=True)
-    trials = [Trial(settings=settings.alone(p), world=world) for p in OTHERS]
+    trials = [Run(settings=settings.alone(p), world=world) for p in OTHERS]
     others = side_by_side(run, trials, len(served.users) * len(trials), jobs=2)
     console.print(table({one.policy: one.rewards for one in others}, served, settings.policy))
     p50, p99 = np.percentile(served.millis, [50, 99])
@@ -144,7 +146,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
     return report.ok
 
 
-def table(rewards: dict[str, list[float]], served: Served, champion: str) -> Table:
+def table(rewards: dict[str, list[float]], served: ClientStatistics, champion: str) -> Table:
     """What each policy earned on the same requests, and how much more the champion did."""
     best = np.array(served.rewards)
     made = Table(
@@ -190,7 +192,7 @@ def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
 
     def lives() -> Lives:
         if process.poll() is not None:
-            raise Silent(f"the worker ended:\n{log.read_text(errors='replace')[-3000:]}")
+            raise NoAnswer(f"the worker ended:\n{log.read_text(errors='replace')[-3000:]}")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=2) as page:
                 return list(json.load(page)["partitions"].values())
@@ -213,5 +215,5 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise Silent(f"waited {seconds:.0f} s for {what}")
+            raise NoAnswer(f"waited {seconds:.0f} s for {what}")
         time.sleep(0.1)

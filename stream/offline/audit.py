@@ -27,11 +27,11 @@ from stream.settings import Settings
 ORDER = ("rankings", "events", "items", "embeddings", "feedback")
 
 
-class Unauditable(Exception):
+class NotAuditable(Exception):
     """The logs cannot be read to their end; says why and what to do."""
 
 
-class Recorded:
+class RecordedEncoder:
     """A text model of which only the vectors in the log are needed: none is loaded."""
 
     def __init__(self, version: str, dimensions: int) -> None:
@@ -71,10 +71,10 @@ def auditor(
 
     `around` may put something around each recommender that decides again.
     """
-    parts = build.parts(settings, Recorded("", 64))
+    parts = build.parts(settings, RecordedEncoder("", 64))
 
     def make(encoder: str, dimensions: int) -> Recommender:
-        catalogue = build.catalogue(settings, Recorded(encoder, dimensions))
+        catalogue = build.catalogue(settings, RecordedEncoder(encoder, dimensions))
         return around(build.deciding(settings, parts.learner, catalogue)[1])
 
     return Audit(
@@ -175,12 +175,12 @@ def run(settings: Settings, source: Path | None, folder: Path | None, as_json: b
     """
     try:
         if folder is not None and folder.exists() and any(folder.iterdir()):
-            raise Unauditable(f"{folder} is not empty; save to a new folder")
+            raise NotAuditable(f"{folder} is not empty; save to a new folder")
         logs: Logs = FileLogs(source) if source else KafkaLogs(settings)
         quiet = as_json or not sys.stderr.isatty()
         report, seconds = audit(settings, logs, folder, quiet)
     except (LogTruncated, Invalid, KafkaError, OSError, UnknownRecordType) as error:
-        raise Unauditable(str(error)) from error
+        raise NotAuditable(str(error)) from error
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if as_json:
         found = msgspec.to_builtins(report) | {"ok": report.ok, "seconds": round(seconds, 3)}

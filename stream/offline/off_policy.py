@@ -16,14 +16,21 @@ from policies.evaluation.intervals import Interval, clustered
 from policies.evaluation.reward_model import FOLDS
 from policies.evaluation.slates import SLATE_ESTIMATORS, Slates
 from stream.datasets.log_files import read_log
-from stream.offline.off_policy_report import Evaluation, Judged, Measured, draw, said, table
+from stream.offline.off_policy_report import (
+    Evaluation,
+    MeasuredValue,
+    PolicyEstimate,
+    draw,
+    said,
+    table,
+)
 from stream.offline.rescore import rescored
 from stream.offline.target_policies import (
+    EvaluationLog,
     Frequencies,
-    Log,
-    Places,
-    Served,
-    gathered,
+    LoggedPolicy,
+    TargetSlots,
+    evaluation_log,
     logged,
     slates,
     uniform,
@@ -69,13 +76,13 @@ def evaluate(
     """Judge each policy on the log of each other; without names: all that the log can judge."""
     path = Path(log)
     whole = log == "topic" or path.is_dir()
-    remade: Mapping[str, Places] = {}
+    remade: Mapping[str, TargetSlots] = {}
     if whole:
         wanted = tuple(policies) or ("uniform", "popular", "blend", "bandit")
         messages, remade = rescored(settings, None if log == "topic" else path, wanted)
-        found = gathered(messages)
+        found = evaluation_log(messages)
     elif path.is_file():
-        found = gathered(read_log(path))
+        found = evaluation_log(read_log(path))
     else:
         raise FileNotFoundError(f"{log} is no file, no folder and not the word topic")
     if not found.served:
@@ -83,7 +90,7 @@ def evaluate(
     names = [served.policy for served in found.served]
     targets = list(dict.fromkeys(policies)) or sorted({"uniform", *names, *remade})
     notes = list(general(found))
-    judged: list[Judged] = []
+    judged: list[PolicyEstimate] = []
     for target in targets:
         for served in found.served:
             if served.policy == target:
@@ -105,15 +112,19 @@ def evaluate(
     )
 
 
-def measured(served: Served) -> Measured:
+def measured(served: LoggedPolicy) -> MeasuredValue:
     """A policy's own reward a decision."""
     rewards = [sum(slot.reward for slot in one.slots) for one in served.outcomes]
     users = [one.user for one in served.outcomes]
     clicks = sum(reward != 0.0 for reward in rewards)
-    return Measured(served.policy, len(rewards), clicks, clustered(rewards, users, draws=1_000))
+    return MeasuredValue(
+        served.policy, len(rewards), clicks, clustered(rewards, users, draws=1_000)
+    )
 
 
-def against_uniform(served: Served, log: Log, candidates: int, model: str) -> Judged:
+def against_uniform(
+    served: LoggedPolicy, log: EvaluationLog, candidates: int, model: str
+) -> PolicyEstimate:
     """The uniform policy on another's log."""
     if not served.single or candidates != len(log.items):
         return ranked(served, "uniform", uniform(served, candidates))
@@ -124,7 +135,9 @@ def against_uniform(served: Served, log: Log, candidates: int, model: str) -> Ju
     return single(served, "uniform", logged(served, log.items, even, never[places], model), model)
 
 
-def against(served: Served, target: str, log: Log, model: str, notes: list[str]) -> Judged:
+def against(
+    served: LoggedPolicy, target: str, log: EvaluationLog, model: str, notes: list[str]
+) -> PolicyEstimate:
     """A policy that has a log of its own, by its frequencies there."""
     own = next((one for one in log.served if one.policy == target), None)
     if own is None or not own.single or not served.single:
@@ -143,13 +156,13 @@ def against(served: Served, target: str, log: Log, model: str, notes: list[str])
     return single(served, target, one, model)
 
 
-def single(served: Served, target: str, log: Logged, model: str) -> Judged:
+def single(served: LoggedPolicy, target: str, log: Logged, model: str) -> PolicyEstimate:
     """All estimators of decisions of one slot."""
     names = [name for name in ESTIMATORS if name != "replay" or served.uniform]
     terms = {name: ESTIMATORS[name](log) for name in names}
     bears = support(log.weights, log.rewards, log.users, log.beyond)
     estimates = estimate(terms, log.users, dict.fromkeys(names, bears), what="clicks")
-    return Judged(
+    return PolicyEstimate(
         served.policy,
         target,
         estimates,
@@ -158,7 +171,7 @@ def single(served: Served, target: str, log: Logged, model: str) -> Judged:
     )
 
 
-def ranked(served: Served, target: str, places: Places) -> Judged:
+def ranked(served: LoggedPolicy, target: str, places: TargetSlots) -> PolicyEstimate:
     """Estimators of rankings; each has weights of its own, and so a support of its own."""
     log: Slates = slates(served, places)
     missing = len(served.outcomes) - len(log.users)
@@ -186,7 +199,7 @@ def ranked(served: Served, target: str, places: Places) -> Judged:
             "not matter; RIPS is right if users read from the top"
         )
     found += cautions(bears["RIPS"], "clicks")
-    return Judged(
+    return PolicyEstimate(
         served.policy,
         target,
         estimate(terms, log.users, bears, what="clicks"),
@@ -196,7 +209,7 @@ def ranked(served: Served, target: str, places: Places) -> Judged:
 
 
 def anytime(
-    served: Served, weights: Doubles, rewards: Doubles, chances: Doubles
+    served: LoggedPolicy, weights: Doubles, rewards: Doubles, chances: Doubles
 ) -> Interval | None:
     """For IPS, where the greatest weight is known beforehand: the log is uniform."""
     if not served.uniform or rewards.min() < 0.0 or rewards.max() > 1.0:
@@ -205,7 +218,7 @@ def anytime(
     return betting(weights * rewards, most=most)
 
 
-def cautious(served: Served) -> tuple[str, ...]:
+def cautious(served: LoggedPolicy) -> tuple[str, ...]:
     """What is wrong with a log whose policy went on learning."""
     if served.policy in FIXED or served.uniform:
         return ()
@@ -215,7 +228,7 @@ def cautious(served: Served) -> tuple[str, ...]:
     )
 
 
-def general(log: Log) -> list[str]:
+def general(log: EvaluationLog) -> list[str]:
     """What is to be said of all estimates on a log."""
     found = ["many estimators are many looks: choose yours before you see them (DR or SNIPS)"]
     if log.empty:

@@ -10,7 +10,7 @@ from policies.evaluation.intervals import Interval
 from stream.offline.plotting import figure, save_png
 
 
-class Measured(Struct, frozen=True):
+class MeasuredValue(Struct, frozen=True):
     """What a policy earned a decision on its own log."""
 
     policy: str
@@ -19,7 +19,7 @@ class Measured(Struct, frozen=True):
     value: Interval
 
 
-class Judged(Struct, frozen=True):
+class PolicyEstimate(Struct, frozen=True):
     """One target on one policy's log. `anytime`: the range that holds however often one looks."""
 
     logged_by: str
@@ -33,8 +33,8 @@ class Evaluation(Struct, frozen=True):
     """The result of `rankloop evaluate`."""
 
     log: str
-    measured: list[Measured]
-    judged: list[Judged]
+    measured: list[MeasuredValue]
+    judged: list[PolicyEstimate]
     notes: tuple[str, ...]
 
 
@@ -60,7 +60,7 @@ def table(result: Evaluation) -> Table:
     return made
 
 
-def _rows(made: Table, judged: Judged) -> None:
+def _rows(made: Table, judged: PolicyEstimate) -> None:
     for one in judged.estimates:
         bears = one.support
         made.add_row(

@@ -25,21 +25,21 @@ from policies.evaluation.intervals import Interval, clustered
 from policies.evaluation.ranking_metrics import MovingAverage
 from stream import build
 from stream.settings import Settings
-from stream.simulation.event_log import Log, liked
+from stream.simulation.event_log import EventLog, liked
 
 
 class Ranking(Protocol):
     def top(self, user: str, n: int) -> list[str]: ...
 
 
-class Scored(Ranking, Protocol):
+class ScoringModel(Ranking, Protocol):
     def scores(self, user: str, items: Sequence[str]) -> Floats: ...
 
 
-class Blended:
+class BlendedRanking:
     """The weighted sum of z-scores over what any of its models would put in front."""
 
-    def __init__(self, models: Mapping[str, Scored], weights: Mapping[str, float]) -> None:
+    def __init__(self, models: Mapping[str, ScoringModel], weights: Mapping[str, float]) -> None:
         self._models = [(models[name], weight) for name, weight in sorted(weights.items())]
 
     def top(self, user: str, n: int) -> list[str]:
@@ -50,7 +50,7 @@ class Blended:
         return best(total, items, n)
 
 
-class Stock:
+class Inventory:
     """Which items there are, in the order of entering, which were deleted, and all that ever were.
 
     >>> stock = Stock()
@@ -77,7 +77,7 @@ class Stock:
             self.gone.discard(item.id)
 
 
-class Chance:
+class RandomRanking:
     """A random order of the items known so far, new for every question: the lower bound."""
 
     def __init__(self, items: Sequence[str], seed: int) -> None:
@@ -101,7 +101,7 @@ def unseen(model: Ranking, user: str, seen: Set[str], n: int) -> list[str]:
 DEPTH = 100  # places looked at: below them a reciprocal rank counts as 0
 
 
-class Row(Struct, frozen=True):
+class ModelResult(Struct, frozen=True):
     """What one model reached; differences are to popularity, on the same events."""
 
     model: str
@@ -113,7 +113,7 @@ class Row(Struct, frozen=True):
     coverage: float
 
 
-class Foresight(Struct, frozen=True):
+class PrequentialResult(Struct, frozen=True):
     """A replay's result."""
 
     k: int
@@ -125,22 +125,22 @@ class Foresight(Struct, frozen=True):
     encoder: str
     seconds: float
     events_a_second: float
-    rows: tuple[Row, ...]
+    rows: tuple[ModelResult, ...]
 
 
-def foresee(
-    log: Log, settings: Settings, *, k: int = 10, limit: int | None = None, window: int = 2_000
-) -> Foresight:
+def evaluate_prequentially(
+    log: EventLog, settings: Settings, *, k: int = 10, limit: int | None = None, window: int = 2_000
+) -> PrequentialResult:
     """Rank before learning, for up to `limit` liked items."""
     started = perf_counter()
     settings = structs.replace(settings.alone("uniform"), refresh=False)
     loop = build.loop(settings, log.encoder)
-    memory, stock = loop.learner.memory, Stock()
+    memory, stock = loop.learner.memory, Inventory()
     assert memory.popularity is not None
     scorers = {"popularity": memory.popularity, **memory.scorers}
-    models: dict[str, Ranking] = {"random": Chance(stock.there, settings.seed), **scorers}
+    models: dict[str, Ranking] = {"random": RandomRanking(stock.there, settings.seed), **scorers}
     models["content"] = content = loop.recommender.retrieval.content
-    models["blend"] = Blended({**scorers, "content": content}, build.BLEND)
+    models["blend"] = BlendedRanking({**scorers, "content": content}, build.BLEND)
     ranks: dict[str, list[int]] = {name: [] for name in models}
     shown: dict[str, set[str]] = {name: set() for name in models}
     recent = {name: MovingAverage(window) for name in models}
@@ -179,12 +179,12 @@ def foresee(
     if not users:
         raise ValueError("the log holds no click or positive reward on an item; nothing to foresee")
     base = metrics.recall(np.array(ranks["popularity"]), k)
-    rows: list[Row] = []
+    rows: list[ModelResult] = []
     for name in models:
         r = np.array(ranks[name])
         hits = metrics.recall(r, k)
         rows.append(
-            Row(
+            ModelResult(
                 name,
                 clustered(hits, users, seed=settings.seed),
                 clustered(metrics.ndcg(r, k), users, seed=settings.seed),
@@ -195,7 +195,7 @@ def foresee(
             )
         )
     seconds = perf_counter() - started
-    return Foresight(
+    return PrequentialResult(
         k=k,
         questions=len(users),
         users=len(set(users)),

@@ -19,7 +19,7 @@ from stream.offline.plotting import COLOURS, figure, save_png
 from stream.offline.tables import columns, short, signed
 from stream.settings import Settings
 from stream.simulation.closed_loop import play
-from stream.simulation.drifting_news import shelf_world
+from stream.simulation.drifting_news import drifting_news_environment
 from stream.simulation.experiment import POLICIES, side_by_side
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ HORIZON = 1_800.0  # seconds that a decision waits for clicks, which come up to 
 POINTS = 60  # of a curve
 
 
-class Trial(Struct, frozen=True, kw_only=True):
+class RegretRun(Struct, frozen=True, kw_only=True):
     """A policy (in `settings`, with the seed of all) before readers."""
 
     settings: Settings
@@ -39,26 +39,26 @@ class Trial(Struct, frozen=True, kw_only=True):
     readers: int
 
 
-def run(trial: Trial, progress: Callable[[int], None] | None = None) -> list[float]:
+def run(trial: RegretRun, progress: Callable[[int], None] | None = None) -> list[float]:
     """The regret of each ranking, in clicks."""
     settings = structs.replace(
         trial.settings, refresh=False, exclude_seen=False, horizon_seconds=HORIZON
     )
-    world = shelf_world(
+    world = drifting_news_environment(
         settings, requests=trial.requests, articles=trial.articles, readers=trial.readers
     )
     loop, visitor = build.loop(settings, world.encoder), world.visitor()
     regrets: list[float] = []
     for decision, _, _ in play(loop, world.messages(), visitor):
         at, user = decision.at, decision.user
-        best = visitor.best(user, world.on_shelf(at), world.k, at)
+        best = visitor.best(user, world.available(at), world.k, at)
         regrets.append(best - visitor.value(decision))
         if progress and len(regrets) % 50 == 0:
             progress(50)
     return regrets
 
 
-class Course(Struct, frozen=True):
+class RegretCurve(Struct, frozen=True):
     """A policy's regret over all seeds: intervals are Student's, one value a seed."""
 
     policy: str
@@ -80,9 +80,9 @@ class Regret(Struct, frozen=True):
     encoder: str
     at: list[int]  # rankings made, for each point of a curve
     seconds: float
-    courses: list[Course]
+    courses: list[RegretCurve]
 
-    def of(self, policy: str) -> Course:
+    def of(self, policy: str) -> RegretCurve:
         """A policy's course."""
         return next(one for one in self.courses if one.policy == policy)
 
@@ -181,7 +181,7 @@ def regret(
     started = perf_counter()
     numbers = list(range(settings.seed, settings.seed + seeds))
     trials = [
-        Trial(
+        RegretRun(
             settings=structs.replace(settings, policy=policy, seed=seed),
             requests=requests,
             articles=articles,
@@ -207,12 +207,12 @@ def regret(
     )
 
 
-def course(policy: str, regrets: Doubles, at: Sequence[int]) -> Course:
+def course(policy: str, regrets: Doubles, at: Sequence[int]) -> RegretCurve:
     """From the regrets of each seed, shape (seeds, requests)."""
     third = max(1, regrets.shape[1] // 3)
     upto = regrets.cumsum(axis=1)
     first, last = regrets[:, :third].mean(axis=1), regrets[:, -third:].mean(axis=1)
-    return Course(
+    return RegretCurve(
         policy=policy,
         curve=[student(upto[:, n - 1]) for n in at],
         total=student(upto[:, -1]),

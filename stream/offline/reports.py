@@ -9,14 +9,14 @@ from rich.console import Console
 
 from models.events import Request
 from stream import build
-from stream.offline.prequential import foresee
-from stream.offline.tables import contest_table, foresight_table
+from stream.offline.prequential import evaluate_prequentially
+from stream.offline.tables import experiment_table, prequential_table
 from stream.settings import Settings
-from stream.simulation.closed_loop import Trial, run
-from stream.simulation.environment import LogWorld, World
+from stream.simulation.closed_loop import Run, run
+from stream.simulation.environment import Environment, LogEnvironment
 from stream.simulation.event_log import liked, read
-from stream.simulation.experiment import POLICIES, contest
-from stream.simulation.news import news_world
+from stream.simulation.experiment import POLICIES, run_experiment
+from stream.simulation.news import news_environment
 
 WIDE = Console(width=130)
 
@@ -47,13 +47,13 @@ def replay(
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
     if not names:
-        result = foresee(log, settings, k=k, limit=limit, window=window)
-        WIDE.print(foresight_table(result))
+        result = evaluate_prequentially(log, settings, k=k, limit=limit, window=window)
+        WIDE.print(prequential_table(result))
         return _write(out, result)
-    world = LogWorld(log, requests, k)
+    world = LogEnvironment(log, requests, k)
     if decisions is not None:
         soon = soon.alone(names[0])
-        done = run(Trial(settings=soon, world=world, decisions=decisions))
+        done = run(Run(settings=soon, world=world, decisions=decisions))
         click.echo(f"{len(done.users)} decisions in {decisions}, digest {done.digest}")
         return None
     return _contest(out, world, soon, names, seeds, requests, jobs)
@@ -74,7 +74,7 @@ def simulate(
     """`rankloop simulate`."""
     names = _names(policies)
     settings = structs.replace(settings, horizon_seconds=horizon)
-    world = news_world(settings, requests=requests, articles=articles, readers=readers)
+    world = news_environment(settings, requests=requests, articles=articles, readers=readers)
     _contest(out, world, settings, names, seeds, requests, jobs)
 
 
@@ -88,14 +88,14 @@ def _names(policies: str) -> tuple[str, ...]:
 
 def _contest(
     out: Path | None,
-    world: World,
+    world: Environment,
     settings: Settings,
     names: tuple[str, ...],
     seeds: int,
     requests: int,
     jobs: int,
 ) -> None:
-    result = contest(
+    result = run_experiment(
         world,
         settings,
         policies=names,
@@ -103,7 +103,7 @@ def _contest(
         requests=requests,
         jobs=jobs,
     )
-    WIDE.print(contest_table(result))
+    WIDE.print(experiment_table(result))
     _write(out, result)
 
 

@@ -18,19 +18,19 @@ from policies.evaluation.importance_weights import choices
 from stream import build
 from stream.datasets.topic_logs import FileLogs, KafkaLogs, Logs
 from stream.offline.audit import ORDER, auditor, take
-from stream.offline.target_policies import Place, Places
+from stream.offline.target_policies import TargetSlot, TargetSlots
 from stream.progress import progress
 from stream.settings import Settings
 
 
-class Rescoring:
+class Rescorer:
     """A recommender that, beside deciding again, notes what other policies would have chosen."""
 
     def __init__(
         self,
         recommender: Recommender,
         targets: Mapping[str, Policy],
-        places: dict[str, dict[str, dict[str, Place]]],
+        places: dict[str, dict[str, dict[str, TargetSlot]]],
     ) -> None:
         self.recommender = recommender
         self.catalogue = recommender.catalogue
@@ -50,7 +50,7 @@ class Rescoring:
             for name, policy in self._targets.items():
                 scores = policy.scores(ask.request.user, ask.request.context, candidates)
                 self._places[name][decision.id] = {
-                    item: Place(float(pmf[left.index(i)]), row, pmf @ x[left])
+                    item: TargetSlot(float(pmf[left.index(i)]), row, pmf @ x[left])
                     for item, i, row, (left, pmf) in zip(
                         shown, order, rows, choices(policy, scores, order), strict=True
                     )
@@ -60,7 +60,7 @@ class Rescoring:
 
 def rescored(
     settings: Settings, folder: Path | None, policies: Sequence[str]
-) -> tuple[list[Outcome], dict[str, Places]]:
+) -> tuple[list[Outcome], dict[str, TargetSlots]]:
     """The log's outcomes, and for each policy and decision what it would have shown there.
 
     Only decisions that come out bit for bit as they were published are judged.
@@ -68,13 +68,13 @@ def rescored(
     if unknown := sorted(set(policies) - set(build.POLICIES)):
         raise ValueError(f"policy must be one of {', '.join(build.POLICIES)}, got {unknown[0]!r}")
     logs: Logs = KafkaLogs(settings) if folder is None else FileLogs(folder)
-    found: dict[str, dict[str, dict[str, Place]]] = {name: {} for name in policies}
+    found: dict[str, dict[str, dict[str, TargetSlot]]] = {name: {} for name in policies}
     others = [name for name in policies if name != settings.policy or settings.challengers]
     targets = {name: build.policy(settings, name) for name in others}
     outcomes: list[Outcome] = []
 
     def noting(recommender: Recommender) -> Recommender:
-        return Rescoring(recommender, targets, found)  # pyright: ignore[reportReturnType]
+        return Rescorer(recommender, targets, found)  # pyright: ignore[reportReturnType]
 
     made = auditor(settings, logs.partitions("events"), noting)
     with progress() as bar:

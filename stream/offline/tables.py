@@ -3,8 +3,8 @@
 from rich.table import Table
 
 from policies.evaluation.intervals import Interval
-from stream.offline.prequential import Foresight
-from stream.simulation.experiment import Contest
+from stream.offline.prequential import PrequentialResult
+from stream.simulation.experiment import Experiment
 
 
 def columns(title: str, caption: str, *names: str) -> Table:
@@ -15,7 +15,7 @@ def columns(title: str, caption: str, *names: str) -> Table:
     return table
 
 
-def foresight_table(result: Foresight) -> Table:
+def prequential_table(result: PrequentialResult) -> Table:
     """Models against popularity and chance on the same events."""
     k = result.k
     table = columns(
@@ -47,7 +47,7 @@ def foresight_table(result: Foresight) -> Table:
     return table
 
 
-def contest_table(result: Contest) -> Table:
+def experiment_table(result: Experiment) -> Table:
     """Policies against the champion on the same requests."""
     seeds = ", ".join(map(str, result.seeds))
     table = columns(

@@ -13,7 +13,7 @@ from policies.evaluation.reward_model import FOLDS, cascaded, cross_fitted
 from policies.evaluation.slates import Slates
 
 
-class Served(Struct, frozen=True):
+class LoggedPolicy(Struct, frozen=True):
     """All decisions of one logging policy, in the order of the log."""
 
     policy: str
@@ -30,17 +30,17 @@ class Served(Struct, frozen=True):
         return len({one.slots[0].propensity for one in self.outcomes}) == 1
 
 
-class Log(Struct, frozen=True):
+class EvaluationLog(Struct, frozen=True):
     """What a log holds for evaluation."""
 
-    served: tuple[Served, ...]
+    served: tuple[LoggedPolicy, ...]
     items: tuple[str, ...]  # that the log lists, or that were shown
     listed: bool
     empty: int  # decisions that showed nothing
     foreign: int  # decisions shown with items of another's choice
 
 
-def gathered(messages: Iterable[object]) -> Log:
+def evaluation_log(messages: Iterable[object]) -> EvaluationLog:
     """Outcomes by their policy; of those with one id the last counts, since it is the corrected."""
     last: dict[str, Outcome] = {}
     items: list[str] = []
@@ -56,8 +56,8 @@ def gathered(messages: Iterable[object]) -> Log:
     for one in kept:
         by.setdefault(one.policy, []).append(one)
     shown = sorted({slot.item for one in kept for slot in one.slots})
-    return Log(
-        served=tuple(Served(name, tuple(ones)) for name, ones in sorted(by.items())),
+    return EvaluationLog(
+        served=tuple(LoggedPolicy(name, tuple(ones)) for name, ones in sorted(by.items())),
         items=tuple(dict.fromkeys(items)) or tuple(shown),
         listed=bool(items),
         empty=empty,
@@ -65,7 +65,7 @@ def gathered(messages: Iterable[object]) -> Log:
     )
 
 
-class Place(Struct, frozen=True):
+class TargetSlot(Struct, frozen=True):
     """A place of a ranking: its item, and what a target would have put there instead.
 
     `shown` are the features of its item and `chosen` their mean over what the target would put
@@ -77,16 +77,16 @@ class Place(Struct, frozen=True):
     chosen: Doubles | None = None
 
 
-Places = Mapping[str, Mapping[str, Place]]  # decision -> item -> its place
+TargetSlots = Mapping[str, Mapping[str, TargetSlot]]  # decision -> item -> its place
 
 
-def uniform(served: Served, candidates: int) -> Places:
+def uniform(served: LoggedPolicy, candidates: int) -> TargetSlots:
     """Every remaining candidate alike: 1 / (n - slots above)."""
     longest = max(len(one.slots) for one in served.outcomes)
     if candidates < longest:
         raise ValueError(f"{candidates} candidates cannot fill rankings of {longest}; say more")
     return {
-        one.id: {slot.item: Place(1.0 / (candidates - i)) for i, slot in enumerate(one.slots)}
+        one.id: {slot.item: TargetSlot(1.0 / (candidates - i)) for i, slot in enumerate(one.slots)}
         for one in served.outcomes
     }
 
@@ -94,14 +94,14 @@ def uniform(served: Served, candidates: int) -> Places:
 class Frequencies:
     """How often a policy showed each item at each place: all that its own log says of it."""
 
-    def __init__(self, target: Served, items: Sequence[str]) -> None:
+    def __init__(self, target: LoggedPolicy, items: Sequence[str]) -> None:
         self.items = items
         self.number = {item: i for i, item in enumerate(items)}
         self.places = 1 + max(one.slots[0].position for one in target.outcomes)
         counts = self.counted(target)
         self.chances = counts / np.maximum(counts.sum(axis=0), 1.0)  # (items, places)
 
-    def counted(self, served: Served) -> Doubles:
+    def counted(self, served: LoggedPolicy) -> Doubles:
         """Times an item was shown at a place, shape (items, places)."""
         counts = np.zeros((len(self.items), self.places))
         for one in served.outcomes:
@@ -110,12 +110,12 @@ class Frequencies:
                 counts[self.number[slot.item], slot.position] += 1
         return counts
 
-    def of(self, served: Served) -> Doubles:
+    def of(self, served: LoggedPolicy) -> Doubles:
         """Probabilities of every item in each decision of another's log, (n, items)."""
         places = [min(one.slots[0].position, self.places - 1) for one in served.outcomes]
         return self.chances[:, places].T
 
-    def beyond(self, served: Served) -> Doubles:
+    def beyond(self, served: LoggedPolicy) -> Doubles:
         """The probability, in each decision, of what that log never showed there, (n,)."""
         never = self.counted(served) == 0
         lost = (self.chances * never).sum(axis=0)
@@ -123,7 +123,7 @@ class Frequencies:
         return lost[places]
 
 
-def described(served: Served, items: Sequence[str]) -> tuple[Doubles, int]:
+def described(served: LoggedPolicy, items: Sequence[str]) -> tuple[Doubles, int]:
     """What a model of rewards knows of each decision, and where the columns of the item end.
 
     Columns: which item (the first len(items)), which place, and each word of the context that at
@@ -146,7 +146,7 @@ def described(served: Served, items: Sequence[str]) -> tuple[Doubles, int]:
 
 
 def logged(
-    served: Served, items: Sequence[str], chances: Doubles, beyond: Doubles | None, model: str
+    served: LoggedPolicy, items: Sequence[str], chances: Doubles, beyond: Doubles | None, model: str
 ) -> Logged:
     """A log of one slot with a model of its rewards; `chances` of every item, shape (n, items)."""
     x, end = described(served, items)
@@ -173,7 +173,7 @@ def logged(
     )
 
 
-def slates(served: Served, places: Places) -> Slates:
+def slates(served: LoggedPolicy, places: TargetSlots) -> Slates:
     """A log of rankings, as far as the target's probabilities are known.
 
     With a model of rewards where candidates are known and there are users enough to fit one.
@@ -201,7 +201,7 @@ def slates(served: Served, places: Places) -> Slates:
 
 
 def _modelled(
-    ones: Sequence[Outcome], places: Places, rewards: Doubles, users: Sequence[str]
+    ones: Sequence[Outcome], places: TargetSlots, rewards: Doubles, users: Sequence[str]
 ) -> tuple[Doubles, Doubles] | tuple[None, None]:
     """What a model expects of each slot and those below, or nothing: see Slates."""
     rankings = [[places[one.id].get(slot.item) for slot in one.slots] for one in ones]

@@ -17,12 +17,12 @@ from agents.loop import Loop
 from models.events import Click, Decision, Embedding, Event, Item, encode
 from stream import build
 from stream.settings import Settings
-from stream.simulation.environment import Messages, Visitor, World
+from stream.simulation.environment import ClickModel, Environment, Messages
 
 NEVER = 1 << 62
 
 
-class Played(Struct, frozen=True):
+class RunResult(Struct, frozen=True):
     """What one policy did; one entry a decision in `users`, `rewards` and `micros`."""
 
     policy: str
@@ -38,7 +38,7 @@ class Played(Struct, frozen=True):
 
 
 def play(
-    loop: Loop, messages: Messages, visitor: Visitor
+    loop: Loop, messages: Messages, visitor: ClickModel
 ) -> Iterator[tuple[Decision, list[Click], float]]:
     """Each decision, the clicks that follow, and its microseconds; clicks enter when due."""
     waiting: list[tuple[int, int, Click]] = []
@@ -65,15 +65,15 @@ def play(
         loop(click)
 
 
-class Trial(Struct, frozen=True, kw_only=True):
+class Run(Struct, frozen=True, kw_only=True):
     """One run: a policy (in `settings`) and where its requests and its visitors come from."""
 
     settings: Settings
-    world: World
+    world: Environment
     decisions: Path | None = None
 
 
-def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Played:
+def run(trial: Run, progress: Callable[[int], None] | None = None) -> RunResult:
     """Play one policy through; equal trials give equal decisions and an equal digest."""
     started = perf_counter()
     settings = structs.replace(trial.settings, refresh=False)
@@ -104,7 +104,7 @@ def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Played:
                 out.write(encode(decision) + b"\n")
             if progress and len(users) % 50 == 0:
                 progress(50)
-    return Played(
+    return RunResult(
         policy=settings.policy,
         seed=settings.seed,
         users=users,

@@ -20,7 +20,7 @@ LATE = 20 * MINUTE  # a click in five comes up to so much later
 APPEAL = 0.55  # how much an article may please anybody more or less than its topics do
 
 
-class ShelfWorld(Struct, frozen=True):
+class DriftingNewsEnvironment(Struct, frozen=True):
     """Readers of a shelf: articles come one by one, and each goes when `LIFE` others came.
 
     From a third to two thirds of the time, half of the readers turn to other topics. Articles may
@@ -44,7 +44,7 @@ class ShelfWorld(Struct, frozen=True):
         whole = len(self.news.items) - LIFE
         return START + LIFE * EVERY + (i + 1) * whole * EVERY // self.requests
 
-    def on_shelf(self, at: int) -> list[str]:
+    def available(self, at: int) -> list[str]:
         """What could be shown."""
         newest = (at - START) // EVERY
         return [one.id for one in self.news.items[max(0, newest + 1 - LIFE) : newest + 1]]
@@ -63,7 +63,9 @@ class ShelfWorld(Struct, frozen=True):
         )
 
 
-def shelf_world(settings: Settings, *, requests: int, articles: int, readers: int) -> ShelfWorld:
+def drifting_news_environment(
+    settings: Settings, *, requests: int, articles: int, readers: int
+) -> DriftingNewsEnvironment:
     """Articles, embedded, and readers, all from the settings' seed."""
     if articles <= LIFE:
         raise ValueError(f"articles must be more than {LIFE}, the shelf's, got {articles}")
@@ -81,4 +83,4 @@ def shelf_world(settings: Settings, *, requests: int, articles: int, readers: in
     tastes = {name: np.append(one, 1.0).astype(np.float32) for name, one in found.tastes.items()}
     vectors, encoder = embedded(items, build.encoder(settings), Path(settings.data_dir))
     found = News(items, topics, tastes)
-    return ShelfWorld(found, vectors, encoder, requests, settings.seed)
+    return DriftingNewsEnvironment(found, vectors, encoder, requests, settings.seed)

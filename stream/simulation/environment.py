@@ -7,24 +7,24 @@ from msgspec import Struct
 
 from agents.click_models import LoggedClickModel
 from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
-from stream.simulation.event_log import Log, liked
+from stream.simulation.event_log import EventLog, liked
 from stream.storage.vector_cache import EncoderIdentity
 
 Messages = Iterable[Item | Embedding | Event]
 
 
-class Visitor(Protocol):
+class ClickModel(Protocol):
     def visit(self, decision: Decision) -> list[Click]: ...
 
 
-class Absent:
+class NoClicks:
     """Nobody is there: the log holds the clicks itself."""
 
     def visit(self, decision: Decision) -> list[Click]:
         return []
 
 
-class World(Protocol):
+class Environment(Protocol):
     """A log or a simulation; it crosses to another process by pickling."""
 
     @property
@@ -32,13 +32,13 @@ class World(Protocol):
 
     def messages(self) -> Messages: ...
 
-    def visitor(self) -> Visitor: ...
+    def visitor(self) -> ClickModel: ...
 
 
-class LogWorld(Struct, frozen=True):
+class LogEnvironment(Struct, frozen=True):
     """A log's first `requests` requests; if it has none, as many, evenly before liked items."""
 
-    log: Log
+    log: EventLog
     requests: int
     k: int = 10
     window: int = 20
@@ -58,8 +58,8 @@ class LogWorld(Struct, frozen=True):
         likes = sum(liked(event) is not None for event in self.log.events)
         return asking(self.log.in_time(), likes, min(self.requests, likes), self.k)
 
-    def visitor(self) -> Visitor:
-        return Absent() if self.asks else LoggedClickModel(self.log.events, window=self.window)
+    def visitor(self) -> ClickModel:
+        return NoClicks() if self.asks else LoggedClickModel(self.log.events, window=self.window)
 
 
 def asking(

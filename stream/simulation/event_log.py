@@ -15,7 +15,7 @@ from stream.storage.vector_cache import EncoderIdentity, embedded
 EVENTS = Request | Impression | Click | Reward | Tick
 
 
-class Log(Struct, frozen=True):
+class EventLog(Struct, frozen=True):
     """A log in memory: all versions of all items, vectors for those that are no deletions, events.
 
     `places` says how many events came before each item in the file; empty: none before any.
@@ -71,7 +71,7 @@ class Log(Struct, frozen=True):
         return iter(sorted(made, key=lambda one: one[0]))
 
 
-def read(path: Path, settings: Settings, limit: int | None = None) -> Log:
+def read(path: Path, settings: Settings, limit: int | None = None) -> EventLog:
     """Read a log, of its events the first `limit`, and embed its items.
 
     Vectors are kept under `data_dir` for the next time.
@@ -87,7 +87,7 @@ def read(path: Path, settings: Settings, limit: int | None = None) -> Log:
             events.append(message)
     texts = [item for item in items if not item.deleted]
     vectors, encoder = embedded(texts, build.encoder(settings), Path(settings.data_dir))
-    return Log(tuple(items), vectors, tuple(events[:limit]), encoder, tuple(places))
+    return EventLog(tuple(items), vectors, tuple(events[:limit]), encoder, tuple(places))
 
 
 def liked(event: object) -> str | None:

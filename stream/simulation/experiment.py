@@ -14,8 +14,8 @@ from models.base import Doubles
 from policies.evaluation.intervals import Interval, clustered
 from stream.progress import progress
 from stream.settings import Settings
-from stream.simulation.closed_loop import Played, Trial, run
-from stream.simulation.environment import World
+from stream.simulation.closed_loop import Run, RunResult, run
+from stream.simulation.environment import Environment
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,7 +23,7 @@ Tell = Callable[[int], None]  # so many more requests are answered
 POLICIES = ("uniform", "popular", "knn", "mf", "content", "blend", "bandit")
 
 
-class Standing(Struct, frozen=True):
+class PolicyResult(Struct, frozen=True):
     """One policy over all seeds; `lead` is the champion's reward minus its own, paired."""
 
     policy: str
@@ -37,7 +37,7 @@ class Standing(Struct, frozen=True):
     digests: list[str]
 
 
-class Contest(Struct, frozen=True):
+class Experiment(Struct, frozen=True):
     """The result of a comparison."""
 
     requests: int
@@ -47,7 +47,7 @@ class Contest(Struct, frozen=True):
     horizon_seconds: float
     champion: str
     seconds: float
-    standings: list[Standing]
+    standings: list[PolicyResult]
 
 
 _done: "Synchronized[int] | None" = None
@@ -91,15 +91,15 @@ def side_by_side(
         return results
 
 
-def contest(
-    world: World,
+def run_experiment(
+    world: Environment,
     settings: Settings,
     *,
     policies: Sequence[str],
     seeds: Iterable[int],
     requests: int,
     jobs: int = 2,
-) -> Contest:
+) -> Experiment:
     """Every policy with every seed, on the same requests; the last policy is the champion.
 
     The champion is played first: what learns takes longest.
@@ -107,7 +107,7 @@ def contest(
     started = perf_counter()
     seeds = list(seeds)
     trials = [
-        Trial(settings=structs.replace(settings.alone(policy), seed=seed), world=world)
+        Run(settings=structs.replace(settings.alone(policy), seed=seed), world=world)
         for seed in seeds
         for policy in reversed(policies)
     ]
@@ -119,13 +119,13 @@ def contest(
     asked = {tuple(one.users) for one in results}
     if len(asked) > 1:
         raise RuntimeError("policies answered different requests; a difference would mean nothing")
-    standings: list[Standing] = []
+    standings: list[PolicyResult] = []
     for name, runs in by_policy.items():
         rewards = mean_rewards(runs)
         tenth = max(1, len(rewards) // 10)
         slots = sum(one.slots for one in runs)
         standings.append(
-            Standing(
+            PolicyResult(
                 policy=name,
                 reward=clustered(rewards, users),
                 lead=None if name == champion else clustered(best - rewards, users),
@@ -137,7 +137,7 @@ def contest(
                 digests=[one.digest for one in runs],
             )
         )
-    return Contest(
+    return Experiment(
         requests=len(users),
         users=len(set(users)),
         seeds=seeds,
@@ -149,6 +149,6 @@ def contest(
     )
 
 
-def mean_rewards(runs: Sequence[Played]) -> Doubles:
+def mean_rewards(runs: Sequence[RunResult]) -> Doubles:
     """A policy's reward on each request, averaged over seeds."""
     return np.array([one.rewards for one in runs], np.float64).mean(axis=0)

@@ -14,7 +14,7 @@ from stream.simulation.environment import Messages
 from stream.storage.vector_cache import EncoderIdentity, embedded
 
 
-class NewsWorld(Struct, frozen=True):
+class NewsEnvironment(Struct, frozen=True):
     """Readers come in turn, one every `every` milliseconds, while articles appear."""
 
     news: News
@@ -56,8 +56,10 @@ def hash_of(seed: int, i: int) -> int:
     return z ^ (z >> 31)
 
 
-def news_world(settings: Settings, *, requests: int, articles: int, readers: int) -> NewsWorld:
+def news_environment(
+    settings: Settings, *, requests: int, articles: int, readers: int
+) -> NewsEnvironment:
     """Articles, embedded, and readers, all from the settings' seed."""
     found = news(articles, readers, seed=settings.seed)
     vectors, encoder = embedded(found.items, build.encoder(settings), Path(settings.data_dir))
-    return NewsWorld(found, vectors, encoder, requests, settings.seed)
+    return NewsEnvironment(found, vectors, encoder, requests, settings.seed)

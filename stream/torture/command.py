@@ -24,13 +24,13 @@ from stream.progress import progress
 from stream.settings import Settings, others_environ
 from stream.storage.snapshots import open_snapshots
 from stream.torture.checker.check import Findings, check, total
-from stream.torture.checker.journal import Book
+from stream.torture.checker.journal import Journal
 from stream.torture.faults import FORGED, MOST_WORKERS
-from stream.torture.harness import Lived, Plan, Run
-from stream.torture.producer import Producer
-from stream.torture.report import Kept, Verdict, shown
+from stream.torture.harness import Plan, RunRecord, TortureRun
+from stream.torture.producer import LoadProducer
+from stream.torture.report import PostMortem, TortureReport, shown
 from stream.torture.workers import ROOT, Worker, all_gone
-from stream.torture.workload import EARLY, HORIZON, LATENESS, People, begins
+from stream.torture.workload import EARLY, HORIZON, LATENESS, SimulatedUsers, begins
 
 ITEMS, PARTITIONS = 300, 6
 
@@ -86,7 +86,7 @@ def torture(
             console.print(f"logs, snapshots and Kafka's data are in {where}")
 
 
-def _tortured(settings: Settings, plan: Plan, folder: Path, console: Console) -> Verdict:
+def _tortured(settings: Settings, plan: Plan, folder: Path, console: Console) -> TortureReport:
     with ExitStack() as running:
         bar = running.enter_context(progress(quiet=not sys.stderr.isatty()))
         stack = running.enter_context(Stack(kafka_home=settings.kafka_home, folder=folder))
@@ -94,7 +94,7 @@ def _tortured(settings: Settings, plan: Plan, folder: Path, console: Console) ->
         settings = chosen(settings, stack, plan.seed)
         crew = [Worker(settings, folder, n) for n in range(max(MOST_WORKERS, plan.workers))]
         running.callback(all_killed, crew)
-        people = People(
+        people = SimulatedUsers(
             seed=plan.seed,
             begin=begins(time.time_ns() // 1_000_000, plan.events),
             users=max(200, plan.events // 100),
@@ -112,21 +112,21 @@ async def _live(
     settings: Settings,
     stack: Stack,
     crew: Sequence[Worker],
-    people: People,
+    people: SimulatedUsers,
     path: Path,
     bar: Progress,
-) -> Lived:
+) -> RunRecord:
     tasks = {"events": plan.events, "faults": plan.faults, "behind": None}
     rows = {name: bar.add_task(name, total=total) for name, total in tasks.items()}
-    book = Book(path)
+    book = Journal(path)
     try:
-        run = Run(
+        run = TortureRun(
             plan,
             settings,
             stack,
             crew,
             people,
-            Producer(settings, book),
+            LoadProducer(settings, book),
             lambda name, done: bar.update(rows[name], completed=done),
         )
         return await run()
@@ -135,8 +135,13 @@ async def _live(
 
 
 def _checked(
-    plan: Plan, settings: Settings, crew: Sequence[Worker], lived: Lived, book: Path, bar: Progress
-) -> Verdict:
+    plan: Plan,
+    settings: Settings,
+    crew: Sequence[Worker],
+    lived: RunRecord,
+    book: Path,
+    bar: Progress,
+) -> TortureReport:
     """All that is checked once the workers are gone: the logs, the fold, the snapshots, audit."""
     began = time.monotonic()
     config = book.with_name("check.toml")
@@ -156,11 +161,11 @@ def _checked(
             settings, book, faults, lived.over, FORGED, lambda n: bar.update(task, completed=n)
         )
         fresh, audited = fold.result(), audit.result()
-    return Verdict(
+    return TortureReport(
         plan=plan,
         lived=lived,
         findings=findings,
-        kept=Kept(
+        kept=PostMortem(
             fold=fresh,
             snapshots=snapshots,
             audit=audited,

@@ -49,7 +49,7 @@ FORGED = "torture"  # the policy of a second ranking: ours can be told from a wo
 MOST_WORKERS = 4
 
 
-class Injected(Struct, frozen=True):
+class InjectedFault(Struct, frozen=True):
     """A fault that was done, and when (milliseconds)."""
 
     kind: str
@@ -91,7 +91,7 @@ class Faults:
         self.stack = stack
         self.crew = crew
         self.rng = Random(f"targets {seed}")
-        self.done: list[Injected] = []
+        self.done: list[InjectedFault] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def inject(self, kind: str) -> None:
@@ -140,7 +140,7 @@ class Faults:
                     raise
 
     def _note(self, kind: str, says: str = "") -> None:
-        self.done.append(Injected(kind, time.time_ns() // 1_000_000, says))
+        self.done.append(InjectedFault(kind, time.time_ns() // 1_000_000, says))
 
     def _task(self, job: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(job)

@@ -15,11 +15,11 @@ from stream.kafka.topics import Topics, create
 from stream.local.process import StackError
 from stream.local.stack import Stack
 from stream.settings import Settings
-from stream.torture.faults import Faults, Injected, script
+from stream.torture.faults import Faults, InjectedFault, script
 from stream.torture.kafka_tools import publish
-from stream.torture.producer import Producer
+from stream.torture.producer import LoadProducer
 from stream.torture.workers import Worker
-from stream.torture.workload import People, closing, messages
+from stream.torture.workload import SimulatedUsers, closing, messages
 
 READY_SECONDS = 120.0
 Told = Callable[[str, int], None]  # what is done, and how many
@@ -38,7 +38,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     patience: float = 180.0  # seconds until workers that do not settle are given up
 
 
-class Said(Struct, frozen=True):
+class WorkerReport(Struct, frozen=True):
     """What a worker said of itself at the end."""
 
     worker: int
@@ -47,19 +47,19 @@ class Said(Struct, frozen=True):
     learned: dict[str, int]
 
 
-class Lived(Struct, frozen=True, kw_only=True):
+class RunRecord(Struct, frozen=True, kw_only=True):
     """What was done, and whether the workers came to rest after it."""
 
-    injected: tuple[Injected, ...]
+    injected: tuple[InjectedFault, ...]
     sent: int
     sent_again: int
     seconds: float
     over: int  # when the load ended, in milliseconds
     settled: bool
-    said: tuple[Said, ...]
+    said: tuple[WorkerReport, ...]
 
 
-class Run:
+class TortureRun:
     """A plan carried out against a running stack, by a crew of workers."""
 
     def __init__(
@@ -68,8 +68,8 @@ class Run:
         settings: Settings,
         stack: Stack,
         crew: Sequence[Worker],
-        people: People,
-        producer: Producer,
+        people: SimulatedUsers,
+        producer: LoadProducer,
         told: Told,
     ) -> None:
         self.plan = plan
@@ -85,14 +85,14 @@ class Run:
         self.since = 0.0  # the last one
         self.until = float("inf")
 
-    async def __call__(self) -> Lived:
+    async def __call__(self) -> RunRecord:
         """Do it all, and come to rest. Raises what ended it before."""
         try:
             return await self._live()
         except* (KafkaError, OSError, StackError) as errors:
             raise errors.exceptions[0] from None
 
-    async def _live(self) -> Lived:
+    async def _live(self) -> RunRecord:
         began = time.monotonic()
         self.until = began + 60 * self.plan.minutes
         await self._prepare()
@@ -110,7 +110,7 @@ class Run:
                 watch.cancel()
         finally:
             await self.producer.close()
-        return Lived(
+        return RunRecord(
             injected=tuple(self.faults.done),
             sent=self.producer.sent,
             sent_again=self.producer.again,
@@ -203,10 +203,10 @@ class Run:
         lives = [life for one in says for life in one.get("partitions", {}).values()]
         return len(lives) == self.settings.partitions and all(life["ready"] for life in lives)
 
-    async def _settled(self) -> tuple[bool, tuple[Said, ...]]:
+    async def _settled(self) -> tuple[bool, tuple[WorkerReport, ...]]:
         """Wait until every event is committed and every worker has learned all of feedback."""
         deadline = time.monotonic() + self.plan.patience
-        said: tuple[Said, ...] = ()
+        said: tuple[WorkerReport, ...] = ()
         while time.monotonic() < deadline:
             try:
                 ends, end = await self._ends()
@@ -223,11 +223,13 @@ class Run:
             await asyncio.sleep(0.3)
         return False, said or await self._digests()
 
-    async def _digests(self) -> tuple[Said, ...]:
+    async def _digests(self) -> tuple[WorkerReport, ...]:
         numbers = [worker.number for worker in self.crew if worker.wanted]
         says = await self._status(digest=True)
         return tuple(
-            Said(number, one.get("model", -1), one.get("digest", ""), one.get("learned", {}))
+            WorkerReport(
+                number, one.get("model", -1), one.get("digest", ""), one.get("learned", {})
+            )
             for number, one in zip(numbers, says, strict=True)
         )
 

@@ -9,21 +9,21 @@ from aiokafka.errors import KafkaError
 
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.torture.checker.journal import Book
-from stream.torture.workload import Sent
+from stream.torture.checker.journal import Journal
+from stream.torture.workload import SentMessage
 
 CHUNK = 100
 IDLE = 0.02  # seconds between looks whether more may be sent
 
 
-class Producer:
+class LoadProducer:
     """Sends messages in order, `allowed()` of them in all by now; `sent` have been acknowledged.
 
     What was not acknowledged is sent again by a new client, so it may lie in the log twice: each
     acknowledgement is a line of the book.
     """
 
-    def __init__(self, settings: Settings, book: Book) -> None:
+    def __init__(self, settings: Settings, book: Journal) -> None:
         self.options = settings.aiokafka_options()
         self.topic = Topics(settings.topic_prefix).events
         self.book = book
@@ -32,7 +32,7 @@ class Producer:
         self.ends: dict[int, int] = {}  # the offset after the last acknowledged of each partition
         self._client: AIOKafkaProducer | None = None
 
-    async def send(self, messages: Iterator[Sent], allowed: Callable[[], int]) -> None:
+    async def send(self, messages: Iterator[SentMessage], allowed: Callable[[], int]) -> None:
         """Send until there are no more messages, or `allowed` says -1."""
         while (most := allowed()) >= 0:
             if most <= self.sent:
@@ -43,14 +43,14 @@ class Producer:
                 return
             await self.all(chunk)
 
-    async def all(self, chunk: Sequence[Sent]) -> None:
+    async def all(self, chunk: Sequence[SentMessage]) -> None:
         """Send these, again and again until each is acknowledged."""
         left = list(chunk)
         while left:
             left = await self._once(left)
             self.again += len(left)
 
-    async def _once(self, chunk: Sequence[Sent]) -> list[Sent]:
+    async def _once(self, chunk: Sequence[SentMessage]) -> list[SentMessage]:
         """Send each once; those that were not acknowledged."""
         try:
             client = await self._connected()
@@ -62,7 +62,7 @@ class Producer:
             await self.close()
             await asyncio.sleep(0.5)
             return list(chunk)
-        left: list[Sent] = []
+        left: list[SentMessage] = []
         for message, ack in zip(chunk, acks, strict=True):
             try:
                 lies = await ack
@@ -74,7 +74,7 @@ class Producer:
             await self.close()
         return left
 
-    def _acknowledged(self, message: Sent, partition: int, offset: int) -> None:
+    def _acknowledged(self, message: SentMessage, partition: int, offset: int) -> None:
         self.book.note(partition, offset, message.value, bool(message.bad))
         self.ends[partition] = max(self.ends.get(partition, 0), offset + 1)
         self.sent += 1

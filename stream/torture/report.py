@@ -11,12 +11,12 @@ from rich.table import Table
 
 from stream.torture.checker.check import Findings
 from stream.torture.faults import KINDS
-from stream.torture.harness import Lived, Plan
+from stream.torture.harness import Plan, RunRecord
 
 UNAWARE = 0.02  # share of rankings whose bounded wait for their user's events may run out
 
 
-class Kept(Struct, frozen=True):
+class PostMortem(Struct, frozen=True):
     """What processes of their own say of the logs and snapshots that were left."""
 
     fold: dict[str, Any]  # of the uninterrupted fold: version, digests, learned
@@ -27,13 +27,13 @@ class Kept(Struct, frozen=True):
     starts: int
 
 
-class Verdict(Struct, frozen=True):
+class TortureReport(Struct, frozen=True):
     """All that is known in the end, and which promises it breaks."""
 
     plan: Plan
-    lived: Lived
+    lived: RunRecord
     findings: Findings
-    kept: Kept
+    kept: PostMortem
     seconds: float
 
     @property
@@ -94,7 +94,7 @@ class Verdict(Struct, frozen=True):
         }
 
 
-def shown(console: Console, verdict: Verdict) -> None:
+def shown(console: Console, verdict: TortureReport) -> None:
     """Print the tables, and what is wrong."""
     console.print(_faults(verdict))
     console.print(_table(verdict))
@@ -106,7 +106,7 @@ def shown(console: Console, verdict: Verdict) -> None:
         console.print("every promise was kept", style="bold green")
 
 
-def _faults(verdict: Verdict) -> Table:
+def _faults(verdict: TortureReport) -> Table:
     table = Table(title=f"{len(verdict.lived.injected)} faults; silence of a partition in seconds")
     table.add_column("fault")
     for name in ("times", "p50", "p95", "longest"):
@@ -120,7 +120,7 @@ def _faults(verdict: Verdict) -> Table:
     return table
 
 
-def _table(verdict: Verdict) -> Table:
+def _table(verdict: TortureReport) -> Table:
     table = Table(title="what became of it", show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -129,7 +129,7 @@ def _table(verdict: Verdict) -> Table:
     return table
 
 
-def _rows(verdict: Verdict) -> Iterator[tuple[str, str]]:
+def _rows(verdict: TortureReport) -> Iterator[tuple[str, str]]:
     found, kept, lived = verdict.findings, verdict.kept, verdict.lived
     audit = kept.audit
     yield "seconds of load and faults, of checking", f"{lived.seconds:,.0f}, {verdict.seconds:,.0f}"

@@ -20,7 +20,7 @@ RECENT = 5_000  # messages that may come again
 CLOSING = 40  # ticks a partition at the end: at each of them at most a hundred decisions close
 
 
-class Sent(Struct, frozen=True):
+class SentMessage(Struct, frozen=True):
     """A message as it is sent; `bad` is how its dead letter must begin, if it is bad."""
 
     value: bytes
@@ -29,7 +29,7 @@ class Sent(Struct, frozen=True):
     bad: str = ""
 
 
-class People(Struct, frozen=True, kw_only=True):
+class SimulatedUsers(Struct, frozen=True, kw_only=True):
     """Who does what, when it begins (milliseconds), and where it goes.
 
     >>> people = People(seed=1, begin=10**12, users=50, items=20, partitions=2)
@@ -51,10 +51,10 @@ class People(Struct, frozen=True, kw_only=True):
             for n in range(self.items)
         ]
 
-    def sent(self, event: Event) -> Sent:
+    def sent(self, event: Event) -> SentMessage:
         """A message where its user's partition is."""
         user = "" if isinstance(event, Tick) else event.user
-        return Sent(encode(event), user, owner(user, self.partitions))
+        return SentMessage(encode(event), user, owner(user, self.partitions))
 
 
 def begins(now: int, events: int) -> int:
@@ -62,18 +62,18 @@ def begins(now: int, events: int) -> int:
     return now - events * STEP - 2 * WINDOW - 120_000
 
 
-def closing(people: People, events: int) -> list[Sent]:
+def closing(people: SimulatedUsers, events: int) -> list[SentMessage]:
     """Ticks that close whatever is open after so many events."""
     at = people.begin + events * STEP + 2 * WINDOW
     tick = encode(Tick(at=at))
-    return [Sent(tick, "", p) for _ in range(CLOSING) for p in range(people.partitions)]
+    return [SentMessage(tick, "", p) for _ in range(CLOSING) for p in range(people.partitions)]
 
 
-def messages(people: People) -> Iterator[Sent]:
+def messages(people: SimulatedUsers) -> Iterator[SentMessage]:
     """All that is sent, for ever: a tenth late, 5% again, a tenth out of order, some bad."""
     rng = Random(people.seed)
-    held: list[tuple[int, Sent]] = []  # at most some eighty
-    recent: deque[Sent] = deque(maxlen=RECENT)
+    held: list[tuple[int, SentMessage]] = []  # at most some eighty
+    recent: deque[SentMessage] = deque(maxlen=RECENT)
     bad = 0
     for n, event in enumerate(_lives(people, rng)):
         sent = people.sent(event)
@@ -96,7 +96,7 @@ def messages(people: People) -> Iterator[Sent]:
             yield _spoiled(people, rng, event, bad)
 
 
-def _lives(people: People, rng: Random) -> Iterator[Event]:
+def _lives(people: SimulatedUsers, rng: Random) -> Iterator[Event]:
     """What people do, in order of time: ask, and then see, click and value what they got."""
     asked: list[Request] = []
     times: list[int] = []
@@ -149,7 +149,7 @@ def _one(rng: Random, asked: list[Request], times: list[int], at: int) -> Reques
 
 
 def _follows(
-    people: People,
+    people: SimulatedUsers,
     rng: Random,
     n: int,
     at: int,
@@ -171,7 +171,7 @@ def _follows(
     return Reward(id=f"w:{n}", user=user, at=at, value=value, request=request, item=thing)
 
 
-def _spoiled(people: People, rng: Random, event: Event, n: int) -> Sent:
+def _spoiled(people: SimulatedUsers, rng: Random, event: Event, n: int) -> SentMessage:
     """A bad message, and how its dead letter must begin."""
     user = getattr(event, "user", "ann")
     place = owner(user, people.partitions)
@@ -191,6 +191,6 @@ def _spoiled(people: People, rng: Random, event: Event, n: int) -> Sent:
     value, reason = table[n % len(table)]
     if reason == "misrouted: ":
         if people.partitions == 1:
-            return Sent(b"", user, place, "invalid: ")
+            return SentMessage(b"", user, place, "invalid: ")
         place = (place + 1 + rng.randrange(people.partitions - 1)) % people.partitions
-    return Sent(value, user, place, reason)
+    return SentMessage(value, user, place, reason)

@@ -20,7 +20,7 @@ from policies.base import rank
 from stream import build
 from stream.datasets.movielens import find_movielens, movielens
 from stream.kafka.topics import owner
-from stream.offline.prequential import Log
+from stream.offline.prequential import EventLog
 from stream.storage.vector_cache import EncoderIdentity
 
 HOT = 200  # decisions before the first that counts
@@ -136,16 +136,16 @@ def replay(seconds: float) -> Rows:
         yield Row("replay", (len(log.events) + asked) / spent.wall, "events/s", how)
 
 
-def film_log(count: int) -> tuple[Log, str]:
+def film_log(count: int) -> tuple[EventLog, str]:
     """The film log's first events if it is found, else the world's clicks."""
     folder = find_movielens() or find_movielens(here=Path(__file__).parents[2])
     text = build.encoder(world.SETTINGS)
     known = EncoderIdentity(text.version, text.dimensions)
     if folder is None:
-        log = Log(world.items(), world.embeddings(), tuple(world.clicks(count)), known)
+        log = EventLog(world.items(), world.embeddings(), tuple(world.clicks(count)), known)
         return log, f"{len(log.events):,} clicks on simulated news (no film log here)"
     messages = list(movielens(folder, user_tags=0))
     films = tuple(one for one in messages if isinstance(one, Item))
     events = tuple(one for one in messages if isinstance(one, Click | Reward))[:count]
-    log = Log(films, tuple(embed(films, text)), events, known)
+    log = EventLog(films, tuple(embed(films, text)), events, known)
     return log, f"the film log's first {len(events):,} ratings, {len(films):,} films"

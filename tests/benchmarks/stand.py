@@ -14,8 +14,8 @@ from aiokafka import AIOKafkaProducer
 from msgspec import Struct, structs
 
 from models.events import Message
-from stream.datasets.publish import outgoing, publish_messages
-from stream.demo.client import Customer
+from stream.datasets.publish import producer_record, publish_messages
+from stream.demo.client import Client
 from stream.kafka.topics import create
 from stream.local.stack import Stack
 from stream.settings import Settings
@@ -99,7 +99,7 @@ class Answer(Struct, frozen=True):
 class Client:
     """A producer that asks, and a customer of the rankings topic that notes when it reads what."""
 
-    def __init__(self, settings: Settings, producer: AIOKafkaProducer, customer: Customer) -> None:
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer, customer: Client) -> None:
         self._settings, self._producer, self._customer = settings, producer, customer
 
     @classmethod
@@ -109,7 +109,7 @@ class Client:
         producer = AIOKafkaProducer(**settings.aiokafka_options())
         await producer.start()
         try:
-            async with Customer.reading(settings) as customer:
+            async with Client.reading(settings) as customer:
                 yield cls(settings, producer, customer)
         finally:
             await producer.stop()
@@ -119,7 +119,7 @@ class Client:
         expected = self._customer.expect(id)
         read: list[float] = []
         expected.add_done_callback(lambda _: read.append(time.perf_counter()))
-        out = outgoing(self._settings, message)
+        out = producer_record(self._settings, message)
         asked = time.perf_counter()
         await self._producer.send(out.topic, out.value, key=out.key, partition=out.partition)
         async with asyncio.timeout(PATIENCE):

@@ -16,24 +16,24 @@ from stream.datasets.log_files import ready
 from stream.offline import finetune
 from stream.offline.compare.arms import ARMS
 from stream.offline.compare.comparison import Comparison, Runs, Slice, contrasts, slices, standings
-from stream.offline.compare.findings import verdicts
+from stream.offline.compare.findings import findings
 from stream.offline.compare.plots import overview
 from stream.offline.compare.report import comparison_table, page
-from stream.offline.compare.trial import Trial, run
+from stream.offline.compare.trial import ArmRun, run
 from stream.offline.plotting import figure, save_png
 from stream.offline.regret import Regret
 from stream.settings import Settings
-from stream.simulation.environment import LogWorld
-from stream.simulation.event_log import Log, liked, read
+from stream.simulation.environment import LogEnvironment
+from stream.simulation.event_log import EventLog, liked, read
 from stream.simulation.experiment import side_by_side
 
 SAMPLE = 300  # texts embedded again, to know how fast that is
 
 
-class Deep(Struct, frozen=True):
+class TunedLog(Struct, frozen=True):
     """The same log with the vectors of a fine-tuned BERT, and what that came from."""
 
-    log: Log
+    log: EventLog
     tuned: FineTuningResult
 
 
@@ -68,7 +68,7 @@ def compare(
     )
     console = Console(width=160, highlight=False)
     console.print(comparison_table(result))
-    for one in verdicts(result):
+    for one in findings(result):
         console.print(
             f"[bold]{one.part}[/] ({one.arm} against {one.against}): {one.finds}; {one.cost}"
         )
@@ -86,7 +86,7 @@ def compare(
 
 def compared(
     name: str,
-    log: Log,
+    log: EventLog,
     settings: Settings,
     *,
     requests: int,
@@ -94,17 +94,17 @@ def compared(
     k: int = 10,
     jobs: int = 2,
     arms: Sequence[str] = tuple(ARMS),
-    deep: Deep | None = None,
+    deep: TunedLog | None = None,
 ) -> Comparison:
     """Play every arm with every seed, the fine-tuned ones if there are any; the slowest begin."""
     started = perf_counter()
-    world = LogWorld(log, requests, k)
-    tuned = world if deep is None else LogWorld(deep.log, requests, k)
+    world = LogEnvironment(log, requests, k)
+    tuned = world if deep is None else LogEnvironment(deep.log, requests, k)
     arms = [arm for arm in arms if deep is not None or not ARMS[arm].tuned]
     after = 0 if deep is None else deep.tuned.until
     numbers = range(settings.seed, settings.seed + seeds)
     trials = [
-        Trial(
+        ArmRun(
             arm=arm,
             settings=structs.replace(settings, seed=seed),
             world=tuned if ARMS[arm].tuned else world,
@@ -149,7 +149,7 @@ def compared(
     )
 
 
-def reread(file: Path, settings: Settings, events: int, folder: Path, log: Log) -> Deep:
+def reread(file: Path, settings: Settings, events: int, folder: Path, log: EventLog) -> TunedLog:
     """The log again, as the fine-tuned BERT of a folder reads it."""
     tuned = finetune.known(folder)
     if tuned.base != log.encoder.version:
@@ -157,7 +157,7 @@ def reread(file: Path, settings: Settings, events: int, folder: Path, log: Log) 
             f"{folder} was fine-tuned from {tuned.base}, and the other arms read with "
             f"{log.encoder.version}: set RANKLOOP_ENCODER to what it was fine-tuned from"
         )
-    return Deep(read(file, structs.replace(settings, encoder=str(folder)), events), tuned)
+    return TunedLog(read(file, structs.replace(settings, encoder=str(folder)), events), tuned)
 
 
 def known(file: Path) -> Regret:

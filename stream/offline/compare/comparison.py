@@ -12,7 +12,7 @@ from policies.evaluation.drift import changes
 from policies.evaluation.intervals import Interval
 from policies.evaluation.paired import PairedColumns, holm
 from stream.offline.compare.arms import ARMS
-from stream.offline.compare.trial import COLD, Cost, Ran, Shown
+from stream.offline.compare.trial import COLD, ArmResult, Cost, ExposureStatistics
 
 SURE = 0.05  # a claim may be wrong so often, all claims of a comparison taken together
 POPULAR, FULL, CONTENT = "popular", "full", "content"
@@ -59,7 +59,7 @@ class Contrast(Struct, frozen=True):
         return away and self.p_value < SURE
 
 
-class Standing(Struct, frozen=True):
+class ArmSummary(Struct, frozen=True):
     """One arm: clicks a ranking by slice, nDCG and MRR over all, what it showed and took."""
 
     arm: str
@@ -67,7 +67,7 @@ class Standing(Struct, frozen=True):
     clicks: dict[str, Interval]
     ndcg: Interval
     mrr: Interval
-    shown: list[Shown]  # for each seed
+    shown: list[ExposureStatistics]  # for each seed
     cost: Cost
     curve: list[Interval]  # clicks a ranking, by each `PIECES`th of the requests
     calibration: list["Bin"]  # of arms whose scores are expected clicks
@@ -105,7 +105,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     asked: bool  # the log's own requests
     seconds: float
     slices: list[Slice]
-    standings: list[Standing]
+    standings: list[ArmSummary]
     contrasts: list[Contrast]
     drift: dict[str, list[int]]  # of what requests say: after how many ADWIN noticed a change
     tuned: FineTuningResult | None = None  # what fine-tuning was
@@ -118,10 +118,10 @@ class Comparison(Struct, frozen=True, kw_only=True):
         return None
 
 
-Runs = Mapping[str, Sequence[Ran]]  # by arm, one a seed
+Runs = Mapping[str, Sequence[ArmResult]]  # by arm, one a seed
 
 
-def slices(first: Ran) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def slices(first: ArmResult) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Which requests are in each slice; those by item are parts of the clicks of all requests."""
     likes = np.array(first.history)
     everything = np.ones(len(likes), np.bool_)
@@ -129,7 +129,7 @@ def slices(first: Ran) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     yield from zip(SLICES, (*masks, likes > 20, everything, everything), strict=True)
 
 
-def clicks(runs: Sequence[Ran], slice: str) -> Doubles:
+def clicks(runs: Sequence[ArmResult], slice: str) -> Doubles:
     """Clicks of each request, averaged over seeds; in a slice by item, those on such items."""
     every, cold = mean([one.clicks for one in runs]), mean([one.cold for one in runs])
     return {COLD_ITEMS: cold, OTHER_ITEMS: every - cold}.get(slice, every)
@@ -183,7 +183,7 @@ def weights(made: Sequence[tuple[str, str, str]]) -> Doubles:
     return np.where(asked, 1 / max(1, asked.sum()), 1 / max(1, (~asked).sum()))
 
 
-def standings(runs: Runs, seed: int = 0) -> list[Standing]:
+def standings(runs: Runs, seed: int = 0) -> list[ArmSummary]:
     """Each arm by itself."""
     first = next(iter(runs.values()))[0]
     columns, parts = PairedColumns(first.users), [one for one in slices(first) if one[1].any()]
@@ -197,11 +197,11 @@ def standings(runs: Runs, seed: int = 0) -> list[Standing]:
         for mask in pieces:
             columns.add(clicks(some, ALL), mask)
     found = iter(columns.intervals(seed=seed))
-    made: list[Standing] = []
+    made: list[ArmSummary] = []
     for arm, some in runs.items():
         ndcg, mrr = next(found), next(found)
         made.append(
-            Standing(
+            ArmSummary(
                 arm=arm,
                 says=ARMS[arm].says,
                 clicks={name: next(found) for name, _ in parts},
@@ -217,7 +217,7 @@ def standings(runs: Runs, seed: int = 0) -> list[Standing]:
     return made
 
 
-def calibrated(runs: Sequence[Ran]) -> list[Bin]:
+def calibrated(runs: Sequence[ArmResult]) -> list[Bin]:
     """Slots in ten parts of like score and equal size."""
     scores = np.concatenate([np.array(one.scores) for one in runs])
     earned = np.concatenate([np.array(one.earned, np.float64) for one in runs])

@@ -7,9 +7,9 @@ from stream.offline.compare.comparison import (
     DEEP,
     FULL_DEEP,
     PARTS,
+    ArmSummary,
     Comparison,
     Contrast,
-    Standing,
 )
 from stream.offline.tables import signed
 
@@ -17,7 +17,7 @@ from stream.offline.tables import signed
 VERDICTS = ("helps", "hurts", "too little to claim", "nothing measurable")
 
 
-class Verdict(Struct, frozen=True):
+class Finding(Struct, frozen=True):
     """What one part adds."""
 
     part: str
@@ -28,10 +28,10 @@ class Verdict(Struct, frozen=True):
     cost: str
 
 
-def verdicts(result: Comparison) -> list[Verdict]:
+def findings(result: Comparison) -> list[Finding]:
     """One for each part whose arms were compared."""
     arms = {one.arm: one for one in result.standings}
-    made: list[Verdict] = []
+    made: list[Finding] = []
     for part, (arm, base) in PARTS.items():
         gains = [one for one in result.contrasts if (one.arm, one.base) == (arm, base)]
         if not gains:
@@ -43,7 +43,7 @@ def verdicts(result: Comparison) -> list[Verdict]:
             price += f"; {texts}"
         if result.tuned and arm in (DEEP, FULL_DEEP):  # the same model once it is there
             price = f"{result.tuned.seconds:,.0f} s to fine-tune, and again {texts}"
-        made.append(Verdict(part, arm, base, finds, whom(gains), price))
+        made.append(Finding(part, arm, base, finds, whom(gains), price))
     return made
 
 
@@ -51,7 +51,7 @@ def says(gain: Contrast, base: float) -> str:
     """What a part adds over all requests to the `base` clicks a ranking without it."""
     interval = signed(gain.difference)
     if not gain.sure:
-        return f"{verdict(gain)}: {interval} clicks a ranking"
+        return f"{finding(gain)}: {interval} clicks a ranking"
     share = f", {gain.difference.mean / base:+.0%}" if base > 0 else ""
     verb = "adds" if gain.difference.mean > 0 else "costs"
     return f"{verb} {interval} clicks a ranking{share}"
@@ -63,11 +63,11 @@ def whom(gains: list[Contrast]) -> list[str]:
     for gain in gains:
         silent = gain.difference.low == gain.difference.high == 0.0  # no clicks on either side
         if gain.slice != ALL and not silent:
-            found[verdict(gain)].append(f"{gain.slice} {signed(gain.difference)}")
+            found[finding(gain)].append(f"{gain.slice} {signed(gain.difference)}")
     return [f"{word}: {'; '.join(ones)}" for word, ones in found.items() if ones]
 
 
-def verdict(gain: Contrast) -> str:
+def finding(gain: Contrast) -> str:
     """One of `VERDICTS`."""
     low, high = gain.difference.low, gain.difference.high
     if gain.sure:
@@ -75,7 +75,7 @@ def verdict(gain: Contrast) -> str:
     return "nothing measurable" if low <= 0 <= high else "too little to claim"
 
 
-def cost(having: Standing, without: Standing) -> str:
+def cost(having: ArmSummary, without: ArmSummary) -> str:
     """What the arm with the part takes beyond the one without."""
     a, b = having.cost, without.cost
     return (

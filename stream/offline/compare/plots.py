@@ -9,8 +9,8 @@ from stream.offline.compare.comparison import (
     FULL,
     OTHER_ITEMS,
     POPULAR,
+    ArmSummary,
     Comparison,
-    Standing,
 )
 from stream.offline.compare.trial import BINS
 from stream.offline.plotting import COLOURS, figure
@@ -45,7 +45,7 @@ def overview(result: Comparison) -> "Figure":
     return drawn
 
 
-def _prices(axes: Any, standings: list[Standing]) -> None:
+def _prices(axes: Any, standings: list[ArmSummary]) -> None:
     """Clicks by what a decision takes."""
     for i, one in enumerate(standings):
         x, found = one.cost.decision_micros / 1e3, one.clicks[ALL]
@@ -80,7 +80,7 @@ def curves(result: Comparison) -> "Figure":
     return drawn
 
 
-def behaviour(full: Standing) -> "Figure":
+def behaviour(full: ArmSummary) -> "Figure":
     """How likely what was shown was, and whether scores are what slots earn."""
     drawn = figure(11, 3.6)
     left, right = drawn.subplots(1, 2)

@@ -14,11 +14,11 @@ from stream.offline.compare.comparison import (
     FULL,
     POPULAR,
     SURE,
+    ArmSummary,
     Comparison,
     Contrast,
-    Standing,
 )
-from stream.offline.compare.findings import Verdict, verdicts
+from stream.offline.compare.findings import Finding, findings
 from stream.offline.compare.html import Html, document, joined, table, tag
 from stream.offline.compare.plots import behaviour, curves, overview
 from stream.offline.plotting import data_uri
@@ -53,7 +53,7 @@ def page(result: Comparison, regret: Regret | None = None) -> str:
         STYLE,
         tag("h1", f"Which part earns its cost? {result.log}"),
         tag("p", about(result), class_="quiet"),
-        tag("div", *map(card, verdicts(result)), class_="cards"),
+        tag("div", *map(card, findings(result)), class_="cards"),
         tag("h2", "What every arm earned"),
         earned(result),
         tag("img", src=data_uri(overview(result)), alt="Clicks beyond popularity, and cost"),
@@ -82,7 +82,7 @@ def about(result: Comparison) -> str:
     )
 
 
-def card(one: Verdict) -> Html:
+def card(one: Finding) -> Html:
     """One answer: which part, whether it helped, whom, for how much."""
     kind = one.finds.split()[0]
     return tag(
@@ -129,7 +129,7 @@ def took(result: Comparison) -> Html:
     return table(head, rows)
 
 
-def named(one: Standing) -> Html:
+def named(one: ArmSummary) -> Html:
     """An arm with what it is."""
     return joined(one.arm, tag("br"), tag("span", one.says, class_="quiet"))
 

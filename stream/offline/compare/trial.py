@@ -17,17 +17,17 @@ from agents.loop import Loop
 from agents.recommender import Recommender
 from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
 from stream.offline.compare import arms
-from stream.offline.prequential import Stock
+from stream.offline.prequential import Inventory
 from stream.settings import Settings
 from stream.simulation.closed_loop import play
-from stream.simulation.environment import LogWorld
+from stream.simulation.environment import LogEnvironment
 from stream.simulation.event_log import liked
 
 COLD = 20  # an item liked at most so often before is cold
 BINS = 24  # of propensities: three to a factor of ten, the last one up to 1
 
 
-class Trial(Struct, frozen=True, kw_only=True):
+class ArmRun(Struct, frozen=True, kw_only=True):
     """An arm by its name, the settings with the seed, and the log with its requests.
 
     What is answered up to `after` (milliseconds) is learned from, and does not count.
@@ -35,7 +35,7 @@ class Trial(Struct, frozen=True, kw_only=True):
 
     arm: str
     settings: Settings
-    world: LogWorld
+    world: LogEnvironment
     after: int = 0
 
 
@@ -48,7 +48,7 @@ class Cost(Struct, frozen=True):
     state_mb: float  # what was learned, and the vectors of items
 
 
-class Shown(Struct, frozen=True):
+class ExposureStatistics(Struct, frozen=True):
     """What an arm put before people."""
 
     coverage: float  # share of all items shown at least once
@@ -56,7 +56,7 @@ class Shown(Struct, frozen=True):
     propensities: tuple[int, ...]  # slots by propensity: see `BINS`
 
 
-class Ran(Struct, frozen=True):
+class ArmResult(Struct, frozen=True):
     """One arm with one seed; lists have one entry a request, in the order of asking."""
 
     arm: str
@@ -69,11 +69,11 @@ class Ran(Struct, frozen=True):
     reciprocal: list[float]
     scores: list[float]  # of every slot
     earned: list[bool]
-    shown: Shown
+    shown: ExposureStatistics
     cost: Cost
 
 
-class Timed(Loop):
+class TimedLoop(Loop):
     """A loop that knows what learning and deciding took, in seconds of its own CPU time."""
 
     learning = 0.0
@@ -109,13 +109,13 @@ class Timed(Loop):
         )
 
 
-class Told:
+class LogStatistics:
     """What the log has told so far: how often items were liked, and how much users liked."""
 
-    def __init__(self, trial: Trial) -> None:
+    def __init__(self, trial: ArmRun) -> None:
         self._world, self._arm = trial.world, arms.ARMS[trial.arm]
         self._draws, self._rng = trial.settings.candidates, Random(trial.settings.seed)
-        self._stock = Stock()
+        self._stock = Inventory()
         self.likes = Counter[str]()  # by item
         self.history = Counter[str]()  # by user
 
@@ -141,7 +141,7 @@ class Told:
         return structs.replace(request, candidates=request.candidates or tuple(drawn))
 
 
-def wanted(world: LogWorld) -> Callable[[Decision], frozenset[str]]:
+def wanted(world: LogEnvironment) -> Callable[[Decision], frozenset[str]]:
     """What each request's user clicked or, if the log has no requests, was to like next."""
     if not world.asks:
         visitor = LoggedClickModel(world.log.events, window=world.window)
@@ -153,11 +153,11 @@ def wanted(world: LogWorld) -> Callable[[Decision], frozenset[str]]:
     return lambda decision: frozenset(found.get(decision.id, ()))
 
 
-def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Ran:
+def run(trial: ArmRun, progress: Callable[[int], None] | None = None) -> ArmResult:
     """Play one arm through."""
     settings = structs.replace(trial.settings, refresh=False)
-    loop = arms.loop(settings, trial.world.encoder, arms.ARMS[trial.arm], Timed)
-    told, wants = Told(trial), wanted(trial.world)
+    loop = arms.loop(settings, trial.world.encoder, arms.ARMS[trial.arm], TimedLoop)
+    told, wants = LogStatistics(trial), wanted(trial.world)
     users, history = list[str](), list[int]()
     clicks, cold, ndcg, reciprocal = list[float](), list[float](), list[float](), list[float]()
     scores, earned, heat = list[float](), list[bool](), list[float]()
@@ -184,7 +184,7 @@ def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Ran:
         different.update(items)
         for slot in decision.slots:
             bins[max(0, BINS - 1 + ceil(3 * log10(slot.propensity)))] += 1
-    return Ran(
+    return ArmResult(
         arm=trial.arm,
         seed=settings.seed,
         users=users,
@@ -195,7 +195,7 @@ def run(trial: Trial, progress: Callable[[int], None] | None = None) -> Ran:
         reciprocal=reciprocal,
         scores=scores,
         earned=earned,
-        shown=Shown(
+        shown=ExposureStatistics(
             coverage=len(different) / max(1, loop.recommender.catalogue.size),
             popularity=sum(heat) / max(1, len(heat)),
             propensities=tuple(bins.tolist()),

@@ -15,11 +15,11 @@ from msgspec import Struct
 from models.events import Event, Invalid, Tick, decode_event
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.torture.checker.downtime import Silence, silences
-from stream.torture.checker.expected import Account, Fact
+from stream.torture.checker.downtime import Downtime, downtimes
+from stream.torture.checker.expected import ExpectedOutcomes, ExpectedRecord
 from stream.torture.checker.journal import digest, entries
 from stream.torture.checker.logs import count, messages
-from stream.torture.checker.observed import Answers, Learned, Letters
+from stream.torture.checker.observed import ObservedDeadLetters, ObservedRankings, ObservedRecords
 
 DAY = 86_400_000
 NOTED = 10  # examples that are spelled out
@@ -48,7 +48,7 @@ class Findings(Struct, frozen=True, kw_only=True):
     answered_twice: int  # harmless: the first counts
     forgeries: int  # second rankings that the harness published
     letters_twice: int  # harmless, too
-    silence: dict[str, Silence]
+    silence: dict[str, Downtime]
     examples: tuple[str, ...]
 
     @property
@@ -64,9 +64,9 @@ class Checker:
     def __init__(self, settings: Settings, forged: str = "") -> None:
         topics = Topics(settings.topic_prefix)
         self.settings = settings
-        self.answers = Answers(forged)
-        self.learned = Learned()
-        self.letters = Letters(topics.events)
+        self.answers = ObservedRankings(forged)
+        self.learned = ObservedRecords()
+        self.letters = ObservedDeadLetters(topics.events)
         self.progress: dict[int, list[int]] = {}  # when something was answered or learned
         self.accounts = {n: self._account() for n in range(settings.partitions)}
         self.events = 0
@@ -78,9 +78,9 @@ class Checker:
         self.examples: list[str] = []
         self._every = list(range(settings.partitions))
 
-    def _account(self) -> Account:
+    def _account(self) -> ExpectedOutcomes:
         s = self.settings
-        return Account(
+        return ExpectedOutcomes(
             horizon=round(s.horizon_seconds * 1000),
             early=round(s.early_seconds * 1000),
             lateness=round(s.lateness_seconds * 1000),
@@ -133,7 +133,7 @@ class Checker:
                 return None, "misrouted: "
         return event, ""
 
-    def _implied(self, partition: int, fact: Fact) -> None:
+    def _implied(self, partition: int, fact: ExpectedRecord) -> None:
         self.facts += 1
         found = self.learned.facts.get(partition, {}).pop((fact.offset, fact.index), None)
         if found is None:
@@ -162,7 +162,7 @@ class Checker:
                 self._lose(f"bad, and taken for an event: events-{where[0]}@{where[1]}")
         return lines
 
-    def findings(self, acknowledged: int, silence: dict[str, Silence]) -> Findings:
+    def findings(self, acknowledged: int, silence: dict[str, Downtime]) -> Findings:
         """What was found, once all was taken."""
         requests = unasked = 0
         for partition, account in self.accounts.items():
@@ -245,7 +245,7 @@ def check(
             done += 1
             told(done)
     acknowledged = checker.acknowledged(book, digests)
-    return checker.findings(acknowledged, silences(faults, checker.progress, end))
+    return checker.findings(acknowledged, downtimes(faults, checker.progress, end))
 
 
 def total(settings: Settings) -> int:

@@ -9,7 +9,7 @@ from msgspec import Struct
 Stamps = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-class Silence(Struct, frozen=True):
+class Downtime(Struct, frozen=True):
     """Seconds of silence a partition after faults of one kind.
 
     Of each partition, the longest time without a ranking or a learned record that began, or went
@@ -21,9 +21,9 @@ class Silence(Struct, frozen=True):
     largest: float
 
 
-def silences(
+def downtimes(
     faults: Sequence[tuple[str, int]], progress: Mapping[int, Sequence[int]], end: int
-) -> dict[str, Silence]:
+) -> dict[str, Downtime]:
     """By kind of fault, until `end`; `faults` are (kind, time), `progress` each partition's times.
 
     >>> silences([("kill", 10_000)], {0: [9_900, 12_000, 12_500]}, end=20_000)["kill"].largest
@@ -51,6 +51,6 @@ def _longest(stamps: Stamps, at: int, until: int) -> int | None:
     return int(np.diff(inside, prepend=at).max())
 
 
-def _silence(seconds: list[float]) -> Silence:
+def _silence(seconds: list[float]) -> Downtime:
     p50, p95 = np.percentile(seconds, [50, 95])
-    return Silence(round(float(p50), 2), round(float(p95), 2), round(max(seconds), 2))
+    return Downtime(round(float(p50), 2), round(float(p95), 2), round(max(seconds), 2))

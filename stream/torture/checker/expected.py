@@ -13,7 +13,7 @@ LARGEST = 1e6  # what an outcome's reward is cut to
 MOST = 100  # decisions that close at one event; the rest follow at the next ones
 
 
-class Fact(Struct, frozen=True):
+class ExpectedRecord(Struct, frozen=True):
     """A learning record in short: where it is from, and all of it that events imply.
 
     `kind` is interaction, complete, expired or corrected; `items` what was liked, or what was
@@ -28,23 +28,25 @@ class Fact(Struct, frozen=True):
     value: float
     items: tuple[str, ...]
 
-    def like(self, other: "Fact") -> bool:
+    def like(self, other: "ExpectedRecord") -> bool:
         """The same, but for the last digits of a sum."""
         one = (self.offset, self.index, self.kind, self.id, self.user, self.items)
         two = (other.offset, other.index, other.kind, other.id, other.user, other.items)
         return one == two and abs(self.value - other.value) < 1e-6 * max(1.0, abs(self.value))
 
 
-def fact(record: Interaction | Outcome) -> Fact:
+def expected_record(record: Interaction | Outcome) -> ExpectedRecord:
     """A record as it was learned."""
     source = record.source.offset, record.source.index
     if isinstance(record, Interaction):
-        return Fact(*source, "interaction", record.id, record.user, record.value, (record.item,))
+        return ExpectedRecord(
+            *source, "interaction", record.id, record.user, record.value, (record.item,)
+        )
     items = tuple(slot.item for slot in record.slots) + record.foreign
-    return Fact(*source, record.status, record.id, record.user, record.reward, items)
+    return ExpectedRecord(*source, record.status, record.id, record.user, record.reward, items)
 
 
-class Asked:
+class ExpectedDecision:
     """A request, or a click's refresh, and all that came for it."""
 
     def __init__(self, id: str, user: str, at: int, refresh: bool) -> None:
@@ -84,7 +86,7 @@ class Asked:
         return max(-LARGEST, min(LARGEST, earned)), known + foreign
 
 
-class Account:
+class ExpectedOutcomes:
     """One partition's account, event by event; times are milliseconds.
 
     `proposed` has the items of each decision by its id. `fates` has one word an offset, and
@@ -115,16 +117,16 @@ class Account:
         self.fates: dict[int, str] = {}
         self.letters: dict[int, str] = {}
         self.asked: dict[str, int] = {}  # decision id -> the offset that asked, all of them
-        self._live: dict[str, Asked] = {}  # those that take events
-        self._closing: list[tuple[int, int, Asked]] = []  # heap
+        self._live: dict[str, ExpectedDecision] = {}  # those that take events
+        self._closing: list[tuple[int, int, ExpectedDecision]] = []  # heap
         self._until: list[tuple[int, int, str]] = []  # heap
         self._known: dict[str, int] = {}
         self._early: dict[str, dict[int, Joined]] = {}
         self._waits: list[tuple[int, int, str]] = []  # heap
 
-    def __call__(self, offset: int, appended: int, event: Event) -> list[Fact]:
+    def __call__(self, offset: int, appended: int, event: Event) -> list[ExpectedRecord]:
         """Take the event at `offset`; the records that it must cause, in order."""
-        self._offset, self._facts = offset, list[Fact]()
+        self._offset, self._facts = offset, list[ExpectedRecord]()
         self.watermark = max(self.watermark, min(event.at, appended + self.future))
         self._pass()
         fate = self.fates[offset] = self._fate(event)
@@ -160,14 +162,16 @@ class Account:
             if self._early.get(id, {}).pop(offset, None) is not None:
                 self.fates[offset] = "orphan"
 
-    def _outcome(self, asked: Asked, status: str) -> None:
+    def _outcome(self, asked: ExpectedDecision, status: str) -> None:
         proposed = self.proposed.get(asked.id, ())
         if proposed and asked.shown(self.implied):
             value, items = asked.judged(proposed)
             self._says(status, asked.id, asked.user, value, items)
 
     def _says(self, kind: str, id: str, user: str, value: float, items: tuple[str, ...]) -> None:
-        self._facts.append(Fact(self._offset, len(self._facts), kind, id, user, value, items))
+        self._facts.append(
+            ExpectedRecord(self._offset, len(self._facts), kind, id, user, value, items)
+        )
 
     def _fate(self, event: Event) -> str:
         if isinstance(event, Tick):
@@ -197,7 +201,7 @@ class Account:
         return before < max(0, self.watermark - self.horizon - self.lateness - self.early)
 
     def _ask(self, id: str, user: str, at: int, refresh: bool) -> None:
-        asked = self._live[id] = Asked(id, user, at, refresh)
+        asked = self._live[id] = ExpectedDecision(id, user, at, refresh)
         self.asked[id] = self._offset
         heappush(self._closing, (at + self.horizon, self._offset, asked))
         heappush(self._until, (at + self.horizon + self.lateness, self._offset, id))
@@ -214,7 +218,7 @@ class Account:
             return "waiting"
         return self._add(asked, event)
 
-    def _add(self, asked: Asked, event: Joined) -> str:
+    def _add(self, asked: ExpectedDecision, event: Joined) -> str:
         if event.user != asked.user:
             return "orphan"
         tells = asked.tells(event)

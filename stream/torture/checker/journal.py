@@ -11,7 +11,7 @@ from msgspec import Struct
 LINE = struct.Struct("<hq8s?")
 
 
-class Acknowledged(Struct, frozen=True):
+class JournalEntry(Struct, frozen=True):
     """A message that lies at an offset, by the broker's own word."""
 
     partition: int
@@ -20,7 +20,7 @@ class Acknowledged(Struct, frozen=True):
     bad: bool
 
 
-class Book:
+class Journal:
     """Written as acknowledgements come; a line is 19 bytes.
 
     >>> from tempfile import TemporaryDirectory
@@ -45,10 +45,10 @@ class Book:
         self._file.close()
 
 
-def entries(path: Path) -> Iterator[Acknowledged]:
+def entries(path: Path) -> Iterator[JournalEntry]:
     """All lines of a book."""
     for line in LINE.iter_unpack(path.read_bytes()):
-        yield Acknowledged(*line)
+        yield JournalEntry(*line)
 
 
 def digest(value: bytes) -> bytes:

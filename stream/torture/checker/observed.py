@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from models.codec import Invalid, chain
 from models.events import Begin, Control, decode_decision, decode_feedback
-from stream.torture.checker.expected import Fact, fact
+from stream.torture.checker.expected import ExpectedRecord, expected_record
 
 
-class Answer(Struct, frozen=True):
+class ObservedRanking(Struct, frozen=True):
     """The decision that counts, in short."""
 
     source: int
@@ -22,7 +22,7 @@ class Answer(Struct, frozen=True):
     items: tuple[str, ...]
 
 
-class Answers:
+class ObservedRankings:
     """Takes the rankings, each partition in order; `first` has the answers by id.
 
     >>> answers = Answers(forged="x")
@@ -32,7 +32,7 @@ class Answers:
 
     def __init__(self, forged: str) -> None:
         self.forged = forged  # the policy of those that are no worker's
-        self.first: dict[int, dict[str, Answer]] = {}
+        self.first: dict[int, dict[str, ObservedRanking]] = {}
         self.proposed: dict[str, tuple[str, ...]] = {}
         self.again = 0
         self.unreadable = 0
@@ -52,11 +52,11 @@ class Answers:
             self.again += 1
         if decision.id not in known:
             items = tuple(intern(slot.item) for slot in decision.slots)
-            known[decision.id] = Answer(decision.source, decision.model, items)
+            known[decision.id] = ObservedRanking(decision.source, decision.model, items)
             self.proposed[decision.id] = items
 
 
-class Learned:
+class ObservedRecords:
     """Takes feedback in order and counts a verdict each; `facts` are what was learned.
 
     A record counts iff its source is above its partition's last one and its `prev` is the chain
@@ -69,7 +69,7 @@ class Learned:
 
     def __init__(self) -> None:
         self.verdicts: Counter[str] = Counter()
-        self.facts: dict[int, dict[tuple[int, int], Fact]] = {}
+        self.facts: dict[int, dict[tuple[int, int], ExpectedRecord]] = {}
         self._begun = False
         self._places: dict[int, tuple[tuple[int, int], str]] = {}
         self._sources: dict[int, array[int]] = {}
@@ -97,7 +97,7 @@ class Learned:
         else:
             self.verdicts["learned"] += 1
             self._places[source.partition] = where, chain(data)
-            self.facts.setdefault(source.partition, {})[where] = fact(record)
+            self.facts.setdefault(source.partition, {})[where] = expected_record(record)
             self._sources.setdefault(source.partition, array("q")).append(source.offset)
             self._versions.setdefault(source.partition, array("q")).append(offset + 1)
         return source.partition
@@ -108,14 +108,14 @@ class Learned:
         return self._versions[partition][i - 1] if i else 0
 
 
-class Letter(Struct, frozen=True):
+class DeadLetter(Struct, frozen=True):
     """A dead letter in short."""
 
     reason: str
     digest: bytes
 
 
-class Letters:
+class ObservedDeadLetters:
     """Takes the dead letters; `first` has those of one topic by partition and offset.
 
     >>> letters = Letters("events")
@@ -126,7 +126,7 @@ class Letters:
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self.first: dict[tuple[int, int], Letter] = {}
+        self.first: dict[tuple[int, int], DeadLetter] = {}
         self.again = 0
 
     def __call__(self, headers: Sequence[tuple[str, bytes]], value: bytes) -> None:
@@ -138,7 +138,7 @@ class Letters:
         if place in self.first:
             self.again += 1
         else:
-            self.first[place] = Letter(says["reason"], _digest(value))
+            self.first[place] = DeadLetter(says["reason"], _digest(value))
 
     def says(self, partition: int, offset: int, reason: str, value: bytes) -> bool:
         """Whether the message lies there, whole, for that reason; it is then accounted for."""
