@@ -62,7 +62,7 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
         exploration=explore,
         prior=PRIOR,
         rate=s.learning_rate,
-        largest_reward=s.largest_reward,
+        largest_reward=s.bandit_max_reward,
     ),
     "producer": lambda s, explore: Baseline(),
     # Vowpal Wabbit's own exploration: for rankings of one item.
@@ -158,10 +158,10 @@ def learner(settings: Settings) -> Learner:
     return Learner(
         memory(settings),
         champion,
-        settings.learn_late,
+        settings.learn_corrections,
         settings.fold_hash(),
         challengers=challengers,
-        reward=settings.score_reward,
+        reward=settings.scoreboard_max_reward,
     )
 
 

@@ -141,7 +141,7 @@ class Settings(Connection, frozen=True, kw_only=True):
     '***'
     """
 
-    app: Annotated[str, says("name of the group of workers", pattern=NAME)] = "rankloop"
+    group: Annotated[str, says("name of the group of workers", pattern=NAME)] = "rankloop"
     role: Annotated[
         Literal["all", "rank", "learn", "embed"],
         says("of a worker: rank answers by the snapshots that learn writes; embed has the GPU"),
@@ -158,7 +158,7 @@ class Settings(Connection, frozen=True, kw_only=True):
         str,
         folds("others that learn beside it and are judged, comma-separated; 8 at most", added=True),
     ] = ""
-    score_reward: Annotated[
+    scoreboard_max_reward: Annotated[
         float,
         folds("a ranking's reward counts at most this on the scoreboard", gt=0, le=1e6, added=True),
     ] = 1
@@ -186,7 +186,7 @@ class Settings(Connection, frozen=True, kw_only=True):
     learning_rate: Annotated[
         float, folds("of the bandit, in (0, 10]; 0.01 learned best", gt=0, le=10)
     ] = 0.01
-    largest_reward: Annotated[
+    bandit_max_reward: Annotated[
         float, folds("a slot's reward counts at most this for the bandit, above 0", gt=0, le=1e6)
     ] = 10
     seed: Annotated[
@@ -206,30 +206,36 @@ class Settings(Connection, frozen=True, kw_only=True):
     exclude_seen: Annotated[bool, decides("leave out what the user clicked")] = True
 
     horizon_seconds: Annotated[Seconds, joins("how long a decision waits for its rewards")] = 600
-    early_seconds: Annotated[Seconds, joins("how long a reward waits for its decision")] = 120
-    lateness_seconds: Annotated[
+    early_reward_seconds: Annotated[Seconds, joins("how long a reward waits for its decision")] = (
+        120
+    )
+    allowed_lateness_seconds: Annotated[
         Seconds, joins("how long after its horizon a decision is still corrected")
     ] = 600
-    future_seconds: Annotated[
+    max_clock_skew_seconds: Annotated[
         Seconds, joins("how far an event's time may run ahead of Kafka's")
     ] = 60
     impressions: Annotated[
         Literal["implied", "explicit"],
         joins("implied: a decision counts as shown; explicit: when an Impression says so"),
     ] = "implied"
-    refresh: Annotated[bool, joins("a click refreshes the user's ranking")] = True
+    refresh_on_click: Annotated[bool, joins("a click refreshes the user's ranking")] = True
     refresh_k: Annotated[int, joins("length of a refreshed ranking, 1 to 100", ge=1, le=100)] = 10
-    learn_late: Annotated[bool, folds("the policy learns corrected outcomes again")] = False
+    learn_corrections: Annotated[bool, folds("the policy learns corrected outcomes again")] = False
     log_candidates: Annotated[bool, decides("a decision lists all its candidates")] = False
     max_users: Annotated[int, folds("users remembered, the latest", ge=1)] = 100_000
     max_items: Annotated[int, folds("items remembered, the latest", ge=1)] = 100_000
 
-    batch: Annotated[int, says("events of a partition handled at a time", ge=1, le=10_000)] = 500
+    batch_events: Annotated[
+        int, says("events of a partition handled at a time", ge=1, le=10_000)
+    ] = 500
     session_timeout_seconds: Annotated[
         float, says("silence after which a worker counts as dead, 1 to 1800", ge=1, le=1800)
     ] = 30
-    wait_seconds: Annotated[Seconds, says("a ranking waits at most this for its user's clicks")] = 2
-    tick_seconds: Annotated[
+    read_your_writes_seconds: Annotated[
+        Seconds, says("a ranking waits at most this for its user's clicks")
+    ] = 2
+    idle_tick_seconds: Annotated[
         float, says("how often a quiet partition is told the time", gt=0, le=3600)
     ] = 5
     web_host: Annotated[str, says("where the worker's status answers")] = "127.0.0.1"
@@ -241,7 +247,7 @@ class Settings(Connection, frozen=True, kw_only=True):
     snapshot_seconds: Annotated[
         Seconds, says("how often one is written; 0: only at a clean stop")
     ] = 300
-    renew_seconds: Annotated[
+    snapshot_poll_seconds: Annotated[
         float, says("how often a worker that ranks only looks for a newer snapshot", gt=0, le=3600)
     ] = 1
     snapshot_keep: Annotated[int, says("how many of them are kept, the newest", ge=2, le=1000)] = 5
@@ -259,10 +265,10 @@ class Settings(Connection, frozen=True, kw_only=True):
                 f"challengers are at most {MAX_CHALLENGERS}, all of them other policies than "
                 f"{self.policy}, got {self.challengers!r}"
             )
-        if self.wait_seconds > self.session_timeout_seconds / 4:
+        if self.read_your_writes_seconds > self.session_timeout_seconds / 4:
             raise SettingError(
                 "wait_seconds is at most a quarter of session_timeout_seconds "
-                f"({self.session_timeout_seconds}), got {self.wait_seconds}; "
+                f"({self.session_timeout_seconds}), got {self.read_your_writes_seconds}; "
                 "who waits longer risks losing the partition while waiting"
             )
 
@@ -317,11 +323,11 @@ class Settings(Connection, frozen=True, kw_only=True):
         """How rewards find their decisions."""
         return AttributionRules(
             horizon=round(self.horizon_seconds * 1000),
-            early=round(self.early_seconds * 1000),
-            lateness=round(self.lateness_seconds * 1000),
-            future=round(self.future_seconds * 1000),
+            early=round(self.early_reward_seconds * 1000),
+            lateness=round(self.allowed_lateness_seconds * 1000),
+            future=round(self.max_clock_skew_seconds * 1000),
             implied=self.impressions == "implied",
-            refresh=self.refresh,
+            refresh=self.refresh_on_click,
             refresh_k=self.refresh_k,
         )
 

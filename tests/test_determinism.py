@@ -44,8 +44,8 @@ SETTINGS = Settings(
     max_users=20,
     max_items=60,
     horizon_seconds=60,
-    early_seconds=10,
-    lateness_seconds=60,
+    early_reward_seconds=10,
+    allowed_lateness_seconds=60,
     log_candidates=True,
 )
 
@@ -94,7 +94,7 @@ def catalogue() -> list[Item | Embedding]:
 
 def learner(kind: type[Learner] = Learner) -> Learner:
     made = build.parts(SETTINGS, build.encoder(SETTINGS)).learner
-    return kind(made.memory, made.policy, SETTINGS.learn_late)
+    return kind(made.memory, made.policy, SETTINGS.learn_corrections)
 
 
 def fresh(feedback: tuple[bytes, ...]) -> Learner:

@@ -65,7 +65,7 @@ def digests(log: Iterator[Item | Event], seed: int = 1) -> tuple[str, str, str]:
     learner = Recording(
         parts.learner.memory,
         parts.learner.policy,
-        settings.learn_late,
+        settings.learn_corrections,
         challengers=[build.policy(settings, name) for name in settings.policies[1:]],
     )
     learner.records = blake2b(digest_size=16)

@@ -25,7 +25,7 @@ def test_the_environment_is_above_the_file_above_the_defaults(file: Path) -> Non
     environ = {"RANKLOOP_CONFIG": str(file), "RANKLOOP_SEED": "8", "RANKLOOP_REFRESH": "false"}
     settings = Settings.load(environ)
     assert (settings.epsilon, settings.seed, settings.brokers) == (0.2, 8, "kafka:9092")
-    assert settings.refresh is False
+    assert settings.refresh_on_click is False
     assert settings.horizon_seconds == 600
 
 

@@ -63,7 +63,11 @@ def traffic(seed: int, count: int, begin: int) -> list[Event]:
 def accounts_of(world: World) -> dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]]:
     """The account of each partition, and what must be learned: all of its events are good ones."""
     settings = world.settings
-    seconds = (settings.horizon_seconds, settings.early_seconds, settings.lateness_seconds)
+    seconds = (
+        settings.horizon_seconds,
+        settings.early_reward_seconds,
+        settings.allowed_lateness_seconds,
+    )
     horizon, early, lateness = (round(1000 * each) for each in seconds)
     proposed = {id: [s.item for s in one.slots] for id, one in world.decisions().items()}
     made: dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]] = {}
@@ -301,7 +305,7 @@ def test_a_commit_beyond_the_log_stops_the_worker(world: Make) -> None:
 
     async def commit() -> None:
         options = loop.settings.aiokafka_options()
-        consumer = AIOKafkaConsumer(**options, group_id=f"{loop.settings.app}-partitions")
+        consumer = AIOKafkaConsumer(**options, group_id=f"{loop.settings.group}-partitions")
         async with consumer:
             consumer.assign([where])
             await consumer.commit({where: OffsetAndMetadata(1_000, "")})

@@ -114,7 +114,7 @@ async def _read(settings: Settings) -> "tuple[Ledger, Scoreboard | None]":
     from stream.cli.fold import read
 
     ledger = Ledger(policies=settings.policies)
-    board = scoreboard(settings.policies, settings.score_reward)
+    board = scoreboard(settings.policies, settings.scoreboard_max_reward)
 
     def take(offset: int, data: bytes) -> None:
         verdict, record = ledger(offset, data)

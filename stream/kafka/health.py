@@ -31,7 +31,7 @@ def required_permissions(settings: Settings, *embedder: str) -> list[Permission]
     topics = Topics(settings.topic_prefix)
     reads = [topics.items, topics.events, topics.rankings, topics.feedback, topics.embeddings]
     writes = [*reads[1:], topics.deadletters]
-    groups = [f"{settings.app}-partitions"] if settings.role in ("all", "rank") else []
+    groups = [f"{settings.group}-partitions"] if settings.role in ("all", "rank") else []
     groups += embedder if settings.role in ("all", "embed") else ()
     return [
         *(Permission("topic", name, "READ") for name in reads),

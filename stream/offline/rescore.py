@@ -88,7 +88,7 @@ def rescored(
                     if isinstance(record, Outcome):
                         outcomes.append(record)
                         for policy in targets.values():
-                            if record.status != "corrected" or settings.learn_late:
+                            if record.status != "corrected" or settings.learn_corrections:
                                 policy.learn(record, message.offset)
     report = made.report()
     if not report.same:

@@ -38,7 +38,7 @@ ITEMS, PARTITIONS = 300, 6
 def chosen(settings: Settings, stack: Stack, seed: int) -> Settings:
     """The settings of the workers: small, quick and impatient; the rest are the defaults."""
     return Settings(
-        app="torture",
+        group="torture",
         topic_prefix="torture",
         brokers=stack.brokers,
         redis_url=stack.redis_url,
@@ -48,10 +48,10 @@ def chosen(settings: Settings, stack: Stack, seed: int) -> Settings:
         seed=seed,
         candidates=30,
         horizon_seconds=HORIZON / 1000,
-        early_seconds=EARLY / 1000,
-        lateness_seconds=LATENESS / 1000,
+        early_reward_seconds=EARLY / 1000,
+        allowed_lateness_seconds=LATENESS / 1000,
         session_timeout_seconds=6,
-        wait_seconds=1,
+        read_your_writes_seconds=1,
         snapshot_seconds=8,
     )
 

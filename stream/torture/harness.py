@@ -181,7 +181,7 @@ class TortureRun:
         admin = AIOKafkaAdminClient(**self.settings.aiokafka_options())
         try:
             await admin.start()
-            done = await admin.list_consumer_group_offsets(f"{self.settings.app}-partitions")
+            done = await admin.list_consumer_group_offsets(f"{self.settings.group}-partitions")
         finally:
             await admin.close()
         events = self.topics.events

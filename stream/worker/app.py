@@ -69,7 +69,7 @@ def name(settings: Settings, encoder: Encoder) -> str:
     ('rankloop-c51ac14b', 'rankloop-11094d61')
     """
     version = blake2b(encoder.version.encode(), digest_size=4).hexdigest()
-    return f"{settings.app}-{version}"
+    return f"{settings.group}-{version}"
 
 
 def app(

@@ -30,7 +30,7 @@ def group_consumer(settings: Settings) -> AIOKafkaConsumer:
     options: dict[str, Any] = settings.aiokafka_options()
     return AIOKafkaConsumer(
         **options,
-        group_id=f"{settings.app}-partitions",
+        group_id=f"{settings.group}-partitions",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         session_timeout_ms=timeout,

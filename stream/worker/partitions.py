@@ -61,7 +61,7 @@ class Partitions(ConsumerRebalanceListener):
         self.assigned: dict[int, AssignedPartition] = {}
         self.counters = tallies
         self.batch_sizer = BatchSizer(
-            settings.batch, min(ROUND, settings.session_timeout_seconds / 16)
+            settings.batch_events, min(ROUND, settings.session_timeout_seconds / 16)
         )
         self._busy = asyncio.Lock()
         self._committing = asyncio.Lock()
@@ -244,7 +244,7 @@ class Partitions(ConsumerRebalanceListener):
                 return offsets[-1] + 1
             case AwaitLearner(version):
                 try:
-                    async with asyncio.timeout(self.settings.wait_seconds):
+                    async with asyncio.timeout(self.settings.read_your_writes_seconds):
                         await self.reader.wait_until(self.feedback, version)
                 except TimeoutError:
                     life.counters.older += 1
@@ -282,7 +282,7 @@ class Partitions(ConsumerRebalanceListener):
 
     async def _tick(self, life: AssignedPartition, now: float) -> None:
         quiet = now - life.heard
-        if life.ready and quiet >= self.settings.tick_seconds:
+        if life.ready and quiet >= self.settings.idle_tick_seconds:
             life.heard = now
             tick = life.partition.tick(int(quiet * 1000))
             if tick is not None:

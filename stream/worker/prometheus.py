@@ -287,7 +287,7 @@ class MetricsCollector:
                 engine.ranking_writer.most,
             ),
             "commits_due": (max((life.due for _, life in lives), default=0), MAX_COMMITS_DUE),
-            "batch": (engine.partitions.batch_sizer.size, engine.settings.batch),
+            "batch": (engine.partitions.batch_sizer.size, engine.settings.batch_events),
         }
         if isinstance(engine.encoder, CachedEncoder):
             held["vectors_cached"] = (len(engine.encoder.memory), engine.encoder.limit)

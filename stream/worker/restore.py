@@ -46,7 +46,7 @@ async def last_commit(settings: Settings, number: int) -> OffsetAndMetadata:
     admin = AIOKafkaAdminClient(**settings.aiokafka_options())
     await admin.start()
     try:
-        group = f"{settings.app}-partitions"
+        group = f"{settings.group}-partitions"
         found = await admin.list_consumer_group_offsets(group, partitions=[events])
     finally:
         await admin.close()

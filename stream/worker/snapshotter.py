@@ -76,7 +76,7 @@ class LearnerSnapshotter:
         """Write a snapshot every `snapshot_seconds`, never if that is 0; or look for newer ones."""
         if self.settings.role == "rank":
             while True:
-                await asyncio.sleep(self.settings.renew_seconds)
+                await asyncio.sleep(self.settings.snapshot_poll_seconds)
                 await self._renew()
         while seconds := self.settings.snapshot_seconds:
             await asyncio.sleep(seconds)

@@ -64,7 +64,7 @@ class Stand:
     @contextmanager
     def worker(self, settings: Settings) -> Iterator[Worker]:
         """`rankloop worker`, ready; stopped at the end."""
-        config = self._folder / f"{settings.app}.toml"
+        config = self._folder / f"{settings.group}.toml"
         config.write_text(settings.toml())
         environ = {k: v for k, v in os.environ.items() if not k.startswith("RANKLOOP_")}
         worker = Worker(environ | {"RANKLOOP_CONFIG": str(config)}, self._folder)

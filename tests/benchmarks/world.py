@@ -13,7 +13,7 @@ from stream.settings import Settings
 
 ARTICLES, READERS = 5_000, 2_000
 SAYS = f"{ARTICLES:,} articles, {READERS:,} readers"
-SETTINGS = Settings(encoder="hash", refresh=False, horizon_seconds=5)
+SETTINGS = Settings(encoder="hash", refresh_on_click=False, horizon_seconds=5)
 AFTER = START + ARTICLES * 60_000  # all articles are there
 
 

@@ -105,7 +105,7 @@ def loop(settings: Settings, text: Encoder, arm: Arm, kind: type[L]) -> L:
     threadpool_limits(1, user_api="blas")  # small products: threads would wait for each other
     memory = _memory(settings, arm.parts)
     policy = arm.policy(settings, build.EXPLORATIONS[settings.exploration](settings))
-    learner = Learner(memory, policy, settings.learn_late)
+    learner = Learner(memory, policy, settings.learn_corrections)
     items = build.catalogue(settings, text)
     retrieval = Retrieval(
         memory,

@@ -82,11 +82,11 @@ class Checker:
         s = self.settings
         return ExpectedOutcomes(
             horizon=round(s.horizon_seconds * 1000),
-            early=round(s.early_seconds * 1000),
-            lateness=round(s.lateness_seconds * 1000),
-            future=round(s.future_seconds * 1000),
+            early=round(s.early_reward_seconds * 1000),
+            lateness=round(s.allowed_lateness_seconds * 1000),
+            future=round(s.max_clock_skew_seconds * 1000),
             implied=s.impressions == "implied",
-            refresh=s.refresh,
+            refresh=s.refresh_on_click,
             proposed=self.answers.proposed,
         )
 
