@@ -120,8 +120,8 @@ class Attribution:
     duplicate, too_late, tick, or, while it waits for its request, waiting. Outcomes are counted as
     complete, expired, corrected; closings without one as unshown or refused. Memory: the window's.
 
-    >>> fold = Attribution(0, Rules(refresh=False))
-    >>> fold(0, 5, Click(id="c", user="u", item="i", at=5)).lessons[0].data[:34]
+    >>> fold = Attribution(0, AttributionRules(refresh=False))
+    >>> fold(0, 5, Click(id="c", user="u", item="i", at=5)).records[0].data[:34]
     b'{"type":"interaction","id":"c","us'
     >>> fold(1, 5, Click(id="c", user="u", item="i", at=5)).lessons, fold.counts["duplicate"]
     ([], 1)

@@ -19,7 +19,7 @@ Offset = Annotated[int, Meta(ge=0)]
 
 
 class PendingState(Struct, frozen=True, array_like=True, gc=False):
-    """A decision that may close or be corrected: what `Pending` collects."""
+    """A decision that may close or be corrected: what `PendingDecision` collects."""
 
     request: Request
     source: Offset
@@ -46,7 +46,7 @@ class EarlyEventState(Struct, frozen=True, array_like=True, gc=False):
 
 
 class RestartState(Struct, frozen=True, array_like=True):
-    """How far back the logs matter: what `Reach` keeps."""
+    """How far back the logs matter: what `RestartTracker` keeps."""
 
     first: Offset | None  # of what is held; it may be over already, and what is held begin later
     read: Offset
@@ -58,11 +58,11 @@ class RestartState(Struct, frozen=True, array_like=True):
 class AttributionState(Struct, frozen=True, kw_only=True):
     """An attribution before the event at `next`. Nothing in it changes, and no order matters.
 
-    >>> from agents.attribution import Attribution, Rules
-    >>> state = Attribution(0, Rules()).state()
-    >>> unpacked(packed(state), Rules().digest) == state
+    >>> from agents.attribution import Attribution, AttributionRules
+    >>> state = Attribution(0, AttributionRules()).state()
+    >>> decode_state(encode_state(state), AttributionRules().digest) == state
     True
-    >>> unpacked(packed(state), "other rules")
+    >>> decode_state(encode_state(state), "other rules")
     """
 
     format: int = FORMAT

@@ -69,7 +69,7 @@ def decode_bookmark(metadata: str, rules: str) -> Bookmark | None:
 class WatermarkHistory:
     """Where the watermark stood before which offset: a mark whenever it had moved by `step`.
 
-    >>> trail = Trail(step=10)
+    >>> trail = WatermarkHistory(step=10)
     >>> for offset, watermark in enumerate([0, 100, 105, 200]):
     ...     trail.mark(offset, watermark)
     >>> trail.before(3, window=50), trail.before(3, window=150)
@@ -123,7 +123,7 @@ class RestartTracker:
     Every event, decision and time costs a few steps once; `places` looks at the ends alone. Memory:
     the requests, early events and decisions since the first one that is live.
 
-    >>> reach = Reach(window=64)
+    >>> reach = RestartTracker(window=64)
     >>> reach.places(next=3)
     (0, 0, 3, 0)
     """

@@ -26,7 +26,7 @@ class LoggedClickModel:
 
     >>> from models.events import Slot
     >>> log = [Click(id=i, user="ann", item=i, at=10 + n) for n, i in enumerate("ab")]
-    >>> visitor = LogVisitor(log, window=1)
+    >>> visitor = LoggedClickModel(log, window=1)
     >>> slots = tuple(Slot(item=i, propensity=0.5) for i in "ba")
     >>> where = {"model": 0, "items": 0, "embeddings": 0, "source": 0, "slots": slots}
     >>> decision = Decision(id="r", user="ann", at=5, k=2, policy="uniform", **where)
@@ -89,7 +89,7 @@ class PositionBasedModel:
     times attraction. Chance is a hash of (seed, decision id, item), so slots are independent. One
     click in five comes late: up to `late` milliseconds more.
 
-    >>> visitor = TasteVisitor({"ann": [1, 0]}, {"a": [1, 0], "b": [0, 1]})
+    >>> visitor = PositionBasedModel({"ann": [1, 0]}, {"a": [1, 0], "b": [0, 1]})
     >>> round(visitor.probability("ann", "a", 0), 2), round(visitor.probability("ann", "b", 0), 2)
     (0.92, 0.01)
     >>> round(visitor.best("ann", ["a", "b"], k=2), 2)

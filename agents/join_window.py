@@ -15,7 +15,7 @@ class SeenIds:
 
     A duplicate counts as seen, too: else whether an id is known would depend on all of the log.
 
-    >>> seen = Seen()
+    >>> seen = SeenIds()
     >>> seen.first("a", 5), seen.first("a", 9), len(seen)
     (True, False, 1)
     >>> seen.forget(9); seen.first("a", 9)
@@ -69,8 +69,9 @@ class DecisionJoin:
     """Brings each request together with its first decision by rankings offset (rule L2).
 
     >>> from models.events import Request
-    >>> answers = Answers()
-    >>> answers.ask(Pending(Request(id="r", user="u", at=0), 7, deadline=10, explicit=False))
+    >>> answers = DecisionJoin()
+    >>> request = Request(id="r", user="u", at=0)
+    >>> answers.ask(PendingDecision(request, 7, deadline=10, explicit=False))
     >>> answers.blocks(10), answers.blocks(11), 7 in answers
     (False, True, True)
     """
@@ -195,8 +196,8 @@ class EarlyEventBuffer:
     """Who waits for which request, and until when.
 
     >>> from models.events import Click
-    >>> early = Early(Click(id="c", user="u", item="i", at=1, request="r"), 7, until=5)
-    >>> waiting = Waiting([early])
+    >>> early = EarlyEvent(Click(id="c", user="u", item="i", at=1, request="r"), 7, until=5)
+    >>> waiting = EarlyEventBuffer([early])
     >>> waiting.expire(5), waiting.expire(6), early.live(6)
     (0, 1, False)
     """

@@ -73,7 +73,7 @@ class Learner:
         self,
         memory: Memory,
         policy: Policy,
-        learn_late: bool = False,
+        learn_corrections: bool = False,
         fold: str = "",
         marked: int = MARKED,
         probed: int = PROBED,
@@ -85,7 +85,7 @@ class Learner:
         if len(self.policies) != 1 + len(challengers):
             raise ValueError(f"policies need names of their own, got {[*self.policies]} alone")
         self.board = scoreboard([*self.policies], reward)
-        self.learn_late = learn_late
+        self.learn_corrections = learn_corrections
         self.fold = fold
         self.marked = marked
         self.probed = probed
@@ -116,7 +116,7 @@ class Learner:
         return self.board.scores() if self.board else []
 
     def __call__(self, offset: int, data: bytes) -> Verdict:
-        """Take the record at `offset`. Raises Unknown for a type of another release."""
+        """Take the record at `offset`. Raises UnknownRecordType for a type of another release."""
         verdict, record = self.ledger(offset, data)
         if self.board is not None and verdict in ("learned", "noted"):
             self.board(record, self.ledger)  # before anybody learns from it
@@ -139,7 +139,7 @@ class Learner:
 
     def _judge(self, outcome: Outcome, offset: int) -> None:
         self.memory.shown(outcome)
-        if outcome.status != "corrected" or self.learn_late:
+        if outcome.status != "corrected" or self.learn_corrections:
             for policy in self.policies.values():
                 with suppress(Invalid):  # features it cannot take; all workers refuse them alike
                     policy.learn(outcome, offset)

@@ -98,7 +98,7 @@ class Ledger:
     def __call__(self, offset: int, data: bytes) -> tuple[Verdict, Record | Control | None]:
         """Take the record at `offset`: the verdict, and the record unless it is unusable.
 
-        Raises Unknown for a type of another release.
+        Raises UnknownRecordType for a type of another release.
         """
         try:
             record = decode_feedback(data)

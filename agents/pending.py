@@ -29,7 +29,7 @@ class PendingDecision:
     A clicked item earns 1, once; rewards add up; a reward without an item is spread evenly over
     what was shown.
 
-    >>> pending = Pending(Request(id="r", user="u", at=0), 0, deadline=10, explicit=False)
+    >>> pending = PendingDecision(Request(id="r", user="u", at=0), 0, deadline=10, explicit=False)
     >>> pending.add(Click(id="c", user="u", item="i", at=1)), pending.rewards
     (True, {'i': 1.0})
     """
@@ -200,8 +200,9 @@ class DeadlineQueue:
     the ones up to `last` are closed after it: this pair tells a bookmark all (L3, L8).
 
     >>> from models.events import Request
-    >>> closing = Closing(lateness=10)
-    >>> closing.add(Pending(Request(id="r", user="u", at=0), 7, deadline=10, explicit=False))
+    >>> closing = DeadlineQueue(lateness=10)
+    >>> request = Request(id="r", user="u", at=0)
+    >>> closing.add(PendingDecision(request, 7, deadline=10, explicit=False))
     >>> [pending.request.id for pending in closing.due(11, most=100)], closing.last
     (['r'], (10, 7))
     """

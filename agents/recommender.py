@@ -38,8 +38,8 @@ class Recommender:
     >>> from policies.uniform import Uniform
     >>> memory, films = Memory(None, {}), Catalogue(encoder="", dimensions=1)
     >>> retrieval = Retrieval(memory, films, Content(films, memory.histories))
-    >>> recommend = Recommender(Learner(memory, Uniform()), films, retrieval, Terms())
-    >>> recommend(Ask(Request(id="r", user="ann", at=0), source=0)).refused
+    >>> recommend = Recommender(Learner(memory, Uniform()), films, retrieval, DecisionMetadata())
+    >>> recommend(RankingTask(Request(id="r", user="ann", at=0), source=0)).refused
     'no candidates: the catalogue or the list is empty'
     """
 

@@ -34,9 +34,9 @@ class Score(Struct, frozen=True):
 
     `value` holds its mean at any time with probability LEVEL; `ahead`, what it earned more than the
     champion on the same rankings, does so for all challengers at once, for as long as one champion
-    lasts. Early rankings weigh more in both (`Running`). `effective`: Kish's sample size of the
-    weights; `weight`: their mean, 1 if the champion shows all that the challenger would; `cut`: the
-    share that was cut.
+    lasts. Early rankings weigh more in both (`RunningInterval`). `effective`: Kish's sample size
+    of the weights; `weight`: their mean, 1 if the champion shows all that the challenger would;
+    `cut`: the share that was cut.
     """
 
     policy: str

@@ -28,7 +28,7 @@ class ItemKNN(Ranker):
     and twice `neighbours` counts an item, of which the largest half stays. In bytes: a user has
     26 + 4 a like, an item 130 and 9 a count, and both their names.
 
-    >>> model = Neighbours()
+    >>> model = ItemKNN()
     >>> for user, item in [("ann", "a"), ("ann", "b"), ("bob", "a"), ("bob", "c"), ("cid", "b")]:
     ...     model.learn(user, item, 1.0, seed=0)
     >>> model.scores("cid", ["a", "c"]).tolist(), model.top("cid", 9)
@@ -261,12 +261,13 @@ class ItemKNN(Ranker):
 
 
 class ItemKNNView:
-    """The counts of `Neighbours`, asked with another `recent`; they are learned and kept there.
+    """The counts of `ItemKNN`, asked with another `recent`; they are learned and kept there.
 
-    >>> model = Neighbours(recent=1)
+    >>> model = ItemKNN(recent=1)
     >>> for user, item in [("ann", "a"), ("ann", "b"), ("bob", "a"), ("bob", "c")]:
     ...     model.learn(user, item, 1.0, seed=0)
-    >>> model.scores("bob", ["b"]).tolist(), View(model, recent=2).scores("bob", ["b"]).round(3)
+    >>> longer = ItemKNNView(model, recent=2)
+    >>> model.scores("bob", ["b"]).tolist(), longer.scores("bob", ["b"]).round(3)
     ([0.0], array([0.707], dtype=float32))
     """
 

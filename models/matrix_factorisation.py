@@ -112,7 +112,7 @@ class MatrixFactorisation(Ranker):
     20 + 4 `factors` bytes each and their names. `rate`, `decay`, `negatives` and `scale` (the width
     of first vectors) are the loss's own unless given.
 
-    >>> model = Factorisation(loss="bpr")
+    >>> model = MatrixFactorisation(loss="bpr")
     >>> for seed in range(50):
     ...     model.learn("ann", "toy", 1.0, seed)
     ...     model.learn("bob", "saw", 1.0, seed)

@@ -22,7 +22,7 @@ class SequentialItemKNN(ItemKNN):
     first: what is liked in one sitting belongs together. An item's own likes n_c count against it
     by their fourth root only: a cosine makes too little of what many like. Bounds as in Neighbours.
 
-    >>> model = Nearby()
+    >>> model = SequentialItemKNN()
     >>> for user, item in [("ann", "a"), ("ann", "b"), ("ann", "c"), ("bob", "c")]:
     ...     model.learn(user, item, 1.0, seed=0)
     >>> model.scores("bob", ["a", "b"]).round(2), model.top("bob", 9)

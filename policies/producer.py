@@ -20,7 +20,7 @@ UNLIKELY = 1e-300  # no probability is 0; this one is never drawn
 class Baseline(Uniform):
     """Prefers what stands first in the request's own list; without one, what is popular.
 
-    >>> Producer().pmf(np.array([-1.0, 0.0])).tolist()
+    >>> Baseline().pmf(np.array([-1.0, 0.0])).tolist()
     [1e-300, 1.0]
     """
 

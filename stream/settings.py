@@ -267,7 +267,7 @@ class Settings(Connection, frozen=True, kw_only=True):
             )
         if self.read_your_writes_seconds > self.session_timeout_seconds / 4:
             raise SettingError(
-                "wait_seconds is at most a quarter of session_timeout_seconds "
+                "read_your_writes_seconds is at most a quarter of session_timeout_seconds "
                 f"({self.session_timeout_seconds}), got {self.read_your_writes_seconds}; "
                 "who waits longer risks losing the partition while waiting"
             )
@@ -344,7 +344,7 @@ class Settings(Connection, frozen=True, kw_only=True):
     def settings_hash(self) -> str:
         """64 bits over all that steers joining, learning or deciding: equal hashes, equal rankings.
 
-        >>> Settings(batch=7).settings_hash() == Settings().settings_hash()
+        >>> Settings(batch_events=7).settings_hash() == Settings().settings_hash()
         True
         """
         values = steering(self, "joining", "learning", "deciding")

@@ -45,12 +45,12 @@ class World:
 
     def __init__(self, brokers: str, prefix: str, folder: Path, **settings: object) -> None:
         chosen: dict[str, object] = {
-            "app": prefix,
+            "group": prefix,
             "topic_prefix": prefix,
             "brokers": brokers,
             "encoder": "hash",
             "session_timeout_seconds": 6,
-            "wait_seconds": 1,
+            "read_your_writes_seconds": 1,
         } | settings
         ours = {f"RANKLOOP_{name.upper()}": str(value) for name, value in chosen.items()}
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("RANKLOOP_")} | ours

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.kafka
 Make = Callable[..., World]
 SAFE = "sasl_username", "security_protocol", "sasl_mechanism", "ssl_cafile"
 WORD = "[A-Z]{4,}"
-FAST = {"partitions": 1, "horizon_seconds": 1, "tick_seconds": 0.5, "early_seconds": 1}
+FAST = {"partitions": 1, "horizon_seconds": 1, "idle_tick_seconds": 0.5, "early_reward_seconds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_worker_may_not_make_topics_and_says_who_can(
 def test_each_right_that_is_missing_is_named_with_its_remedy(
     kafka_with_rules: Secured, topic_prefix: str
 ) -> None:
-    names = {"topic_prefix": topic_prefix, "app": topic_prefix}
+    names = {"topic_prefix": topic_prefix, "group": topic_prefix}
     settings = msgspec.structs.replace(kafka_with_rules.user, **names)
     asyncio.run(create(msgspec.structs.replace(kafka_with_rules.admin, **names)))
     every = rights(settings)

@@ -186,9 +186,9 @@ def test_each_of_ten_thousand_events_is_accounted_for(
     settings = {
         "partitions": PARTITIONS,
         "horizon_seconds": HORIZON / 1000,
-        "early_seconds": EARLY / 1000,
-        "lateness_seconds": LATENESS / 1000,
-        "tick_seconds": 3600,  # time passes by what the test sends alone
+        "early_reward_seconds": EARLY / 1000,
+        "allowed_lateness_seconds": LATENESS / 1000,
+        "idle_tick_seconds": 3600,  # time passes by what the test sends alone
         "candidates": 30,
     }
     with World(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as world:

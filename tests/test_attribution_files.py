@@ -226,8 +226,8 @@ def test_a_killed_workers_partition_is_restored_from_its_file_or_else_from_the_b
         "snapshot_url": files,
         "snapshot_seconds": 0,
         "restore_events": 50,
-        "tick_seconds": 3600,
-        "future_seconds": 36_000,
+        "idle_tick_seconds": 3600,
+        "max_clock_skew_seconds": 36_000,
     }
     with World(kafka.brokers, topic_prefix, tmp_path, **settings) as world:
         [first] = world.ready()

@@ -58,7 +58,7 @@ def test_two_workers_switch_at_one_record_and_back(
         "exploration": "epsilon",
         "epsilon": 0.5,
         "horizon_seconds": 1,
-        "tick_seconds": 0.5,
+        "idle_tick_seconds": 0.5,
     }
     with World(kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
         one, other = loop.ready(2)
@@ -111,10 +111,10 @@ def test_a_worker_that_ranks_switches_with_the_snapshot_that_holds_the_record(
         "challengers": "bandit,uniform",
         "epsilon": 0.5,
         "horizon_seconds": 1,
-        "tick_seconds": 0.5,
+        "idle_tick_seconds": 0.5,
         "snapshot_url": tmp_path / "common",
         "snapshot_seconds": 0.5,
-        "renew_seconds": 0.2,
+        "snapshot_poll_seconds": 0.2,
     }
     with World(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
 
@@ -177,9 +177,9 @@ def test_a_challenger_that_is_ahead_for_sure_is_promoted_by_itself(
         "promote_margin": 0.05,
         "promote_min_effective": 30,
         "horizon_seconds": 180,
-        "future_seconds": 600,
-        "tick_seconds": 0.5,
-        "refresh": False,
+        "max_clock_skew_seconds": 600,
+        "idle_tick_seconds": 0.5,
+        "refresh_on_click": False,
     }
     with World(kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
         [worker] = loop.ready()

@@ -22,7 +22,7 @@ def test_the_demo_compares_audits_and_leaves_the_users_own_cluster_alone(
         "RANKLOOP_SECURITY_PROTOCOL": "SASL_SSL",
         "RANKLOOP_SASL_USERNAME": "ann",
         "RANKLOOP_SASL_PASSWORD": "hush",
-        "RANKLOOP_APP": "production",
+        "RANKLOOP_GROUP": "production",
     }
     done = subprocess.run(
         [sys.executable, "-m", "stream", "demo", "--requests", "60"],

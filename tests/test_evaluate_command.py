@@ -279,8 +279,13 @@ def test_a_log_whose_champion_was_switched_judges_each_policy_as_it_was_then(
 def test_the_topics_of_a_running_rankloop_say_what_its_saved_folder_says(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    settings = {"partitions": 1, "horizon_seconds": 1, "early_seconds": 1, "tick_seconds": 0.5}
-    with World(kafka.brokers, topic_prefix, tmp_path, refresh=False, **settings) as world:
+    settings = {
+        "partitions": 1,
+        "horizon_seconds": 1,
+        "early_reward_seconds": 1,
+        "idle_tick_seconds": 0.5,
+    }
+    with World(kafka.brokers, topic_prefix, tmp_path, refresh_on_click=False, **settings) as world:
         world.ready()
         world.stock(12)
         world.publish(*(Request(id=f"r{n}", user=f"u{n % 5}", at=now(), k=3) for n in range(30)))

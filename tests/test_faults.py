@@ -23,7 +23,7 @@ from tests.test_worker import answers, assert_kept, traffic
 
 pytestmark = pytest.mark.kafka
 AWAY = float(os.environ.get("RANKLOOP_TEST_AWAY_SECONDS", "3"))
-QUICK: dict[str, object] = {"partitions": 2, "horizon_seconds": 3, "tick_seconds": 0.5}
+QUICK: dict[str, object] = {"partitions": 2, "horizon_seconds": 3, "idle_tick_seconds": 0.5}
 
 
 @pytest.fixture(scope="module")

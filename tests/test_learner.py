@@ -42,8 +42,8 @@ class Remembering(Uniform):
         return repr(self.learned).encode()
 
 
-def learner(learn_late: bool = False) -> Learner:
-    return Learner(Memory(None, {}), Remembering(), learn_late)
+def learner(learn_corrections: bool = False) -> Learner:
+    return Learner(Memory(None, {}), Remembering(), learn_corrections)
 
 
 def interaction(offset: int, prev: str = "", partition: int = 0, item: str = "i") -> bytes:
@@ -208,11 +208,13 @@ def test_the_policy_learns_from_outcomes_with_chance_seeded_by_the_offset() -> N
     assert fold.policy.learned == [("complete", 5), ("expired", 8)]  # pyright: ignore
 
 
-@pytest.mark.parametrize("learn_late", [False, True])
-def test_a_corrected_outcome_is_learned_by_the_policy_only_if_asked(learn_late: bool) -> None:
-    fold = learner(learn_late)
+@pytest.mark.parametrize("learn_corrections", [False, True])
+def test_a_corrected_outcome_is_learned_by_the_policy_only_if_asked(
+    learn_corrections: bool,
+) -> None:
+    fold = learner(learn_corrections)
     assert fold(0, outcome(0, "", "corrected")) == "learned"
-    assert bool(fold.policy.learned) is learn_late  # pyright: ignore
+    assert bool(fold.policy.learned) is learn_corrections  # pyright: ignore
 
 
 def test_the_digest_tells_apart_all_that_was_learned() -> None:
@@ -229,7 +231,7 @@ def test_the_digest_tells_apart_partitions_and_policies() -> None:
     one(0, interaction(0, partition=0))
     other(0, interaction(0, partition=1))
     assert one.digest() != other.digest()
-    one, other = learner(), learner(learn_late=True)
+    one, other = learner(), learner(learn_corrections=True)
     for fold in (one, other):
         fold(0, outcome(0, "", "corrected"))
     assert one.digest() != other.digest()

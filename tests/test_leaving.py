@@ -5,10 +5,10 @@ import sys
 
 HELD_UP = """
 import asyncio, logging, threading
-from stream.worker.shutdown import Leaving
+from stream.worker.shutdown import ShutdownDeadline
 logging.basicConfig(level="INFO")
 async def held_up():
-    leaving = Leaving(lambda: 3)
+    leaving = ShutdownDeadline(lambda: 3)
     leaving.within(60)
     leaving.within(0.3)
     {then}

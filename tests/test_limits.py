@@ -107,7 +107,7 @@ def test_a_busy_partition_leaves_each_other_one_its_share() -> None:
 def test_a_hot_user_and_poison_do_not_keep_others_waiting(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    settings = {"partitions": 4, "batch": 100, "candidates": 5, "refresh": "false"}
+    settings = {"partitions": 4, "batch_events": 100, "candidates": 5, "refresh_on_click": "false"}
     with World(kafka.brokers, topic_prefix, tmp_path, **settings) as world:
         hot = "user:hot"
         users = [f"user:{n}" for n in range(60) if owner(f"user:{n}", 4) != owner(hot, 4)]

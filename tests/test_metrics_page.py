@@ -155,9 +155,9 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
     settings = {
         "partitions": PARTITIONS,
         "horizon_seconds": HORIZON / 1000,
-        "early_seconds": EARLY / 1000,
-        "lateness_seconds": LATENESS / 1000,
-        "tick_seconds": 3600,  # time passes by what the test sends alone
+        "early_reward_seconds": EARLY / 1000,
+        "allowed_lateness_seconds": LATENESS / 1000,
+        "idle_tick_seconds": 3600,  # time passes by what the test sends alone
         "candidates": 10,
         "session_timeout_seconds": 20,
     }

@@ -391,7 +391,7 @@ def test_roles_share_the_work_and_a_ranking_names_the_version_of_its_snapshot(
         partitions=2,
         snapshot_url=tmp_path / "common",
         snapshot_seconds=0.2,
-        renew_seconds=0.1,
+        snapshot_poll_seconds=0.1,
         policy="popular",
         epsilon=0.01,
     )

@@ -227,7 +227,7 @@ def test_without_challengers_nothing_is_written_learned_or_hashed_otherwise() ->
     assert (state.challengers, state.board) == ({}, b"")
     assert Settings(challengers="").fold_hash() == Settings().fold_hash()
     assert Settings(challengers="knn").fold_hash() != Settings().fold_hash()
-    assert not {"challengers", "score_reward"} & steering(Settings(), "learning").keys()
+    assert not {"challengers", "scoreboard_max_reward"} & steering(Settings(), "learning").keys()
 
 
 def test_challengers_are_others_and_not_too_many() -> None:

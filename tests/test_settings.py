@@ -22,7 +22,11 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_environment_is_above_the_file_above_the_defaults(file: Path) -> None:
     file.write_text('epsilon = 0.2\nseed = 7\nbrokers = "kafka:9092"\n')
-    environ = {"RANKLOOP_CONFIG": str(file), "RANKLOOP_SEED": "8", "RANKLOOP_REFRESH": "false"}
+    environ = {
+        "RANKLOOP_CONFIG": str(file),
+        "RANKLOOP_SEED": "8",
+        "RANKLOOP_REFRESH_ON_CLICK": "false",
+    }
     settings = Settings.load(environ)
     assert (settings.epsilon, settings.seed, settings.brokers) == (0.2, 8, "kafka:9092")
     assert settings.refresh_on_click is False
@@ -67,7 +71,10 @@ def test_variables_of_others_and_of_the_tests_are_left_alone() -> None:
         ({"RANKLOOP_SECURITY_PROTOCOL": "SASL_SSL"}, "needs a user and a password"),
         ({"RANKLOOP_SASL_USERNAME": "ann"}, "of no use with security_protocol PLAINTEXT"),
         ({"RANKLOOP_SSL_KEYFILE": "key.pem"}, "set ssl_certfile, too"),
-        ({"RANKLOOP_WAIT_SECONDS": "9"}, "at most a quarter of session_timeout_seconds (30)"),
+        (
+            {"RANKLOOP_READ_YOUR_WRITES_SECONDS": "9"},
+            "at most a quarter of session_timeout_seconds (30)",
+        ),
         ({"RANKLOOP_CONFIG": "/nowhere.toml"}, "settings file /nowhere.toml cannot be read"),
     ],
 )
@@ -130,9 +137,9 @@ def test_the_hashes_know_what_steers_what() -> None:
         "horizon_seconds": (1.0, False, True),
         "encoder": ("other", False, True),
         "brokers": ("kafka:1", False, False),
-        "batch": (1, False, False),
+        "batch_events": (1, False, False),
         "log_level": ("DEBUG", False, False),
-        "wait_seconds": (0.0, False, False),
+        "read_your_writes_seconds": (0.0, False, False),
     }
     for name, (value, fold, decisions) in steers.items():
         other = msgspec.structs.replace(base, **{name: value})

@@ -112,7 +112,7 @@ def answers(world: World) -> list[str]:
 
 
 def test_a_restarted_worker_answers_nothing_twice_and_closes_what_was_open(world: Make) -> None:
-    loop = world(partitions=2, horizon_seconds=3, lateness_seconds=5, tick_seconds=0.2)
+    loop = world(partitions=2, horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2)
     [first] = loop.ready()
     loop.stock()
     loop.publish(*traffic(1, 200, now() - 200))
@@ -151,8 +151,8 @@ def delete_below(world: World, below: dict[str, int]) -> None:
 
 
 def test_what_is_below_the_bookmark_is_not_missed(apache_kafka: Kafka, world: Make) -> None:
-    short = {"horizon_seconds": 4, "early_seconds": 1, "lateness_seconds": 1}
-    loop = world(partitions=1, tick_seconds=0.2, **short)
+    short = {"horizon_seconds": 4, "early_reward_seconds": 1, "allowed_lateness_seconds": 1}
+    loop = world(partitions=1, idle_tick_seconds=0.2, **short)
     [first] = loop.ready()
     loop.stock()
     loop.publish(*traffic(1, 200, now() - 200))
@@ -175,7 +175,7 @@ def test_what_is_below_the_bookmark_is_not_missed(apache_kafka: Kafka, world: Ma
 
 
 def test_a_log_cut_above_the_bookmark_stops_the_worker(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(partitions=1, tick_seconds=60)
+    loop = world(partitions=1, idle_tick_seconds=60)
     [first] = loop.ready()
     loop.stock()
     loop.publish(*traffic(1, 20, now() - 20))
@@ -190,7 +190,7 @@ def test_a_log_cut_above_the_bookmark_stops_the_worker(apache_kafka: Kafka, worl
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(horizon_seconds=3, lateness_seconds=5, tick_seconds=0.2)
+    loop = world(horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2)
     doomed, _ = loop.ready(2)
     loop.stock()
     loop.publish(*traffic(1, 500, now() - 500))
@@ -204,7 +204,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(apache_kafka: Kafka, wo
 def test_a_worker_that_slept_through_its_replacement_does_no_harm(
     apache_kafka: Kafka, world: Make
 ) -> None:
-    loop = world(horizon_seconds=3, lateness_seconds=5, tick_seconds=0.2)
+    loop = world(horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2)
     sleeper, other = loop.ready(2)
     loop.stock()
     loop.publish(*traffic(1, 500, now() - 500))
@@ -218,7 +218,7 @@ def test_a_worker_that_slept_through_its_replacement_does_no_harm(
 
 
 def test_what_retention_takes_from_a_sleeper_is_counted(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(partitions=1, tick_seconds=60)
+    loop = world(partitions=1, idle_tick_seconds=60)
     [sleeper] = loop.ready()
     loop.stock()
     loop.publish(first := Request(id="first", user="ann", at=now()))
@@ -250,7 +250,7 @@ def in_transactions(world: World, topic: str, *values: bytes) -> None:
 
 
 def test_a_worker_starts_behind_logs_that_end_with_a_mark(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(partitions=1, tick_seconds=60)
+    loop = world(partitions=1, idle_tick_seconds=60)
     in_transactions(loop, loop.topics.items, encode(Item(id="item:1", title="one", at=1)))
     in_transactions(loop, loop.topics.feedback, b"rubbish")
     requests = [Request(id=f"r{n}", user="ann", at=now()) for n in range(3)]

@@ -15,7 +15,7 @@ from tests.kafka_worker import eventually
 
 pytestmark = pytest.mark.kafka
 
-SHORT = {"horizon_seconds": 1, "lateness_seconds": 60, "tick_seconds": 0.2}
+SHORT = {"horizon_seconds": 1, "allowed_lateness_seconds": 60, "idle_tick_seconds": 0.2}
 
 
 def made(kafka: Kafka, folder: Path, **settings: object) -> Iterator[World]:

@@ -16,7 +16,7 @@ LARGEST = 8_192  # float16 values that an embedding has room for
 class VersionHistory(Generic[T]):
     """A log's usable records by offset, and which offsets it holds at all.
 
-    >>> log = Log[str]()
+    >>> log = VersionHistory[str]()
     >>> log.add(0, "a"), log.add(1, None), log.add(3, "b")
     (None, None, None)
     >>> log.between(0, 4), log.missing(2), log.missing(4), log.unreadable

@@ -28,8 +28,8 @@ class ExpectedRecords:
     0 (`cut`) it cannot be said what its events imply. Keeps the bytes of what was asked, of
     decisions until their event comes, and a chain value a record.
 
-    >>> asked = Asked(Rules(), owner=lambda user: 0)
-    >>> asked.event(0, Received(0, 7, b'{"type":"request","id":"r","user":"ann","at":7}'))
+    >>> asked = ExpectedRecords(AttributionRules(), owner=lambda user: 0)
+    >>> asked.event(0, ReceivedMessage(0, 7, b'{"type":"request","id":"r","user":"ann","at":7}'))
     >>> asked.count, asked.unanswered
     (1, ['r'])
     """

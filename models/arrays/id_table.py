@@ -14,14 +14,14 @@ from models.base import Arrays
 class IdTable:
     """Ids with numbers above 0. One that nobody keeps any more leaves its number to the next id.
 
-    `keep` and `drop` belong to the fold; `number` and `find` read. Bound: the ids that those who
+    `acquire` and `release` belong to the fold; `number` and `find` read. Bound: the ids that those who
     keep them may hold; about 140 bytes each (text, entry, number, count).
 
-    >>> names = Names()
-    >>> [names.keep(id) for id in ("ann", "bob", "ann")], names.number("cid")
+    >>> names = IdTable()
+    >>> [names.acquire(id) for id in ("ann", "bob", "ann")], names.number("cid")
     ([1, 2, 1], 0)
-    >>> names.drop(2)
-    >>> names.keep("cid"), names.ids[2], names.find(["bob", "ann"]).tolist()
+    >>> names.release(2)
+    >>> names.acquire("cid"), names.ids[2], names.find(["bob", "ann"]).tolist()
     (2, 'cid', [0, 1])
     """
 

@@ -16,7 +16,7 @@ class LruIndex:
 
     Bound: 16 bytes a row besides the names, which others may keep as well.
 
-    >>> index = Index(limit=2)
+    >>> index = LruIndex(limit=2)
     >>> [index.touch(id) for id in ("a", "b", "a", "c")]  # "b" was touched least recently
     [(0, True), (1, True), (0, False), (1, True)]
     >>> index.row("b"), index.rows(["c", "a"]).tolist(), index[1]

@@ -43,7 +43,7 @@ class PackedRows:
 
     Bound: some 10 bytes a row besides its numbers.
 
-    >>> rows = Rows(most=2)
+    >>> rows = PackedRows(most=2)
     >>> rows.append()
     >>> rows[0] = cell(7) + cell(1)
     >>> numbers(rows[0]), len(rows)

@@ -14,7 +14,7 @@ class BettingSequence(Struct):
 
     lambda_t of (15) in the paper below, section 3.2, with its regularised mean and variance.
 
-    >>> bets = Bets(level=0.95)
+    >>> bets = BettingSequence(level=0.95)
     >>> bets.mean, round(bets.next(), 2)
     (0.5, 6.52)
     >>> bets.add(1.0)
@@ -54,7 +54,7 @@ class RunningInterval(Struct):
     by betting" (JRSS B 86(1), arXiv:2010.09686), theorem 2. Where the mean drifts, given what was
     before, it is that of all values weighed by their bets: early ones weigh more.
 
-    >>> values = Running(bets=Bets(level=0.95))
+    >>> values = RunningInterval(bets=BettingSequence(level=0.95))
     >>> for x in [0.0, 1.0] * 500:
     ...     values.add(x)
     >>> print(values.interval)
@@ -97,7 +97,8 @@ class RunningInterval(Struct):
 def bernstein(
     values: Doubles, *, most: float = 1.0, level: float = 0.95
 ) -> tuple[Doubles, Doubles]:
-    """For values in [0, most] and each time t, the range of `Running` from the first t values.
+    """For values in [0, most] and each time t, the range of `RunningInterval` from the first t
+    values.
 
     >>> low, high = bernstein(np.tile([0.0, 1.0], 500))
     >>> bool(low[-1] < 0.5 < high[-1]), round(float(high[-1] - low[-1]), 2)

@@ -71,7 +71,7 @@ class EstimatorTerms(Struct, frozen=True):
     So one interval serves all, whether an estimator normalises its weights or not. Shapes (n,) and
     (n, m); m is 1 but where a ranking's slots are normalised each on its own.
 
-    >>> Terms(np.zeros(2), np.array([[1.0], [0.0]]), np.array([[1.0], [3.0]])).value
+    >>> EstimatorTerms(np.zeros(2), np.array([[1.0], [0.0]]), np.array([[1.0], [3.0]])).value
     0.25
     """
 

@@ -18,7 +18,7 @@ class PairedColumns:
 
     A weighted mean is sum(value * weight) / sum(weight); a weight of 0 leaves a request out.
 
-    >>> columns = Columns(["ann", "ann", "bob"])
+    >>> columns = PairedColumns(["ann", "ann", "bob"])
     >>> columns.add([1.0, 0.0, 2.0])
     >>> columns.add([1.0, 0.0, 2.0], [1, 1, 0])
     >>> [interval.mean for interval in columns.intervals()]

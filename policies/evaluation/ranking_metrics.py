@@ -40,7 +40,7 @@ def reciprocal(ranks: Ranks) -> Doubles:
 class MovingAverage:
     """The mean of the last `size` values.
 
-    >>> window = Window(2)
+    >>> window = MovingAverage(2)
     >>> for value in (0.0, 1.0, 0.0):
     ...     window.add(value)
     >>> window.mean

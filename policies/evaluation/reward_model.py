@@ -44,7 +44,7 @@ def _forest(seed: int) -> Any:
 class RidgeModel:
     """Ridge regression in numpy, for dense features: what needs no scikit-learn.
 
-    >>> model = Linear(penalty=1e-9).fit(np.array([[0.0], [1.0]]), np.array([0.5, 1.0]))
+    >>> model = RidgeModel(penalty=1e-9).fit(np.array([[0.0], [1.0]]), np.array([0.5, 1.0]))
     >>> model.predict(np.array([[2.0]])).round(3).tolist()
     [1.5]
     """
@@ -79,7 +79,7 @@ REGRESSORS: dict[str, Callable[[int], Any]] = {
 class ConstantModel:
     """The model of rewards that are all alike.
 
-    >>> Constant(0.5).predict(np.zeros((2, 3))).tolist()
+    >>> ConstantModel(0.5).predict(np.zeros((2, 3))).tolist()
     [0.5, 0.5]
     """
 

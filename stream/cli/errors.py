@@ -11,7 +11,7 @@ class OneLineErrorGroup(click.Group):
     The exit code is 2 if a setting is to be mended, else 1. The commands of its groups are meant,
     too.
 
-    >>> main = Plain("main", [click.Command("read", callback=lambda: open("/none"))])
+    >>> main = OneLineErrorGroup("main", [click.Command("read", callback=lambda: open("/none"))])
     >>> main(["read"], standalone_mode=False)
     Traceback (most recent call last):
     click.exceptions.ClickException: /none: No such file or directory

@@ -102,7 +102,7 @@ def up(context: click.Context, folder: Path | None) -> None:
 def worker(context: click.Context, web_port: int | None, role: str | None) -> None:
     """Run a worker: learn from events, answer requests, embed items.
 
-    Start as many as you like under one RANKLOOP_APP: they share the partitions. Stops cleanly on
+    Start as many as you like under one RANKLOOP_GROUP: they share the partitions. Stops cleanly on
     SIGTERM: what is under way is finished and committed.
 
     Roles: rank answers by the snapshots that learn writes to a common RANKLOOP_SNAPSHOT_URL instead

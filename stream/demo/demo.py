@@ -38,7 +38,7 @@ from stream.storage.vector_cache import EncoderIdentity
 
 HORIZON = 10.0  # seconds of the log's time: the visitor clicks within 2.5 s
 # Settings of the user's own cluster, of no use on the stack that the demo starts.
-LEFT_OUT = ("app", "topic_prefix", "replication", "impressions", "snapshot_url")
+LEFT_OUT = ("group", "topic_prefix", "replication", "impressions", "snapshot_url")
 LEFT_OUT += ("security_protocol", "sasl_username", "sasl_password", "redis_cafile")
 LEFT_OUT += ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_key_password")
 OTHERS = ("uniform", "popular", "knn", "mf", "content", "blend")
@@ -115,7 +115,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
             **{name: getattr(Settings(), name) for name in LEFT_OUT},
             brokers=stack.brokers,
             redis_url=stack.redis_url,
-            refresh=False,
+            refresh_on_click=False,
             horizon_seconds=min(HORIZON, settings.horizon_seconds),
             data_dir=str(folder / "data"),
             log_level="WARNING",
@@ -179,7 +179,7 @@ Lives = list[dict[str, Any]]
 def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
     """`rankloop worker` in a process of its own, ready; gives what it says of its partitions.
 
-    It is stopped by SIGTERM at the end. Raises Silent, with the end of its log, if it fails.
+    It is stopped by SIGTERM at the end. Raises NoAnswer, with the end of its log, if it fails.
     """
     port = free_port()
     config, log = folder / "worker.toml", folder / "worker.log"
@@ -211,7 +211,7 @@ def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait for a condition; raises Silent if it does not come true."""
+    """Wait for a condition; raises NoAnswer if it does not come true."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -47,7 +47,7 @@ class AuthorizationDenied(Exception):
 class Permission(Struct, frozen=True, order=True):
     """To do something with a topic or a group.
 
-    >>> Right("topic", "rankloop.items", "READ").command("ann")
+    >>> Permission("topic", "rankloop.items", "READ").command("ann")
     'kafka-acls.sh --add --allow-principal User:ann --operation READ --topic rankloop.items'
     """
 
@@ -67,7 +67,8 @@ class Permission(Struct, frozen=True, order=True):
 async def connected(settings: Settings, server: str = "") -> AsyncIterator[AIOKafkaConnection]:
     """A connection, logged in, to `server` or the first of the brokers that lets us in.
 
-    Raises Denied if one refuses us and none takes us, Unreachable if none answers.
+    Raises AuthorizationDenied if one refuses us and none takes us, BrokerUnavailable if none
+    answers.
     """
     options = settings.aiokafka_options()
     options["request_timeout_ms"] = int(ANSWER_SECONDS * 1000)
@@ -122,14 +123,14 @@ def refusal(settings: Settings, where: str, error: Exception) -> str:
 
 
 async def reach(settings: Settings) -> None:
-    """Log in once. Raises Denied or Unreachable."""
+    """Log in once. Raises AuthorizationDenied or BrokerUnavailable."""
     async with connected(settings):
         pass
 
 
 async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int | None]:
-    """How many partitions each topic has; None for one that is not there. Raises Denied if one is
-    hidden from us.
+    """How many partitions each topic has; None for one that is not there. Raises
+    AuthorizationDenied if one is hidden from us.
     """
     found: dict[str, int | None] = {}
     async with connected(settings) as connection:
@@ -143,7 +144,10 @@ async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int 
 
 
 async def check(settings: Settings, rights: Iterable[Permission]) -> None:
-    """Log in and ask for each right. Raises Denied, naming all that are missing, or Unreachable."""
+    """Log in and ask for each right.
+
+    Raises AuthorizationDenied, naming all that are missing, or BrokerUnavailable.
+    """
     try:
         missing = await _missing(settings, list(rights))
     except (KafkaError, OSError, TimeoutError) as error:

@@ -41,9 +41,9 @@ def required_permissions(settings: Settings, *embedder: str) -> list[Permission]
 
 
 async def wait_for_broker(settings: Settings) -> None:
-    """Wait until Kafka lets us in, `connect_seconds` at most: then raises Unreachable.
+    """Wait until Kafka lets us in, `connect_seconds` at most: then raises BrokerUnavailable.
 
-    Raises Denied at once: what refuses us will refuse us again.
+    Raises AuthorizationDenied at once: what refuses us will refuse us again.
     """
     deadline = time.monotonic() + settings.connect_seconds
     waiting = False
@@ -64,7 +64,7 @@ async def wait_for_broker(settings: Settings) -> None:
 class BrokerMonitor:
     """Kafka as this worker sees it: whether it answers, since when not, and what it forbids.
 
-    >>> Door(Settings(), []).status()
+    >>> BrokerMonitor(Settings(), []).status()
     {'answers': True, 'away_seconds': 0.0}
     """
 
@@ -73,7 +73,7 @@ class BrokerMonitor:
         self._away_since: float | None = None
 
     async def run(self) -> None:
-        """Ask until cancelled. Raises Denied once it is sure."""
+        """Ask until cancelled. Raises AuthorizationDenied once it is sure."""
         refusals = 0
         while True:
             await asyncio.sleep(EVERY)

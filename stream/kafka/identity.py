@@ -43,10 +43,11 @@ def check_identity(log: Begin, found: Begin) -> None:
     """Refuse to go on in a log that began as another one than what is `found`.
 
     >>> log = Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "1"})
-    >>> agree(log, log)
-    >>> agree(log, Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "2"}))
+    >>> check_identity(log, log)
+    >>> check_identity(log, Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "2"}))
     Traceback (most recent call last):
-    stream.kafka.identity.Foreign: events is not the topic that the log began with (its id is 2, ...
+    stream.kafka.identity.LogMismatch: events is not the topic that the log began with (its id is
+    2, ...
     """
     if log.cluster and found.cluster and log.cluster != found.cluster:
         raise LogMismatch(
@@ -59,7 +60,7 @@ def check_identity(log: Begin, found: Begin) -> None:
             raise LogMismatch(
                 f"{topic} is not the topic that the log began with (its id is {now}, and was {id}):"
                 " it was deleted and made again. What was learned does not belong to it: start a "
-                "new log under another RANKLOOP_TOPIC_PREFIX and RANKLOOP_APP"
+                "new log under another RANKLOOP_TOPIC_PREFIX and RANKLOOP_GROUP"
             )
     if log.partitions != found.partitions:
         raise LogMismatch(

@@ -82,7 +82,7 @@ class Producer:
     async def until_done(self, messages: Sequence[ProducerRecord]) -> None:
         """Publish, again and again until acknowledged: for what may appear more than once.
 
-        Raises Stopped if the publisher is stopped meanwhile.
+        Raises ProducerStopped if the publisher is stopped meanwhile.
         """
         while messages:
             try:
@@ -95,7 +95,7 @@ class Producer:
                 await asyncio.sleep(1)
 
     async def __call__(self, messages: Sequence[ProducerRecord]) -> list[int]:
-        """Publish in order; the offsets, once all are acknowledged. Raises Unpublished."""
+        """Publish in order; the offsets, once all are acknowledged. Raises ProduceError."""
         producer: AIOKafkaProducer | None = None
         try:
             producer = await self._connected()

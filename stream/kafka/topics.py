@@ -102,7 +102,7 @@ class TopicMismatch(Exception):
 async def create(settings: Settings) -> dict[str, str]:
     """Make the topics that are missing; says "created" or "exists" for each.
 
-    Raises WrongShape if an existing topic has another number of partitions: partition = murmur2
+    Raises TopicMismatch if an existing topic has another number of partitions: partition = murmur2
     (user) mod P is fixed for a log's life. So it does if a setting breaks a promise, where the
     broker tells its settings. Who finds all six there needs no right to create any.
     """

@@ -171,7 +171,7 @@ def _sources(sources: Iterable[Source]) -> str:
 def run(settings: Settings, source: Path | None, folder: Path | None, as_json: bool) -> bool:
     """Audit topics, or the files in `source`; print what was found; whether all is well.
 
-    Raises Unauditable.
+    Raises NotAuditable.
     """
     try:
         if folder is not None and folder.exists() and any(folder.iterdir()):

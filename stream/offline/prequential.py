@@ -53,7 +53,7 @@ class BlendedRanking:
 class Inventory:
     """Which items there are, in the order of entering, which were deleted, and all that ever were.
 
-    >>> stock = Stock()
+    >>> stock = Inventory()
     >>> for deleted in (False, False, True):
     ...     stock.take(Item(id="a", at=0, deleted=deleted))
     >>> stock.there, stock.gone, stock.ever
@@ -133,7 +133,7 @@ def evaluate_prequentially(
 ) -> PrequentialResult:
     """Rank before learning, for up to `limit` liked items."""
     started = perf_counter()
-    settings = structs.replace(settings.alone("uniform"), refresh=False)
+    settings = structs.replace(settings.alone("uniform"), refresh_on_click=False)
     loop = build.loop(settings, log.encoder)
     memory, stock = loop.learner.memory, Inventory()
     assert memory.popularity is not None

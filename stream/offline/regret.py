@@ -42,7 +42,7 @@ class RegretRun(Struct, frozen=True, kw_only=True):
 def run(trial: RegretRun, progress: Callable[[int], None] | None = None) -> list[float]:
     """The regret of each ranking, in clicks."""
     settings = structs.replace(
-        trial.settings, refresh=False, exclude_seen=False, horizon_seconds=HORIZON
+        trial.settings, refresh_on_click=False, exclude_seen=False, horizon_seconds=HORIZON
     )
     world = drifting_news_environment(
         settings, requests=trial.requests, articles=trial.articles, readers=trial.readers

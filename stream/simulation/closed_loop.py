@@ -76,7 +76,7 @@ class Run(Struct, frozen=True, kw_only=True):
 def run(trial: Run, progress: Callable[[int], None] | None = None) -> RunResult:
     """Play one policy through; equal trials give equal decisions and an equal digest."""
     started = perf_counter()
-    settings = structs.replace(trial.settings, refresh=False)
+    settings = structs.replace(trial.settings, refresh_on_click=False)
     loop = build.loop(settings, trial.world.encoder)
     users, rewards, micros = list[str](), list[float](), list[float]()
     shown: dict[str, tuple[int, frozenset[str]]] = {}

@@ -21,10 +21,11 @@ class EventLog(Struct, frozen=True):
     `places` says how many events came before each item in the file; empty: none before any.
 
     >>> ann = {"user": "ann", "item": "a"}
-    >>> log = Log(
+    >>> log = EventLog(
     ...     (Item(id="a", at=0), Item(id="a", at=0, deleted=True)),
     ...     (Embedding(id="a", encoder="none", text_hash="0" * 16, vector=b"00"),),
-    ...     (Click(id="c", at=5, **ann), Click(id="d", at=6, **ann)), Known("none", 1), (0, 1))
+    ...     (Click(id="c", at=5, **ann), Click(id="d", at=6, **ann)),
+    ...     EncoderIdentity("none", 1), (0, 1))
     >>> [type(message).__name__ for message in log.in_time()]
     ['Item', 'Embedding', 'Click', 'Item', 'Click']
     """

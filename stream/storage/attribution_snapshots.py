@@ -38,10 +38,11 @@ class AttributionHeader(Struct, frozen=True, kw_only=True):
 class AttributionSnapshots:
     """The attributions of one log's partitions on a shelf, the last two of each.
 
-    >>> from agents.attribution import Attribution, Rules
-    >>> from stream.storage.object_store import shelf
-    >>> kept = Attributions(shelf("memory://doctest-attributions"), "films", Rules().digest)
-    >>> kept.write(Attribution(3, Rules()).state())
+    >>> from agents.attribution import Attribution, AttributionRules
+    >>> from stream.storage.object_store import object_store
+    >>> store, rules = object_store("memory://doctest-attributions"), AttributionRules()
+    >>> kept = AttributionSnapshots(store, "films", rules.digest)
+    >>> kept.write(Attribution(3, rules).state())
     >>> kept.read(3, 0).partition, kept.offsets(3), kept.offsets(4)
     (3, [0], [])
     """
@@ -84,12 +85,15 @@ class AttributionSnapshots:
         return [offset for number, offset in reversed(self.names()) if number == partition]
 
     def label(self, partition: int, offset: int) -> tuple[AttributionHeader, int]:
-        """What a file says of itself, and its size. Raises Damaged, Refused or OSError."""
+        """What a file says of itself, and its size.
+
+        Raises CorruptFile, SnapshotMismatch or OSError.
+        """
         with self.store.open(file_name(partition, offset)) as (file, size):
             return self._label(header(file, size).texts, partition, offset), size
 
     def read(self, partition: int, offset: int) -> AttributionState:
-        """A state, checked in full. Raises Damaged, Refused or OSError."""
+        """A state, checked in full. Raises CorruptFile, SnapshotMismatch or OSError."""
         with self.store.open(file_name(partition, offset)) as (file, size):
             head, arrays = read(file, size)
         self._label(head.texts, partition, offset)

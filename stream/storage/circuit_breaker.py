@@ -14,7 +14,7 @@ LONGEST_PAUSE = 30.0
 class CircuitBreaker:
     """Closed for 1, 2, 4 ... 30 seconds after each failure in a row, else open.
 
-    >>> line = Line("rankings", lambda: 7.0)
+    >>> line = CircuitBreaker("rankings", lambda: 7.0)
     >>> line.failed(TimeoutError()); line.open()
     False
     """

@@ -90,9 +90,9 @@ class MemoryRankings:
 
     >>> import asyncio
     >>> rankings = MemoryRankings()
-    >>> asyncio.run(rankings.put(Latest("ann", b"new", "rankings-0", 7)))
+    >>> asyncio.run(rankings.put(LatestRanking("ann", b"new", "rankings-0", 7)))
     True
-    >>> asyncio.run(rankings.put(Latest("ann", b"old", "rankings-0", 6)))
+    >>> asyncio.run(rankings.put(LatestRanking("ann", b"old", "rankings-0", 6)))
     False
     """
 

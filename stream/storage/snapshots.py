@@ -42,9 +42,10 @@ class SnapshotHeader(Struct, frozen=True, kw_only=True):
 def check_range(version: int, begins: int, ends: int, topic: str) -> None:
     """Refuse to go on from `version` in a log that does not reach to it, or not back to it (L6).
 
-    >>> fits(7, 0, 5, "rankloop.feedback")
+    >>> check_range(7, 0, 5, "rankloop.feedback")
     Traceback (most recent call last):
-    stream.storage.tensor_file.Refused: rankloop.feedback ends at 5, but was learned up to 7: ...
+    stream.storage.tensor_file.SnapshotMismatch: rankloop.feedback ends at 5, but was learned up to
+    7: ...
     """
     if ends < version:
         raise SnapshotMismatch(
@@ -76,7 +77,7 @@ def texts_of(cover: SnapshotHeader) -> dict[str, str]:
 
 
 def decode_header(head: Header) -> SnapshotHeader:
-    """The cover in a header. Raises Refused for another format, Damaged for none."""
+    """The cover in a header. Raises SnapshotMismatch for another format, CorruptFile for none."""
     stated = head.texts.get("format", "")
     if stated != str(FORMAT):
         raise SnapshotMismatch(
@@ -100,7 +101,7 @@ def arrays_of(state: LearnerState) -> Arrays:
 
 
 def state_in(cover: SnapshotHeader, arrays: Arrays) -> LearnerState:
-    """The state that `arrays_of` wrote. Raises Damaged if there is none."""
+    """The state that `arrays_of` wrote. Raises CorruptFile if there is none."""
     try:
         ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=LedgerState)
         policy = arrays["policy"].tobytes()
@@ -147,10 +148,11 @@ class SnapshotInfo(Struct, frozen=True):
 class Snapshots:
     """The snapshots of one log on a shelf, the last `keep` of them.
 
-    >>> from stream.storage.object_store import shelf
+    >>> from stream.storage.object_store import object_store
     >>> from models.memory import Memory
     >>> from policies.uniform import Uniform
-    >>> snapshots = Snapshots(shelf("memory://doctest"), Log("films", "f01d", "0.1"), keep=3)
+    >>> store, films = object_store("memory://doctest"), LogId("films", "f01d", "0.1")
+    >>> snapshots = Snapshots(store, films, keep=3)
     >>> learner = Learner(Memory(None, {}), Uniform())
     >>> [learner(n, b"garbage") for n in range(3)]
     ['invalid', 'invalid', 'invalid']
@@ -193,7 +195,7 @@ class Snapshots:
         return any(found > version for found in self.versions())
 
     def read(self, version: int) -> tuple[SnapshotHeader, LearnerState]:
-        """A snapshot, checked in full. Raises Damaged, Refused or OSError."""
+        """A snapshot, checked in full. Raises CorruptFile, SnapshotMismatch or OSError."""
         with self.store.open(file_name(version)) as (file, size):
             head, arrays = read(file, size)
         cover = decode_header(head)
@@ -209,7 +211,8 @@ class Snapshots:
     def restore(self, learner: Learner) -> SnapshotHeader | None:
         """Load the newest good snapshot; None if there is none. Says so for each that is not good.
 
-        Raises Refused for a good one of another log or of other settings: nothing is ever mixed.
+        Raises SnapshotMismatch for a good one of another log or of other settings: nothing is ever
+        mixed.
         """
         for version in reversed(self.versions()):
             try:

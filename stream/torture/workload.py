@@ -32,7 +32,7 @@ class SentMessage(Struct, frozen=True):
 class SimulatedUsers(Struct, frozen=True, kw_only=True):
     """Who does what, when it begins (milliseconds), and where it goes.
 
-    >>> people = People(seed=1, begin=10**12, users=50, items=20, partitions=2)
+    >>> people = SimulatedUsers(seed=1, begin=10**12, users=50, items=20, partitions=2)
     >>> first = next(messages(people))
     >>> first.partition == owner(first.user, 2), first == next(messages(people))
     (True, True)

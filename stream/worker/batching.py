@@ -48,7 +48,7 @@ class BatchSizer:
     a log is cut into batches changes nothing of what comes out (L1). What is waited for, acks and
     the learner, is no work: shorter batches would only wait more often.
 
-    >>> pace = Pace(most=500, seconds=0.5)
+    >>> pace = BatchSizer(most=500, seconds=0.5)
     >>> sizes = [pace.size]
     >>> for work in (0.02, 0.04, 0.08, 0.08, 1.5):
     ...     pace.busy = work
@@ -118,8 +118,8 @@ async def check_gap(
 ) -> None:
     """Say so if retention took events before they were read; `first` is what came instead.
 
-    A gap alone says nothing: transactions leave marks between events. Raises Foreign if offsets run
-    back: the log is another one (L6).
+    A gap alone says nothing: transactions leave marks between events. Raises LogMismatch if
+    offsets run back: the log is another one (L6).
     """
     due = life.partition.attribution.next
     if first == due:
@@ -134,7 +134,7 @@ async def check_gap(
         raise LogMismatch(
             f"{tp.topic}-{tp.partition} ends at {ends}, and was read up to {due}: it was deleted "
             "and made again, or cut at its end. Start a new log under another "
-            "RANKLOOP_TOPIC_PREFIX and RANKLOOP_APP"
+            "RANKLOOP_TOPIC_PREFIX and RANKLOOP_GROUP"
         )
     if begins > due:
         gone = {"partition": tp.partition, "lost": min(begins, first) - due, "from": due}

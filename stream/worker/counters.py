@@ -44,10 +44,10 @@ class PartitionCounters:
     them as a life begins and ends. Else a worker that attributes a click which another one took in
     would account for more than it took.
 
-    >>> tally = Tally()
-    >>> before, after = (Stand(n, Counter(asked=n), Counter()) for n in (0, 2))
+    >>> tally = PartitionCounters()
+    >>> before, after = (CounterSnapshot(n, Counter(asked=n), Counter()) for n in (0, 2))
     >>> tally.committed(before, after)
-    >>> tally.taken, tally.accounted, tally.fates["asked"]
+    >>> tally.taken, tally.accounted, tally.results["asked"]
     (2, 2, 2)
     """
 

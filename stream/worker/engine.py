@@ -266,7 +266,7 @@ class Engine:
         """What the worker knows and does, for people and health checks."""
         parts, lives = self.parts, self.partitions.assigned
         return {
-            "app": self.settings.group,
+            "group": self.settings.group,
             "role": self.settings.role,
             "fold": self.fold,
             "in_force": self.ledger.fold,

@@ -41,7 +41,7 @@ class Watched(Protocol):
 
 
 class LogMonitor:
-    """Raises Foreign if the log is not the one that began; alarms are logged, once each."""
+    """Raises LogMismatch if the log is not the one that began; alarms are logged, once each."""
 
     def __init__(self, worker: Watched, log: Begin) -> None:
         self.worker = worker

@@ -61,7 +61,7 @@ class RepeatFilter(logging.Filter):
     What it says is told by its format, of which there are some dozens: memory is bounded.
 
     >>> record = logging.LogRecord("aiokafka", logging.ERROR, "", 0, "no broker", (), None)
-    >>> seldom = Seldom()
+    >>> seldom = RepeatFilter()
     >>> seldom.filter(record), seldom.filter(record)
     (True, False)
     """

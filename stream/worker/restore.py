@@ -76,7 +76,8 @@ async def restore(
     That is: load the newest good file between what the bookmark needs and the commit, and fold the
     events from there; or fold them from the bookmark on; or, without one that can be used, from the
     start of the log. The rankings are read up to their end, so that what was answered is not
-    answered again. Memory is that of the live state. Raises Cut if what is needed of a log is gone.
+    answered again. Memory is that of the live state. Raises LogTruncated if what is needed of a
+    log is gone.
     """
     number, topics = partition.attribution.partition, Topics(settings.topic_prefix)
     events = TopicPartition(topics.events, number)
@@ -91,7 +92,7 @@ async def restore(
         if commit.offset > ends[events]:
             raise LogTruncated(
                 f"{events.topic}-{number} ends at {ends[events]}, but was committed up to "
-                f"{commit.offset}: the log begins again; give it another RANKLOOP_APP and prefix"
+                f"{commit.offset}: the log begins again; give it another RANKLOOP_GROUP and prefix"
             )
         spans = [Span(tp, starts[tp], ends[tp]) for tp in (events, rankings)]
         reader.assign([events, rankings])
@@ -189,7 +190,7 @@ class HistoryReader:
 def begin(
     partition: Partition, commit: OffsetAndMetadata, spans: list[Span]
 ) -> dict[TopicPartition, int]:
-    """Where to read events and rankings from; raises Cut where a log does not reach there.
+    """Where to read events and rankings from; raises LogTruncated where a log does not reach there.
 
     `spans` are of these two, in this order.
     """
@@ -215,7 +216,7 @@ def begin(
         if end < need:
             raise LogTruncated(
                 f"{tp.topic}-{tp.partition} ends at {end}, but was read up to {need}: the log "
-                "begins again; give it another RANKLOOP_APP and prefix"
+                "begins again; give it another RANKLOOP_GROUP and prefix"
             )
         begins[tp] = max(start, need)
     return begins

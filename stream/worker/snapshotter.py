@@ -58,7 +58,7 @@ class LearnerSnapshotter:
     async def start(self) -> None:
         """Load the newest good snapshot and follow feedback from there.
 
-        Raises Refused if the log is not the one that was learned (L6).
+        Raises SnapshotMismatch if the log is not the one that was learned (L6).
         """
         began = time.monotonic()
         cover = await asyncio.to_thread(self.snapshots.restore, self.learner)

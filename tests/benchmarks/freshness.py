@@ -24,7 +24,11 @@ CLICKS = 30
 def measure(brokers: str, folder: Path, seconds: float) -> list[float]:
     """Seconds from a click's acknowledgement to the model that holds it, sorted."""
     prefix = f"fresh{int(seconds * 1000)}"
-    shared = {"snapshot_url": folder / prefix, "snapshot_seconds": seconds, "renew_seconds": 0.2}
+    shared = {
+        "snapshot_url": folder / prefix,
+        "snapshot_seconds": seconds,
+        "snapshot_poll_seconds": 0.2,
+    }
     took: list[float] = []
     with World(brokers, prefix, folder, partitions=1, **shared) as loop:
         loop.environ["RANKLOOP_ROLE"] = "learn"

@@ -36,8 +36,8 @@ def resident() -> float:
 def soak(users: int, limit: int, items: int, clicks: int, samples: int) -> list[tuple[int, float]]:
     """Users that passed, and the resident memory then."""
     settings = Settings(
-        encoder="hash", refresh_on_click=False, max_users=limit, max_items=items, horizon_seconds=60,
-        allowed_lateness_seconds=60, early_reward_seconds=10, candidates=20,
+        encoder="hash", refresh_on_click=False, max_users=limit, max_items=items,
+        horizon_seconds=60, allowed_lateness_seconds=60, early_reward_seconds=10, candidates=20,
     )  # fmt: skip
     text = build.encoder(settings)
     loop = build.loop(settings, text)

@@ -52,7 +52,7 @@ class Stand:
         stack = self._stack
         made = structs.replace(
             settings,
-            app=name,
+            group=name,
             topic_prefix=name,
             brokers=stack.brokers,
             redis_url=stack.redis_url,

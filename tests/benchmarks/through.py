@@ -107,7 +107,9 @@ def lagged(late: list[float]) -> str:
 def refreshed(seconds: float) -> Rows:
     """Readers click the first of their ranking; each click asks for the next one."""
     with Stand.running() as stand:
-        settings = stand.log("bench-refresh", structs.replace(world.SETTINGS, refresh=True))
+        settings = stand.log(
+            "bench-refresh", structs.replace(world.SETTINGS, refresh_on_click=True)
+        )
         stock(stand, settings)
         known = world.clicks(amount(20_000, seconds), start=now() - amount(20_000, seconds))
         publish(settings, [liked(one) for one in known])  # rewards teach and do not ask

@@ -129,7 +129,9 @@ class World:
             Histories(limit=2, length=2, shown_length=2),
             Exposure(),
         )
-        learner = Learner(memory, Tally(), learn_late=fold == "new", fold=fold, marked=5, probed=3)
+        learner = Learner(
+            memory, Tally(), learn_corrections=fold == "new", fold=fold, marked=5, probed=3
+        )
         learner.ledger = self.ledger()
         return learner
 

@@ -155,7 +155,7 @@ def wanted(world: LogEnvironment) -> Callable[[Decision], frozenset[str]]:
 
 def run(trial: ArmRun, progress: Callable[[int], None] | None = None) -> ArmResult:
     """Play one arm through."""
-    settings = structs.replace(trial.settings, refresh=False)
+    settings = structs.replace(trial.settings, refresh_on_click=False)
     loop = arms.loop(settings, trial.world.encoder, arms.ARMS[trial.arm], TimedLoop)
     told, wants = LogStatistics(trial), wanted(trial.world)
     users, history = list[str](), list[int]()

@@ -26,7 +26,7 @@ def downtimes(
 ) -> dict[str, Downtime]:
     """By kind of fault, until `end`; `faults` are (kind, time), `progress` each partition's times.
 
-    >>> silences([("kill", 10_000)], {0: [9_900, 12_000, 12_500]}, end=20_000)["kill"].largest
+    >>> downtimes([("kill", 10_000)], {0: [9_900, 12_000, 12_500]}, end=20_000)["kill"].largest
     2.0
     """
     times = sorted(at for _, at in faults)

@@ -92,7 +92,7 @@ class ExpectedOutcomes:
     `proposed` has the items of each decision by its id. `fates` has one word an offset, and
     `letters` those of them that must be dead letters, with how the reason begins.
 
-    >>> account = Account(horizon=9, early=1, lateness=9, proposed={"r": ("i",)})
+    >>> account = ExpectedOutcomes(horizon=9, early=1, lateness=9, proposed={"r": ("i",)})
     >>> account(0, 5, Request(id="r", user="u", at=5)), account.fates
     ([], {0: 'asked'})
     >>> [(one.kind, one.value) for one in account(1, 15, Tick(at=15))]

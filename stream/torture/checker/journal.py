@@ -25,7 +25,7 @@ class Journal:
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     book = Book(Path(folder, "book"))
+    ...     book = Journal(Path(folder, "book"))
     ...     book.note(3, 7, b"message", bad=False)
     ...     book.close()
     ...     [(line.partition, line.offset) for line in entries(Path(folder, "book"))]

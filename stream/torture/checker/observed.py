@@ -25,7 +25,7 @@ class ObservedRanking(Struct, frozen=True):
 class ObservedRankings:
     """Takes the rankings, each partition in order; `first` has the answers by id.
 
-    >>> answers = Answers(forged="x")
+    >>> answers = ObservedRankings(forged="x")
     >>> answers(0, b"garbage"), answers.unreadable
     (None, 1)
     """
@@ -62,7 +62,7 @@ class ObservedRecords:
     A record counts iff its source is above its partition's last one and its `prev` is the chain
     value of that one.
 
-    >>> learned = Learned()
+    >>> learned = ObservedRecords()
     >>> learned(0, b"garbage"), learned.verdicts["invalid"]
     (None, 1)
     """
@@ -118,7 +118,7 @@ class DeadLetter(Struct, frozen=True):
 class ObservedDeadLetters:
     """Takes the dead letters; `first` has those of one topic by partition and offset.
 
-    >>> letters = Letters("events")
+    >>> letters = ObservedDeadLetters("events")
     >>> headers = (("topic", b"events"), ("partition", b"0"), ("offset", b"7"), ("reason", b"bad"))
     >>> letters(headers, b"x"), letters.says(0, 7, "ba", b"x"), letters.says(0, 8, "bad", b"x")
     (None, True, False)
