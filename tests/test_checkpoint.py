@@ -54,9 +54,9 @@ from stream.storage.tensor_file import (
     HASH_BYTES,
     CorruptFile,
     SnapshotMismatch,
-    header,
+    read_header,
     pieces,
-    read,
+    read_tensors,
 )
 from tests.conftest import Kafka
 from tests.kafka_helpers import World, now
@@ -262,7 +262,7 @@ def test_arrays_come_back_as_they_were_empty_ones_and_scalars_too() -> None:
         "bytes": np.frombuffer(b"abc", np.uint8),
     }
     data = b"".join(pieces(arrays, {"a": "ü"}))
-    found, back = read(BytesIO(data), len(data))
+    found, back = read_tensors(BytesIO(data), len(data))
     assert found.texts == {"a": "ü"}
     assert back.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -282,7 +282,7 @@ def test_a_type_or_name_that_is_not_for_files_is_refused() -> None:
 
 def boundaries(data: bytes) -> set[int]:
     """Where the parts of a file begin and end, and one byte to each side."""
-    head = header(BytesIO(data), len(data))
+    head = read_header(BytesIO(data), len(data))
     starts = {0, 8, len(head.raw)}
     starts |= {len(head.raw) + end for t in head.tensors.values() for end in t.data_offsets}
     return {at + by for at in starts for by in (-1, 0, 1) if 0 <= at + by < len(data)}
@@ -414,7 +414,7 @@ def test_a_state_that_contradicts_itself_is_refused_and_nothing_of_it_stays() ->
 def test_what_does_not_add_up_is_refused_by_its_header_alone(lie: str) -> None:
     spoilt = claims(good(), LIES[lie])
     with pytest.raises(CorruptFile):
-        header(BytesIO(spoilt), len(spoilt))
+        read_header(BytesIO(spoilt), len(spoilt))
 
 
 @pytest.mark.parametrize("change", [lambda a: a[:, :-1], lambda a: a.astype(np.float64), np.ravel])
@@ -436,7 +436,7 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
 
     spoilt = claims(good(), absurd)
     with pytest.raises(CorruptFile):
-        read(BytesIO(spoilt), len(spoilt))
+        read_tensors(BytesIO(spoilt), len(spoilt))
 
 
 def test_neither_links_nor_folders_nor_pipes_are_read(

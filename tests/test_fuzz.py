@@ -48,7 +48,7 @@ from policies.vowpal import Vowpal
 from policies.vowpal_text import head, item, label, shared
 from stream import build
 from stream.settings import Settings
-from stream.storage.tensor_file import CHECKSUM, DTYPES, HASH_BYTES, CorruptFile, read
+from stream.storage.tensor_file import CHECKSUM, DTYPES, HASH_BYTES, CorruptFile, read_tensors
 
 DECODERS: list[Decode[Any]] = [
     decode_any,
@@ -410,7 +410,7 @@ names = st.sampled_from(["a", "memory.mf.p", "../a", "/etc/passwd", "a\0", "", C
 def test_a_forged_header_is_refused_or_means_what_it_says(head: dict, body: bytes) -> None:
     data = forged(head, body)
     with suppress(CorruptFile):
-        _, arrays = read(BytesIO(data), len(data))
+        _, arrays = read_tensors(BytesIO(data), len(data))
         assert sum(a.nbytes for a in arrays.values()) == len(body)
 
 
@@ -426,7 +426,7 @@ def test_a_shape_whose_product_overflows_allocates_nothing(shape: list[int]) -> 
     tracemalloc.start()
     try:
         with suppress(CorruptFile):
-            _, arrays = read(BytesIO(data), len(data))
+            _, arrays = read_tensors(BytesIO(data), len(data))
             assert arrays["a"].nbytes == 0
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
@@ -448,4 +448,4 @@ def test_a_shape_whose_product_overflows_allocates_nothing(shape: list[int]) -> 
 def test_a_header_made_to_burst_is_refused(text: bytes) -> None:
     data = forged(text, b"")
     with pytest.raises(CorruptFile):
-        read(BytesIO(data), len(data))
+        read_tensors(BytesIO(data), len(data))

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from agents.attribution_state import AttributionState, decode_state, encode_state
 from stream.storage.object_store import ObjectStore
-from stream.storage.tensor_file import CorruptFile, SnapshotMismatch, header, pieces, read
+from stream.storage.tensor_file import CorruptFile, SnapshotMismatch, read_header, pieces, read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +90,12 @@ class AttributionSnapshots:
         Raises CorruptFile, SnapshotMismatch or OSError.
         """
         with self.store.open(file_name(partition, offset)) as (file, size):
-            return self._label(header(file, size).texts, partition, offset), size
+            return self._label(read_header(file, size).texts, partition, offset), size
 
     def read(self, partition: int, offset: int) -> AttributionState:
         """A state, checked in full. Raises CorruptFile, SnapshotMismatch or OSError."""
         with self.store.open(file_name(partition, offset)) as (file, size):
-            head, arrays = read(file, size)
+            head, arrays = read_tensors(file, size)
         self._label(head.texts, partition, offset)
         order = sorted(arrays, key=lambda name: name.rpartition(".")[2])
         parts = ((name.partition(".")[0], arrays[name].tobytes()) for name in order)

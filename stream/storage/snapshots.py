@@ -22,7 +22,7 @@ from models.base import Arrays
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots
 from stream.storage.object_store import ObjectStore, object_store
-from stream.storage.tensor_file import CorruptFile, Header, SnapshotMismatch, header, pieces, read
+from stream.storage.tensor_file import CorruptFile, Header, SnapshotMismatch, read_header, pieces, read_tensors
 
 FORMAT = 2
 
@@ -197,7 +197,7 @@ class Snapshots:
     def read(self, version: int) -> tuple[SnapshotHeader, LearnerState]:
         """A snapshot, checked in full. Raises CorruptFile, SnapshotMismatch or OSError."""
         with self.store.open(file_name(version)) as (file, size):
-            head, arrays = read(file, size)
+            head, arrays = read_tensors(file, size)
         cover = decode_header(head)
         if cover.version != version:
             raise CorruptFile(f"it is a snapshot of version {cover.version}")
@@ -252,7 +252,7 @@ class Snapshots:
         name, size = file_name(version), 0
         try:
             with self.store.open(name) as (file, size):
-                cover = decode_header(header(file, size))
+                cover = decode_header(read_header(file, size))
             self.check(cover)
             return SnapshotInfo(name, version, size, cover)
         except (OSError, CorruptFile, SnapshotMismatch) as error:
@@ -261,7 +261,7 @@ class Snapshots:
     def shapes(self, version: int) -> tuple[SnapshotHeader, dict[str, tuple[str, tuple[int, ...]]]]:
         """A snapshot's cover, and the type and shape of each of its arrays, by its header."""
         with self.store.open(file_name(version)) as (file, size):
-            head = header(file, size)
+            head = read_header(file, size)
         return decode_header(head), {n: (t.dtype, t.shape) for n, t in head.tensors.items()}
 
     def rollback(self, version: int) -> list[str]:

@@ -91,7 +91,7 @@ def _chunks(array: np.ndarray) -> Iterator[memoryview]:
     return (flat[at : at + CHUNK].data for at in range(0, len(flat), CHUNK))
 
 
-def header(file: BinaryIO, size: int) -> Header:
+def read_header(file: BinaryIO, size: int) -> Header:
     """The header of a file of `size` bytes; its claims add up, but its hash was not looked at."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
@@ -128,9 +128,9 @@ def header(file: BinaryIO, size: int) -> Header:
     return Header(texts, tensors, start + text)
 
 
-def read(file: BinaryIO, size: int) -> tuple[Header, Arrays]:
+def read_tensors(file: BinaryIO, size: int) -> tuple[Header, Arrays]:
     """Header and arrays, checked. Memory: the file's size."""
-    found = header(file, size)
+    found = read_header(file, size)
     digest = blake2b(found.raw, digest_size=HASH_BYTES)
     arrays: Arrays = {}
     for name, tensor in found.tensors.items():

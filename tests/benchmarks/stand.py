@@ -96,7 +96,7 @@ class Answer(Struct, frozen=True):
         return 1000 * (self.read - self.asked)
 
 
-class Client:
+class BenchClient:
     """A producer that asks, and a customer of the rankings topic that notes when it reads what."""
 
     def __init__(self, settings: Settings, producer: AIOKafkaProducer, customer: Client) -> None:
