@@ -34,8 +34,8 @@ class Loop:
 
     def _event(self, event: Event) -> list[Decision]:
         caused = self.attribution(self.attribution.next, event.at, event)
-        for lesson in caused.records:
-            self.learn(lesson.data)
+        for record in caused.records:
+            self.learn(record.data)
         decisions = [self.decide(ask) for ask in caused.tasks]
         for decision in decisions:
             self.attribution.decided(decision)

@@ -152,12 +152,12 @@ class Partition:
 
     def batch(self, messages: Sequence[ReceivedMessage]) -> Commands:
         """Handle messages in order; returns how many: it stops before one that must wait (L1)."""
-        lessons: list[LearningRecord] = []
+        records: list[LearningRecord] = []
         letters: list[tuple[ReceivedMessage, str]] = []
         asks: list[RankingTask] = []
         used = 0
         for message in messages:
-            if len(lessons) >= MAX_RECORDS_PER_BATCH:
+            if len(records) >= MAX_RECORDS_PER_BATCH:
                 break
             event, reason = self._open(message)
             if event is None:
@@ -168,14 +168,14 @@ class Partition:
                 break
             else:
                 caused = self.attribution(message.offset, message.appended, event)
-                lessons += caused.records
+                records += caused.records
                 asks += caused.tasks
                 if caused.fate == "too_late":
                     letters.append((message, f"too_late: at {event.at} is beyond the window"))
             used += 1
         if letters:
             yield PublishDeadLetters(letters)
-        if fresh := self._agree(lessons):
+        if fresh := self._agree(records):
             yield AwaitLearner((yield PublishFeedback(fresh)))
         for n in range(0, len(asks), ANSWERED):
             piece = [a for a in asks[n : n + ANSWERED] if self.attribution.undecided(a.source)]
@@ -207,14 +207,14 @@ class Partition:
                 return None, f"misrouted: the key must be the user, whose partition is {owner}"
         return event, ""
 
-    def _agree(self, lessons: list[LearningRecord]) -> list[LearningRecord]:
+    def _agree(self, records: list[LearningRecord]) -> list[LearningRecord]:
         """The records that are not learned yet; what is learned must be what we derive (L8)."""
         place = self.ledger.places.get(self.attribution.partition)
         if place is None:
-            return lessons
-        for n, lesson in enumerate(lessons):
-            if lesson.source > place.source:
-                return lessons[n:]
-            if lesson.source == place.source and chain(lesson.data) != place.chain:
-                raise Diverged(f"the record from {lesson.source} {OTHERWISE}")
+            return records
+        for n, record in enumerate(records):
+            if record.source > place.source:
+                return records[n:]
+            if record.source == place.source and chain(record.data) != place.chain:
+                raise Diverged(f"the record from {record.source} {OTHERWISE}")
         return []

@@ -114,19 +114,19 @@ def lease() -> None:
     """A batch is published however long it took, and whoever has the partition by then."""
 
     async def broken(
-        self: driven.Partitions, life: AssignedPartition, messages: list[ConsumerRecord]
+        self: driven.Partitions, owned: AssignedPartition, messages: list[ConsumerRecord]
     ) -> None:
-        life.received(messages[0].timestamp / 1000)
+        owned.received(messages[0].timestamp / 1000)
         waiting = received_messages(messages)
         try:
             while used := await drive(
-                life.partition.batch(waiting), lambda command: self._perform(life, command)
+                owned.partition.batch(waiting), lambda command: self._perform(owned, command)
             ):
-                life.processed(used)
+                owned.processed(used)
                 waiting = waiting[used:]
         except (PartitionLost, ProduceError):
-            if self.assigned.get(life.number) is life:
-                self._begin(TopicPartition(self.topics.events, life.number))
+            if self.assigned.get(owned.number) is owned:
+                self._begin(TopicPartition(self.topics.events, owned.number))
 
     instead(driven.Partitions, "_receive", broken)
 
@@ -135,10 +135,10 @@ def awaiting() -> None:
     """A ranking is decided at once, whether or not its user's events were learned."""
     perform = driven.Partitions._perform
 
-    async def broken(self: driven.Partitions, life: Any, command: Command) -> Any:
+    async def broken(self: driven.Partitions, owned: Any, command: Command) -> Any:
         if isinstance(command, AwaitLearner):
             return None
-        return await perform(self, life, command)
+        return await perform(self, owned, command)
 
     instead(driven.Partitions, "_perform", broken)
 

@@ -235,8 +235,8 @@ class World:
         if closed:
 
             def done() -> bool:
-                lives = self._lives()
-                return lives.keys() >= known and not any(lives[n]["open"] for n in known)
+                assigned = self._lives()
+                return assigned.keys() >= known and not any(assigned[n]["open"] for n in known)
 
             eventually(done, "every decision is closed")
             self._committed()
@@ -248,15 +248,15 @@ class World:
             ends[message.partition] = message.offset + 1
 
         def done() -> bool:
-            lives = self._lives()
-            return all(n in lives and lives[n]["committed"] >= end for n, end in ends.items())
+            assigned = self._lives()
+            return all(n in assigned and assigned[n]["committed"] >= end for n, end in ends.items())
 
         eventually(done, "every event is committed")
         return set(ends)
 
     def _lives(self) -> dict[int, dict[str, Any]]:
         """What running workers say of the partitions they own."""
-        return {n: life for w in self.workers if w.runs for n, life in w.partitions().items()}
+        return {n: owned for w in self.workers if w.runs for n, owned in w.partitions().items()}
 
 
 def now() -> int:

@@ -52,16 +52,16 @@ class Secured(Struct, frozen=True):
     admin: Settings
     user: Settings
 
-    def grant(self, rights: Iterable[Permission]) -> None:
-        asyncio.run(self._each(CreateAclsRequest, rights))
+    def grant(self, permissions: Iterable[Permission]) -> None:
+        asyncio.run(self._each(CreateAclsRequest, permissions))
 
-    def revoke(self, rights: Iterable[Permission]) -> None:
-        asyncio.run(self._each(DeleteAclsRequest, rights))
+    def revoke(self, permissions: Iterable[Permission]) -> None:
+        asyncio.run(self._each(DeleteAclsRequest, permissions))
 
-    async def _each(self, request: Any, rights: Iterable[Permission]) -> None:
+    async def _each(self, request: Any, permissions: Iterable[Permission]) -> None:
         principal = f"User:{self.user.sasl_username}"
         async with connected(self.admin) as connection:
-            for right in rights:
+            for right in permissions:
                 operation = OPERATIONS[right.operation]
                 of = KINDS[right.kind], right.name, LITERAL, principal, "*", operation, ALLOW
                 told: Any = await connection.send(request(*of))

@@ -78,8 +78,8 @@ class Worker:
 
     def partitions(self) -> dict[int, dict[str, Any]]:
         """What it says of each partition it owns and has restored."""
-        lives = self.status().get("partitions", {})
-        return {int(number): life for number, life in lives.items() if life["ready"]}
+        assigned = self.status().get("partitions", {})
+        return {int(number): owned for number, owned in assigned.items() if owned["ready"]}
 
     def owns(self, count: int) -> bool:
         return len(self.partitions()) == count

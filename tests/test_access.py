@@ -55,7 +55,7 @@ def world(kafka_with_rules: Secured, topic_prefix: str, tmp_path: Path) -> Itera
         yield make
 
 
-def rights(settings: Settings) -> list[Permission]:
+def permissions(settings: Settings) -> list[Permission]:
     return required_permissions(settings, workers.name(settings, HashEncoder()))
 
 
@@ -76,7 +76,7 @@ def test_a_worker_runs_with_the_rights_that_are_listed(
     world: Make, kafka_with_rules: Secured
 ) -> None:
     loop = world()
-    kafka_with_rules.grant(rights(loop.settings))
+    kafka_with_rules.grant(permissions(loop.settings))
     [worker] = loop.ready()
     loop.stock(5)
     loop.send(b"rubbish")
@@ -97,7 +97,7 @@ def test_a_worker_may_not_make_topics_and_says_who_can(
     with pytest.raises(AuthorizationDenied) as hidden:
         asyncio.run(create(settings))
     assert f"DESCRIBE on topic {topic_prefix}." in str(hidden.value)
-    kafka_with_rules.grant(rights(settings))
+    kafka_with_rules.grant(permissions(settings))
     with pytest.raises(AuthorizationDenied) as denied:
         asyncio.run(create(settings))
     assert f"there is no topic {topic_prefix}.items" in str(denied.value)
@@ -113,7 +113,7 @@ def test_each_right_that_is_missing_is_named_with_its_remedy(
     names = {"topic_prefix": topic_prefix, "group": topic_prefix}
     settings = msgspec.structs.replace(kafka_with_rules.user, **names)
     asyncio.run(create(msgspec.structs.replace(kafka_with_rules.admin, **names)))
-    every = rights(settings)
+    every = permissions(settings)
     kafka_with_rules.grant(every)
 
     def denied() -> str:
@@ -137,8 +137,8 @@ def test_a_worker_without_a_right_ends_in_one_line(
     world: Make, kafka_with_rules: Secured, kind: str
 ) -> None:
     loop = world()
-    missing = [right for right in rights(loop.settings) if right.kind == kind][-2]
-    kafka_with_rules.grant(set(rights(loop.settings)) - {missing})
+    missing = [right for right in permissions(loop.settings) if right.kind == kind][-2]
+    kafka_with_rules.grant(set(permissions(loop.settings)) - {missing})
     worker = loop.worker()
     ended(worker, missing.operation, missing.name, missing.command("rankloop"))
 
@@ -156,10 +156,10 @@ def test_a_right_lost_while_it_runs_ends_in_one_line(
 ) -> None:
     kind, index = LOST[case]
     loop = world()
-    kafka_with_rules.grant(rights(loop.settings))
+    kafka_with_rules.grant(permissions(loop.settings))
     [worker] = loop.ready()
     loop.stock(3)
-    lost = [right for right in rights(loop.settings) if right.kind == kind][index]
+    lost = [right for right in permissions(loop.settings) if right.kind == kind][index]
     kafka_with_rules.revoke([lost])
     loop.publish(Request(id="r1", user="ann", at=now(), k=2))
     ended(worker, f"{lost.operation} on {kind} {lost.name}")

@@ -203,7 +203,7 @@ def test_each_of_ten_thousand_events_is_accounted_for(
 
         # Every event has one fate, and the workers' counters say the same.
         assert sum(len(account.fates) for account in accounts.values()) == EVENTS + PARTITIONS
-        said = {p: life for worker in workers for p, life in worker.partitions().items()}
+        said = {p: owned for worker in workers for p, owned in worker.partitions().items()}
         for p, account in accounts.items():
             outcomes = {"complete", "expired", "corrected", "unshown", "refused"}
             counted = {k: n for k, n in said[p]["events"].items() if n and k not in outcomes}

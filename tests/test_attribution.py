@@ -41,7 +41,7 @@ class World:
     def __call__(self, event: Event, appended: int | None = None) -> Effects:
         caused = self.fold(self.taken, event.at if appended is None else appended, event)
         self.taken += 1
-        self.records += [decode_record(lesson.data) for lesson in caused.records]
+        self.records += [decode_record(record.data) for record in caused.records]
         self.asks += caused.tasks
         if self.decide:
             for ask in caused.tasks:
@@ -585,12 +585,12 @@ def test_records_are_chained_and_say_where_they_come_from() -> None:
     world = World()
     world(request())
     world(click("a"))
-    lessons = world(click("b", id="c2", at=1000 + HORIZON + 1)).records
-    assert [lesson.source for lesson in lessons] == [Source(0, 2, n) for n in range(3)]
+    records = world(click("b", id="c2", at=1000 + HORIZON + 1)).records
+    assert [record.source for record in records] == [Source(0, 2, n) for n in range(3)]
     previous = encode(world.records[0])
-    for lesson in lessons:
-        assert decode_record(lesson.data).prev == chain(previous)
-        previous = lesson.data
+    for record in records:
+        assert decode_record(record.data).prev == chain(previous)
+        previous = record.data
     assert world.fold.chain == chain(previous)
     assert world.fold.last == Source(0, 2, 2)
 

@@ -144,7 +144,7 @@ def test_they_are_no_snapshots_of_what_was_learned(tmp_path: Path) -> None:
 # When it is written
 
 
-def life(fold: Attribution, committed: int) -> AssignedPartition:
+def owned(fold: Attribution, committed: int) -> AssignedPartition:
     def decide(_: object) -> Decision:
         raise AssertionError("nothing is decided here")
 
@@ -156,44 +156,44 @@ def life(fold: Attribution, committed: int) -> AssignedPartition:
 
 
 def written(
-    remembering: AttributionSnapshotter, one: AssignedPartition, times: int = 1
+    attribution_snapshotter: AttributionSnapshotter, one: AssignedPartition, times: int = 1
 ) -> list[int]:
     """The files there are once `remembering` was called so often."""
 
     async def call() -> None:
         for _ in range(times):
-            remembering([one])
-            await remembering.settled()
+            attribution_snapshotter([one])
+            await attribution_snapshotter.settled()
 
     asyncio.run(call())
-    return remembering.kept.offsets(one.number)
+    return attribution_snapshotter.kept.offsets(one.number)
 
 
 def test_it_is_written_once_reading_again_would_take_long(tmp_path: Path) -> None:
-    remembering = AttributionSnapshotter(kept(tmp_path), every=30)
-    assert written(remembering, life(folded(30), committed=30)) == []
-    one = life(folded(40), committed=40)
-    assert written(remembering, one, times=3) == [40]
-    assert (remembering.status(), one.kept) == ({"written": 1, "failed": 0}, 40)
+    attribution_snapshotter = AttributionSnapshotter(kept(tmp_path), every=30)
+    assert written(attribution_snapshotter, owned(folded(30), committed=30)) == []
+    one = owned(folded(40), committed=40)
+    assert written(attribution_snapshotter, one, times=3) == [40]
+    assert (attribution_snapshotter.status(), one.kept) == ({"written": 1, "failed": 0}, 40)
     one.partition.attribution = folded(70)
     one.committed = 70
-    assert written(remembering, one) == [40]
+    assert written(attribution_snapshotter, one) == [40]
     one.partition.attribution = folded(72)
     one.committed = 72
-    assert written(remembering, one) == [72, 40]
-    assert written(AttributionSnapshotter(kept(tmp_path), every=0), life(folded(40), 40)) == [
+    assert written(attribution_snapshotter, one) == [72, 40]
+    assert written(AttributionSnapshotter(kept(tmp_path), every=0), owned(folded(40), 40)) == [
         72,
         40,
     ]
 
 
 def test_only_what_was_committed_is_written(tmp_path: Path) -> None:
-    remembering = AttributionSnapshotter(kept(tmp_path), every=10)
-    one = life(folded(40), committed=39)
-    assert written(remembering, one) == []
+    attribution_snapshotter = AttributionSnapshotter(kept(tmp_path), every=10)
+    one = owned(folded(40), committed=39)
+    assert written(attribution_snapshotter, one) == []
     one.partition.attribution = folded(60)
     one.committed = 40
-    assert written(remembering, one) == [40]
+    assert written(attribution_snapshotter, one) == [40]
     assert kept(tmp_path).read(0, 40) == folded(40).state()
 
 
@@ -202,14 +202,16 @@ def test_a_store_that_fails_stops_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError("no space left on device")
 
     monkeypatch.setattr(LocalStore, "put", fail)
-    remembering = AttributionSnapshotter(kept(tmp_path), every=10)
-    assert written(remembering, life(folded(40), committed=40), times=3) == []
-    assert remembering.status() == {"written": 0, "failed": 1}
+    attribution_snapshotter = AttributionSnapshotter(kept(tmp_path), every=10)
+    assert written(attribution_snapshotter, owned(folded(40), committed=40), times=3) == []
+    assert attribution_snapshotter.status() == {"written": 0, "failed": 1}
 
 
 def test_the_last_one_is_written_at_a_clean_stop(tmp_path: Path) -> None:
-    remembering = AttributionSnapshotter(kept(tmp_path), every=10)
-    asyncio.run(remembering.finish([life(folded(40), 40), life(folded(40, partition=1), 39)]))
+    attribution_snapshotter = AttributionSnapshotter(kept(tmp_path), every=10)
+    asyncio.run(
+        attribution_snapshotter.finish([owned(folded(40), 40), owned(folded(40, partition=1), 39)])
+    )
     assert kept(tmp_path).names() == [(0, 40)]
 
 
@@ -290,7 +292,7 @@ def implied(world: World) -> list[bytes]:
     decisions, made = world.decisions(), list[bytes]()
     for message in world.read(world.topics.events):
         caused = fold(message.offset, message.timestamp, decode_event(message.value or b""))
-        made += [lesson.data for lesson in caused.records]
+        made += [record.data for record in caused.records]
         for ask in caused.tasks:
             assert fold.decided(decisions[ask.request.id])
     return made

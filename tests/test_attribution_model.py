@@ -278,9 +278,9 @@ class Log(RuleBasedStateMachine):
         self.log.append((self.now, event))
         assert not self.fold.blocked(self.now, event)
         caused = self.fold(offset, self.now, event)
-        for lesson in caused.records:
-            record = decode_record(lesson.data)
-            assert record.source == lesson.source
+        for record in caused.records:
+            record = decode_record(record.data)
+            assert record.source == record.source
             self.learned.append(msgspec.structs.replace(record, prev=""))
         for ask in caused.tasks:
             self.asked.append((ask.request.id, ask.source))

@@ -98,8 +98,8 @@ class Worker:
         at = event.at
         offset = self.logs.append("events", encode(event), self.number, at) - 1
         caused = self.attribution(offset, at, event)
-        for lesson in caused.records:
-            self.logs.append("feedback", lesson.data)
+        for record in caused.records:
+            self.logs.append("feedback", record.data)
         self.learn()
         decisions = [self.parts.recommender(ask) for ask in caused.tasks]
         for decision in decisions:
@@ -163,14 +163,14 @@ def continued(logs: Logs, settings: Settings = SETTINGS, rounds: int = 30, seed:
 
 
 @pytest.fixture(scope="module")
-def life() -> Logs:
+def owned() -> Logs:
     return lived().logs
 
 
 @pytest.fixture
-def logs(life: Logs) -> Logs:
+def logs(owned: Logs) -> Logs:
     """The same life for each test, to be tampered with."""
-    return Logs({name: [list(log) for log in logs] for name, logs in life.topics.items()})
+    return Logs({name: [list(log) for log in logs] for name, logs in owned.topics.items()})
 
 
 def audited(logs: Logs, settings: Settings = SETTINGS) -> AuditReport:
@@ -302,8 +302,8 @@ def test_numbers_that_differ_in_their_last_digits_may_be_another_processor(logs:
     assert audited(logs).causes == {"other CPU": 1}
 
 
-def test_a_first_embedding_of_another_size_changes_no_ranking(life: Logs) -> None:
-    good = decode_embedding(life.topics["embeddings"][0][0].data)
+def test_a_first_embedding_of_another_size_changes_no_ranking(owned: Logs) -> None:
+    good = decode_embedding(owned.topics["embeddings"][0][0].data)
     for version, size in (("hash/384", 384), ("hash/7/none", 300), ("hash/0", 300), ("new/8", 8)):
         sizes: list[int] = []
 
@@ -319,9 +319,9 @@ def test_a_first_embedding_of_another_size_changes_no_ranking(life: Logs) -> Non
         assert sizes == [size]
 
 
-def test_a_wrong_first_embedding_lets_the_audit_go_on(life: Logs) -> None:
+def test_a_wrong_first_embedding_lets_the_audit_go_on(owned: Logs) -> None:
     logs = no_logs()
-    good = decode_embedding(life.topics["embeddings"][0][0].data)
+    good = decode_embedding(owned.topics["embeddings"][0][0].data)
     logs.append("embeddings", encode(replace(good, vector=bytes(2))))
     found = audited(continued(logs, rounds=8).logs)
     assert found.ok
@@ -438,25 +438,25 @@ def test_a_repeat_that_answers_something_else_is_named(logs: Logs) -> None:
 
 
 def test_an_id_asked_again_after_the_window_is_a_ranking_of_its_own() -> None:
-    life = lived(rounds=8)
+    owned = lived(rounds=8)
     late = 1_000_000
-    life.workers[1](Tick(at=late))
-    life.workers[1](Request(id="r0-1", user=user_of(1, 0), at=late, k=3))
-    found = audited(life.logs)
+    owned.workers[1](Tick(at=late))
+    owned.workers[1](Request(id="r0-1", user=user_of(1, 0), at=late, k=3))
+    found = audited(owned.logs)
     assert found.ok
     assert (found.repeated, found.reused) == (0, ("r0-1",))
     assert found.same == found.rankings == found.asked
 
 
 def test_a_ranking_for_a_request_sent_twice_is_one_too_many() -> None:
-    life = lived(rounds=8)
-    worker = life.workers[1]
+    owned = lived(rounds=8)
+    worker = owned.workers[1]
     again = Request(id="r0-1", user=user_of(1, 0), at=9_000, k=3)
     assert worker(again) == []
-    source = len(life.logs.topics["events"][1]) - 1
-    assert audited(life.logs).ok
-    life.logs.append("rankings", encode(worker.parts.recommender(RankingTask(again, source))), 1)
-    found = audited(life.logs)
+    source = len(owned.logs.topics["events"][1]) - 1
+    assert audited(owned.logs).ok
+    owned.logs.append("rankings", encode(worker.parts.recommender(RankingTask(again, source))), 1)
+    found = audited(owned.logs)
     assert not found.ok
     assert found.unasked_ids == ("r0-1",)
     assert found.different == 0
@@ -472,8 +472,8 @@ def test_an_unanswered_request_is_named(logs: Logs) -> None:
 
 
 def test_what_rightly_got_no_ranking_is_counted_by_its_reason() -> None:
-    life = lived(rounds=8)
-    worker = life.workers[1]
+    owned = lived(rounds=8)
+    worker = owned.workers[1]
     here, elsewhere = user_of(1, 0), user_of(0, 0)
     worker.discard(encode(Request(id="lost", user=elsewhere, at=9_000)), 9_000)
     worker.discard(encode(Request(id="seconds?", user=here, at=10**12)), 9_000)
@@ -481,7 +481,7 @@ def test_what_rightly_got_no_ranking_is_counted_by_its_reason() -> None:
     worker(Request(id="r0-1", user=here, at=9_000))
     worker(Tick(at=10**6))
     worker(Request(id="old", user=here, at=1))
-    found = audited(life.logs)
+    found = audited(owned.logs)
     assert found.ok
     assert found.discarded == {"misrouted": 1, "future": 1, "duplicate": 1, "too_late": 1}
     assert found.unreadable["events"] == 1
@@ -519,11 +519,11 @@ def test_events_that_begin_late_leave_records_unchecked(logs: Logs) -> None:
 
 
 def test_a_repeat_of_a_request_that_was_cut_is_not_unanswered() -> None:
-    life = lived(rounds=8)
-    worker = life.workers[1]
+    owned = lived(rounds=8)
+    worker = owned.workers[1]
     assert worker(Request(id="r0-1", user=user_of(1, 0), at=9_000, k=3)) == []
-    del life.logs.topics["events"][1][:1]
-    found = audited(life.logs)
+    del owned.logs.topics["events"][1][:1]
+    found = audited(owned.logs)
     assert found.ok
     assert (found.unanswered, found.unsure, found.unchecked_rankings) == (0, 1, 1)
     assert any(line.startswith("  1 more are not, and not checked") for line in lines(found))
@@ -587,11 +587,11 @@ def test_a_folder_without_a_topic_says_which(logs: Logs, tmp_path: Path) -> None
         FileLogs(tmp_path)
 
 
-def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives(life: Logs) -> None:
+def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives(owned: Logs) -> None:
     def all_of(catalogues: CatalogueHistory) -> CatalogueHistory:
-        for message in life.topics["items"][0]:
+        for message in owned.topics["items"][0]:
             catalogues.items.add(message.offset, decode_item(message.data))
-        for message in life.topics["embeddings"][0]:
+        for message in owned.topics["embeddings"][0]:
             catalogues.add_embedding(message.offset, decode_embedding(message.data))
         return catalogues
 

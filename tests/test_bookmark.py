@@ -26,7 +26,7 @@ class Logged(Struct, frozen=True):
 
     appended: int
     event: Event
-    lessons: list[LearningRecord]
+    records: list[LearningRecord]
     asks: list[RankingTask]
     watermark: int  # before it
     bookmark: str  # after it
@@ -123,7 +123,7 @@ class Story:
             assert not fold.blocked(one.appended, one.event), f"blocked at {offset}"
             caused = fold(offset, one.appended, one.event)
             assert caused.tasks == one.asks, f"asks otherwise at {offset}"
-            assert caused.records == one.lessons, f"learns otherwise at {offset}"
+            assert caused.records == one.records, f"learns otherwise at {offset}"
             for n in range(read, one.rankings):
                 fold.decided(self.rankings[n], n)
             read = one.rankings

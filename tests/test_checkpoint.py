@@ -54,8 +54,8 @@ from stream.storage.tensor_file import (
     HASH_BYTES,
     CorruptFile,
     SnapshotMismatch,
-    read_header,
     pieces,
+    read_header,
     read_tensors,
 )
 from tests.conftest import Kafka
@@ -364,8 +364,8 @@ def good() -> bytes:
 def assert_falls_back(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     fold = learner()
-    cover = Snapshots(LocalStore(folder), LOG, 5).restore(fold)
-    assert cover is not None and cover.version == fold.version == 60
+    header = Snapshots(LocalStore(folder), LOG, 5).restore(fold)
+    assert header is not None and header.version == fold.version == 60
     assert fold.digest() == digests()[60]
     [said] = caplog.records
     assert (said.levelname, said.message) == ("ERROR", "snapshot not used")
@@ -746,25 +746,25 @@ def test_what_came_while_learning_was_held_is_read_again_in_its_order(world: Mak
     where, options = TopicPartition(topic, 0), loop.settings.aiokafka_options()
 
     async def held() -> None:
-        follower = TopicReader(options)
-        await follower.start()
-        follower.subscribe(where, 0, lambda message: taken.append(message.offset))
-        running = asyncio.create_task(follower.run())
+        reader = TopicReader(options)
+        await reader.start()
+        reader.subscribe(where, 0, lambda message: taken.append(message.offset))
+        running = asyncio.create_task(reader.run())
         async with AIOKafkaProducer(**options) as producer, asyncio.timeout(30):
             for _ in range(5):
                 await producer.send_and_wait(topic, b"x")
-            await follower.wait_until(where, 5)
-            follower.pause(where)
+            await reader.wait_until(where, 5)
+            reader.pause(where)
             for _ in range(5):
                 await producer.send_and_wait(topic, b"x")
-            while where not in follower._missed:
+            while where not in reader._missed:
                 await asyncio.sleep(0.01)
             assert taken == [0, 1, 2, 3, 4]
-            follower.resume(where)
+            reader.resume(where)
             for _ in range(5):
                 await producer.send_and_wait(topic, b"x")
-            await follower.wait_until(where, 15)
-        await follower.stop()
+            await reader.wait_until(where, 15)
+        await reader.stop()
         await running
 
     asyncio.run(held())

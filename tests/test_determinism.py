@@ -239,8 +239,8 @@ def test_batches_cut_anywhere_come_to_the_same_feedback(size: int) -> None:
                 break
             answer = None
             if isinstance(command, PublishFeedback):
-                for lesson in command.records:
-                    fold(fold.version, lesson.data)
+                for record in command.records:
+                    fold(fold.version, record.data)
                 answer = fold.version
             elif isinstance(command, PublishRankings):
                 for decision in command.decisions:

@@ -312,28 +312,28 @@ def test_the_cache_is_bounded_and_the_least_recently_used_go_first() -> None:
 
 
 def test_a_store_is_asked_after_the_memory_and_told_what_is_new() -> None:
-    shelf, inner = Shelf(), Counting()
-    vectors = CachedEncoder(Counting(), shelf).encode(["a", "b"])
-    again = CachedEncoder(inner, shelf)
+    store, inner = Shelf(), Counting()
+    vectors = CachedEncoder(Counting(), store).encode(["a", "b"])
+    again = CachedEncoder(inner, store)
     assert again.encode(["a", "b", "c"])[:2].tobytes() == vectors.tobytes()
     assert inner.asked == ["c"]
-    assert sorted(shelf) == sorted(f"counting/8:{text_hash(text)}" for text in "abc")
+    assert sorted(store) == sorted(f"counting/8:{text_hash(text)}" for text in "abc")
 
 
 @pytest.mark.parametrize("bad", [b"", b"short", b"\x00" * 32, b"\xff" * 32])
 def test_a_spoiled_vector_in_the_store_is_made_again(bad: bytes) -> None:
-    shelf = Shelf({f"counting/8:{text_hash('a')}": bad})
-    vector = CachedEncoder(Counting(), shelf).encode(["a"])
+    store = Shelf({f"counting/8:{text_hash('a')}": bad})
+    vector = CachedEncoder(Counting(), store).encode(["a"])
     assert vector.tobytes() == HashEncoder(8).encode(["a"]).tobytes()
-    assert shelf[f"counting/8:{text_hash('a')}"] == vector.tobytes()
+    assert store[f"counting/8:{text_hash('a')}"] == vector.tobytes()
 
 
 def test_encoders_of_two_versions_share_a_store_without_harm() -> None:
-    shelf = Shelf()
+    store = Shelf()
     for dimensions in (8, 16, 8):
-        cached = CachedEncoder(HashEncoder(dimensions), shelf)
+        cached = CachedEncoder(HashEncoder(dimensions), store)
         assert np.array_equal(cached.encode(["a"]), HashEncoder(dimensions).encode(["a"]))
-    assert len(shelf) == 2
+    assert len(store) == 2
 
 
 def test_an_embedding_message_holds_the_vector_in_little_endian_halves() -> None:

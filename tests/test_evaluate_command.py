@@ -243,9 +243,9 @@ def test_a_folder_of_all_logs_judges_policies_that_never_ran(tmp_path: Path) -> 
 def test_a_log_whose_champion_was_switched_judges_each_policy_as_it_was_then(
     tmp_path: Path,
 ) -> None:
-    life, folder = lived(JUDGED, rounds=30), tmp_path / "week"
-    life.logs.append("feedback", encode(Champion(policy="bandit", expects="popular")))
-    for worker in life.workers:
+    owned, folder = lived(JUDGED, rounds=30), tmp_path / "week"
+    owned.logs.append("feedback", encode(Champion(policy="bandit", expects="popular")))
+    for worker in owned.workers:
         for n in range(30):
             worker.learn()
             user, at, id = user_of(worker.number, n % 7), 40_000 + 50 * n, f"s{n}-{worker.number}"
@@ -254,10 +254,10 @@ def test_a_log_whose_champion_was_switched_judges_each_policy_as_it_was_then(
             worker(structs.replace(click, request=id))
         worker(Tick(at=60_000))
     for name in ("events", "rankings", "feedback", "items", "embeddings"):
-        assert list(save(life.logs, folder, name))
+        assert list(save(owned.logs, folder, name))
 
     # The workers wrote down how likely their challengers would have shown the same.
-    rankings = [m for log in life.logs.topics["rankings"] for m in log]
+    rankings = [m for log in owned.logs.topics["rankings"] for m in log]
     decisions = {d.id: d for m in rankings if (d := decode_decision(m.data)).slots}
     _, found = rescored(JUDGED, folder, ("popular", "bandit", "uniform"))
     told = {(d.policy, name) for d in decisions.values() for name in d.weights}

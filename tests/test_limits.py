@@ -28,7 +28,7 @@ from tests.kafka_helpers import World, now
 from tests.kafka_worker import eventually
 
 
-def life() -> AssignedPartition:
+def owned() -> AssignedPartition:
     """A partition whose learner has nothing yet."""
     partition = Partition(
         Attribution(0, AttributionRules(refresh=False)), Ledger(), decide, lambda user: 0
@@ -43,7 +43,7 @@ def decide(ask: object) -> Any:
 
 
 def test_commits_that_wait_for_a_slow_learner_are_bounded_and_the_last_one_covers_all() -> None:
-    one = life()
+    one = owned()
     for n in range(1, 10_001):
         needs = Source(0, n, 0)
         mark = Bookmark(ids_from=0, watermark=0, open_from=n, rankings_from=0, rules="")
@@ -64,7 +64,7 @@ def test_a_batch_teaches_a_bounded_number_of_records() -> None:
     clicks = [
         Click(id=f"c{n}", user="ann", item="i", at=n) for n in range(MAX_RECORDS_PER_BATCH + 900)
     ]
-    batch = life().partition.batch([ReceivedMessage(c.at, c.at, encode(c)) for c in clicks])
+    batch = owned().partition.batch([ReceivedMessage(c.at, c.at, encode(c)) for c in clicks])
     command = next(batch)
     assert isinstance(command, PublishFeedback)
     assert len(command.records) == MAX_RECORDS_PER_BATCH
@@ -97,9 +97,9 @@ class Busy:
 
 
 def test_a_busy_partition_leaves_each_other_one_its_share() -> None:
-    lives: dict[int, Any] = {p: life() for p in range(4)}
+    assigned: dict[int, Any] = {p: owned() for p in range(4)}
     consumer: Any = Busy(p0=30_000, p1=5, p2=0, p3=900)
-    found = asyncio.run(poll_fairly(consumer, lives, most=400))
+    found = asyncio.run(poll_fairly(consumer, assigned, most=400))
     assert [len(messages) for _, messages in found] == [400, 5, 100]
 
 

@@ -67,8 +67,8 @@ def commands(whose: Partition, messages: list[ReceivedMessage]) -> tuple[list[Co
             return made, end.value
         answer = None
         if isinstance(command, PublishFeedback):
-            for lesson in command.records:
-                whose.ledger(whose.ledger.version, lesson.data)
+            for record in command.records:
+                whose.ledger(whose.ledger.version, record.data)
             answer = whose.ledger.version
         elif isinstance(command, PublishRankings):
             for decision in command.decisions:
@@ -139,7 +139,7 @@ def test_what_was_learned_before_is_not_sent_again() -> None:
     other = Click(id="other", user="ann", item="b", at=1001)
     made, _ = commands(third, received(CLICK, other))
     assert isinstance(made[0], PublishFeedback)
-    assert [lesson.source.offset for lesson in made[0].records] == [1]
+    assert [record.source.offset for record in made[0].records] == [1]
 
 
 def test_a_request_that_was_answered_before_is_not_answered_again() -> None:
@@ -240,9 +240,9 @@ def test_who_begins_at_a_bookmark_goes_on_where_the_other_left_off() -> None:
     two.restored(3)
     assert two.attribution.next == 3
     closing = received(Tick(at=1200), start=3)
-    lessons = [next(p.batch(closing)) for p in (one, two)]
-    assert isinstance(lessons[0], PublishFeedback)
-    assert lessons[0] == lessons[1]
+    records = [next(p.batch(closing)) for p in (one, two)]
+    assert isinstance(records[0], PublishFeedback)
+    assert records[0] == records[1]
 
 
 def test_a_bookmark_that_differs_from_what_was_learned_stops() -> None:

@@ -81,9 +81,9 @@ def taught(messages: list[ReceivedMessage], size: int) -> list[bytes]:
                 break
             answer = None
             if isinstance(command, PublishFeedback):
-                made += [lesson.data for lesson in command.records]
-                for lesson in command.records:
-                    ledger(ledger.version, lesson.data)
+                made += [record.data for record in command.records]
+                for record in command.records:
+                    ledger(ledger.version, record.data)
                 answer = ledger.version
             elif isinstance(command, PublishRankings):
                 for decision in command.decisions:
@@ -124,17 +124,17 @@ def test_l4_a_hole_is_refused_and_nothing_beyond_what_was_learned_is_committed()
     verdicts = [ledger(n, records[which])[0] for n, which in enumerate([0, 2, 0, 1, 2])]
     assert verdicts == ["learned", "refused", "duplicate", "learned", "learned"]
     partition = Partition(Attribution(0, RULES), ledger, decided, lambda _: 0)
-    life, mark = (
+    owned, mark = (
         AssignedPartition(0, partition, PartitionCounters()),
         partition.attribution.bookmark(),
     )
     for offset in (3, 4):
-        life.commit = Commit(offset, Source(0, offset - 1, 0), mark)
-        life.processed(1)
-    commit = life.committable()
+        owned.commit = Commit(offset, Source(0, offset - 1, 0), mark)
+        owned.processed(1)
+    commit = owned.committable()
     assert commit is not None and commit.offset == 3
-    life.commit_accepted()
-    assert life.committable() is None
+    owned.commit_accepted()
+    assert owned.committable() is None
 
 
 def test_l5_one_time_far_ahead_closes_nobodys_decisions() -> None:

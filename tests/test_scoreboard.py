@@ -193,37 +193,37 @@ def test_a_challenger_that_fails_would_have_earned_nothing() -> None:
         def pmf(self, scores: Doubles) -> Doubles:
             raise ValueError("not today")
 
-    life = lived(replace(SETTINGS, policy="popular"), rounds=3)
-    parts = life.workers[0].parts
+    owned = lived(replace(SETTINGS, policy="popular"), rounds=3)
+    parts = owned.workers[0].parts
     parts.learner.policies["failing"] = Failing("failing")
-    decision = life.workers[0](Request(id="r", user=user_of(0, 1), at=9_000, k=3))[0]
+    decision = owned.workers[0](Request(id="r", user=user_of(0, 1), at=9_000, k=3))[0]
     assert decision.refused is None
     assert decision.weights == {"failing": (0.0,) * len(decision.slots)}
 
 
 def test_weights_are_the_challengers_probabilities_by_the_propensities() -> None:
-    life = lived(JUDGED, rounds=6)
-    decisions = [d for d in ranked(life) if d.policy == "popular" and d.slots]
+    owned = lived(JUDGED, rounds=6)
+    decisions = [d for d in ranked(owned) if d.policy == "popular" and d.slots]
     assert decisions
     for decision in decisions:
         assert list(decision.weights) == ["bandit", "uniform"]
         assert len(decision.weights["uniform"]) == len(decision.slots)
     last = replace(decisions[-1], candidates=None)
-    worker = life.workers[int(last.id.endswith("-1"))]
+    worker = owned.workers[int(last.id.endswith("-1"))]
     found = worker.parts.recommender.retrieval(Request(id=last.id, user=last.user, at=last.at))
     even = 1 / (len(found.items) * last.slots[0].propensity)
     assert last.weights["uniform"][0] == pytest.approx(even, rel=0.3)
 
 
-def ranked(life: Life) -> list[Decision]:
-    return [decode_decision(m.data) for log in life.logs.topics["rankings"] for m in log]
+def ranked(owned: Life) -> list[Decision]:
+    return [decode_decision(m.data) for log in owned.logs.topics["rankings"] for m in log]
 
 
 def test_without_challengers_nothing_is_written_learned_or_hashed_otherwise() -> None:
-    life = lived(rounds=6)
-    assert all(b"weights" not in m.data for log in life.logs.topics["rankings"] for m in log)
-    assert all(b"weights" not in m.data for m in life.logs.topics["feedback"][0])
-    state = life.workers[0].parts.learner.state()
+    owned = lived(rounds=6)
+    assert all(b"weights" not in m.data for log in owned.logs.topics["rankings"] for m in log)
+    assert all(b"weights" not in m.data for m in owned.logs.topics["feedback"][0])
+    state = owned.workers[0].parts.learner.state()
     assert (state.challengers, state.board) == ({}, b"")
     assert Settings(challengers="").fold_hash() == Settings().fold_hash()
     assert Settings(challengers="knn").fold_hash() != Settings().fold_hash()
@@ -239,12 +239,12 @@ def test_challengers_are_others_and_not_too_many() -> None:
 
 
 def test_two_workers_have_one_scoreboard_and_a_switch_reproduces() -> None:
-    life = lived(JUDGED, rounds=12)
-    life.logs.append("feedback", switch("bandit", expects="popular"))
-    life.logs.append("feedback", switch("bandit", expects="popular"))  # a repeat
-    life.logs.append("feedback", switch("uniform", expects="popular"))  # too late
-    life.logs.append("feedback", switch("nobody", expects="bandit"))
-    for worker in life.workers:
+    owned = lived(JUDGED, rounds=12)
+    owned.logs.append("feedback", switch("bandit", expects="popular"))
+    owned.logs.append("feedback", switch("bandit", expects="popular"))  # a repeat
+    owned.logs.append("feedback", switch("uniform", expects="popular"))  # too late
+    owned.logs.append("feedback", switch("nobody", expects="bandit"))
+    for worker in owned.workers:
         for n in range(20):
             user, at = user_of(worker.number, n), 13_000 + 100 * n
             [decision] = worker(Request(id=f"s{n}-{worker.number}", user=user, at=at, k=3))
@@ -253,16 +253,16 @@ def test_two_workers_have_one_scoreboard_and_a_switch_reproduces() -> None:
             click = Click(id=f"d{n}-{worker.number}", user=user, item=decision.slots[0].item, at=at)
             worker(replace(click, request=decision.id))
         worker(Tick(at=20_000))
-    one, other = [worker.parts.learner for worker in life.workers]
-    one_version = len(life.logs.topics["feedback"][0])
-    for worker in life.workers:
+    one, other = [worker.parts.learner for worker in owned.workers]
+    one_version = len(owned.logs.topics["feedback"][0])
+    for worker in owned.workers:
         worker.learn()
     assert one.version == other.version == one_version
     assert one.digest() == other.digest()
     assert one.scores() == other.scores()
     assert one.scores()[0].policy == "bandit"
     assert one.scores()[0].outcomes > 30
-    report = audited(life.logs, JUDGED)
+    report = audited(owned.logs, JUDGED)
     assert report.ok, report
     assert report.digest == one.digest()
 
@@ -290,8 +290,8 @@ def test_what_was_learned_and_counted_goes_on_from_a_snapshot_bit_for_bit() -> N
 
 
 def test_an_apprentice_serves_the_producers_list_and_learns_until_another_is_promoted() -> None:
-    life = lived(replace(SETTINGS, policy="producer", challengers="popular"), rounds=6)
-    worker, liked = life.workers[0], "item:3"
+    owned = lived(replace(SETTINGS, policy="producer", challengers="popular"), rounds=6)
+    worker, liked = owned.workers[0], "item:3"
     listed = ("item:4", liked, "item:1", "item:2")
 
     def asks(id: str) -> Decision:
@@ -308,13 +308,13 @@ def test_an_apprentice_serves_the_producers_list_and_learns_until_another_is_pro
         assert tuple(slot.item for slot in decision.slots) == listed[:3]
         assert [slot.propensity for slot in decision.slots] == [1.0, 1.0, 1.0]
         assert max(decision.weights["popular"]) <= 1.0
-    life.logs.append("feedback", switch("popular", expects="producer"))
+    owned.logs.append("feedback", switch("popular", expects="producer"))
     worker.learn()
     decision = asks("b")
     assert decision.policy == "popular"
     assert decision.slots[0].item == liked
     assert decision.weights["producer"] == (0.0, 0.0, 0.0)
-    assert audited(life.logs, replace(SETTINGS, policy="producer", challengers="popular")).ok
+    assert audited(owned.logs, replace(SETTINGS, policy="producer", challengers="popular")).ok
 
 
 def test_a_challenger_learns_what_it_would_as_the_champion() -> None:

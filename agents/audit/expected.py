@@ -85,8 +85,8 @@ class ExpectedRecords:
         reason = self._discards(partition, appended, event)
         if reason is None:
             caused = fold(message.offset, appended, event)
-            for lesson in caused.records:
-                self._implied[lesson.source] = chain(lesson.data)
+            for record in caused.records:
+                self._implied[record.source] = chain(record.data)
             for ask in caused.tasks:
                 if where in self._events and partition not in self.cut:
                     self._events[where] = encode(ask.request)

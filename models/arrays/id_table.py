@@ -14,8 +14,8 @@ from models.base import Arrays
 class IdTable:
     """Ids with numbers above 0. One that nobody keeps any more leaves its number to the next id.
 
-    `acquire` and `release` belong to the fold; `number` and `find` read. Bound: the ids that those who
-    keep them may hold; about 140 bytes each (text, entry, number, count).
+    `acquire` and `release` belong to the fold; `number` and `find` read. Bound: the ids that those
+    who keep them may hold; about 140 bytes each (text, entry, number, count).
 
     >>> names = IdTable()
     >>> [names.acquire(id) for id in ("ann", "bob", "ann")], names.number("cid")

@@ -28,10 +28,10 @@ def snapshots(context: click.Context) -> None:
 
 @snapshots.command(name="list")
 @click.pass_obj
-def list_(shelf: "Snapshots") -> None:
+def list_(store: "Snapshots") -> None:
     """List all snapshots, the newest first, by what they say of themselves."""
-    entries = shelf.entries()
-    click.echo(f"{len(entries)} snapshots in {shelf.store.where}")
+    entries = store.entries()
+    click.echo(f"{len(entries)} snapshots in {store.store.where}")
     for entry in entries:
         says = _says(entry.header) if entry.header else f"NOT USABLE: {entry.error}"
         click.echo(f"{entry.version:>12}  {entry.size / 1e6:>9.1f} MB  {says}")
@@ -40,13 +40,13 @@ def list_(shelf: "Snapshots") -> None:
 @snapshots.command()
 @click.argument("version", type=click.IntRange(0))
 @click.pass_obj
-def show(shelf: "Snapshots", version: int) -> None:
+def show(store: "Snapshots", version: int) -> None:
     """Show what the snapshot of VERSION holds, by its header."""
     try:
-        cover, shapes = shelf.shapes(version)
+        header, shapes = store.shapes(version)
     except _failures() as error:
         raise click.ClickException(str(error)) from None
-    click.echo(_says(cover))
+    click.echo(_says(header))
     for name, (dtype, shape) in sorted(shapes.items()):
         click.echo(f"  {name:40} {dtype:4} {' x '.join(f'{n:,}' for n in shape)}")
 
@@ -59,39 +59,39 @@ def verify(context: click.Context, version: int | None) -> None:
 
     The exit code is 0 only if all are good.
     """
-    shelf: Snapshots = context.obj
+    store: Snapshots = context.obj
     bad = 0
-    for each in [version] if version is not None else shelf.versions():
+    for each in [version] if version is not None else store.versions():
         try:
-            cover, _ = shelf.read(each)
-            shelf.check(cover)
+            header, _ = store.read(each)
+            store.check(header)
         except _failures() as error:
             bad += 1
             click.echo(f"{each}: NOT USABLE: {error}")
         else:
-            click.echo(f"{each}: good, digest {cover.digest}")
+            click.echo(f"{each}: good, digest {header.digest}")
     context.exit(1 if bad else 0)
 
 
 @snapshots.command()
 @click.argument("version", type=click.IntRange(0))
 @click.pass_obj
-def rollback(shelf: "Snapshots", version: int) -> None:
+def rollback(store: "Snapshots", version: int) -> None:
     """Set aside (rename) all snapshots newer than VERSION; 0: all, so that workers fold anew.
 
     Stop the workers first: a running one goes on with what it knows, and writes again.
     """
-    for name in shelf.rollback(version):
+    for name in store.rollback(version):
         click.echo(f"set aside {name}")
-    left = shelf.versions()
+    left = store.versions()
     click.echo(f"workers start from version {left[-1] if left else 0}")
 
 
-def _says(cover: "SnapshotHeader") -> str:
-    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(cover.written / 1000))
+def _says(header: "SnapshotHeader") -> str:
+    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(header.written / 1000))
     return (
-        f"version {cover.version}, digest {cover.digest}, log {cover.prefix}, "
-        f"settings {cover.fold}, rankloop {cover.build}, written {written}"
+        f"version {header.version}, digest {header.digest}, log {header.prefix}, "
+        f"settings {header.fold}, rankloop {header.build}, written {written}"
     )
 
 

@@ -143,13 +143,13 @@ async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int 
     return found
 
 
-async def check(settings: Settings, rights: Iterable[Permission]) -> None:
+async def check(settings: Settings, permissions: Iterable[Permission]) -> None:
     """Log in and ask for each right.
 
     Raises AuthorizationDenied, naming all that are missing, or BrokerUnavailable.
     """
     try:
-        missing = await _missing(settings, list(rights))
+        missing = await _missing(settings, list(permissions))
     except (KafkaError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(refusal(settings, settings.brokers, error)) from None
     if missing:
@@ -165,8 +165,10 @@ def lacking(settings: Settings, missing: list[Permission]) -> str:
     )
 
 
-async def _missing(settings: Settings, rights: list[Permission]) -> list[Permission]:
-    names = {kind: list(dict.fromkeys(r.name for r in rights if r.kind == kind)) for kind in KINDS}
+async def _missing(settings: Settings, permissions: list[Permission]) -> list[Permission]:
+    names = {
+        kind: list(dict.fromkeys(r.name for r in permissions if r.kind == kind)) for kind in KINDS
+    }
     async with connected(settings) as connection:
         answer = (await _ask(connection, Metadata(names["topic"]))).to_object()
         may = {("topic", t["topic"]): _allowed(t) for t in answer["topics"]}
@@ -179,7 +181,9 @@ async def _missing(settings: Settings, rights: list[Permission]) -> list[Permiss
                 async with connected(settings, at) as coordinator:
                     answer = (await _ask(coordinator, Groups([group]))).to_object()
                 may["group", group] = _allowed(answer["groups"][0])
-    return [r for r in rights if not may.get((r.kind, r.name), ALL) >> OPERATIONS[r.operation] & 1]
+    return [
+        r for r in permissions if not may.get((r.kind, r.name), ALL) >> OPERATIONS[r.operation] & 1
+    ]
 
 
 def _allowed(told: dict[str, Any]) -> int:

@@ -68,8 +68,8 @@ class BrokerMonitor:
     {'answers': True, 'away_seconds': 0.0}
     """
 
-    def __init__(self, settings: Settings, rights: Sequence[Permission]) -> None:
-        self._settings, self._rights = settings, rights
+    def __init__(self, settings: Settings, permissions: Sequence[Permission]) -> None:
+        self._settings, self._rights = settings, permissions
         self._away_since: float | None = None
 
     async def run(self) -> None:

@@ -44,10 +44,10 @@ def check_identity(log: Begin, found: Begin) -> None:
 
     >>> log = Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "1"})
     >>> check_identity(log, log)
-    >>> check_identity(log, Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "2"}))
+    >>> other = Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "2"})
+    >>> check_identity(log, other)
     Traceback (most recent call last):
-    stream.kafka.identity.LogMismatch: events is not the topic that the log began with (its id is
-    2, ...
+    stream.kafka.identity.LogMismatch: events is not the topic that the log began with (its id ...
     """
     if log.cluster and found.cluster and log.cluster != found.cluster:
         raise LogMismatch(

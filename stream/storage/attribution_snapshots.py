@@ -15,7 +15,13 @@ from msgspec import Struct
 
 from agents.attribution_state import AttributionState, decode_state, encode_state
 from stream.storage.object_store import ObjectStore
-from stream.storage.tensor_file import CorruptFile, SnapshotMismatch, read_header, pieces, read_tensors
+from stream.storage.tensor_file import (
+    CorruptFile,
+    SnapshotMismatch,
+    pieces,
+    read_header,
+    read_tensors,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +53,8 @@ class AttributionSnapshots:
     (3, [0], [])
     """
 
-    def __init__(self, shelf: ObjectStore, prefix: str, rules: str) -> None:
-        self.store = shelf
+    def __init__(self, store: ObjectStore, prefix: str, rules: str) -> None:
+        self.store = store
         self.prefix = prefix
         self.topic = ""  # known once a worker has looked at its log
         self.rules = rules

@@ -22,7 +22,14 @@ from models.base import Arrays
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots
 from stream.storage.object_store import ObjectStore, object_store
-from stream.storage.tensor_file import CorruptFile, Header, SnapshotMismatch, read_header, pieces, read_tensors
+from stream.storage.tensor_file import (
+    CorruptFile,
+    Header,
+    SnapshotMismatch,
+    pieces,
+    read_header,
+    read_tensors,
+)
 
 FORMAT = 2
 
@@ -71,9 +78,9 @@ def check_last_record(last: str, found: str, version: int, topic: str) -> None:
         )
 
 
-def texts_of(cover: SnapshotHeader) -> dict[str, str]:
+def texts_of(header: SnapshotHeader) -> dict[str, str]:
     """A cover as a header's texts."""
-    return {name: str(value) for name, value in msgspec.structs.asdict(cover).items()}
+    return {name: str(value) for name, value in msgspec.structs.asdict(header).items()}
 
 
 def decode_header(head: Header) -> SnapshotHeader:
@@ -100,7 +107,7 @@ def arrays_of(state: LearnerState) -> Arrays:
     return memory | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
 
 
-def state_in(cover: SnapshotHeader, arrays: Arrays) -> LearnerState:
+def state_in(header: SnapshotHeader, arrays: Arrays) -> LearnerState:
     """The state that `arrays_of` wrote. Raises CorruptFile if there is none."""
     try:
         ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=LedgerState)
@@ -163,15 +170,15 @@ class Snapshots:
     (3, 3)
     """
 
-    def __init__(self, shelf: ObjectStore, log: LogId, keep: int) -> None:
-        self.store = shelf
+    def __init__(self, store: ObjectStore, log: LogId, keep: int) -> None:
+        self.store = store
         self.log = log
         self.keep = keep
         self.newest: SnapshotHeader | None = None  # written or restored here
 
     def write(self, state: LearnerState) -> SnapshotHeader:
         """Put a snapshot on the shelf, whole or not at all, and remove those beyond `keep`."""
-        cover = SnapshotHeader(
+        header = SnapshotHeader(
             version=state.version,
             digest=state.digest(),
             prefix=self.log.prefix,
@@ -179,11 +186,11 @@ class Snapshots:
             build=self.log.build,
             written=time.time_ns() // 1_000_000,
         )
-        self.store.put(file_name(state.version), pieces(arrays_of(state), texts_of(cover)))
-        self.newest = cover
+        self.store.put(file_name(state.version), pieces(arrays_of(state), texts_of(header)))
+        self.newest = header
         for version in self.versions()[: -self.keep]:
             self.store.remove(file_name(version))
-        return cover
+        return header
 
     def versions(self) -> list[int]:
         """All versions on the shelf, the oldest first."""
@@ -198,15 +205,15 @@ class Snapshots:
         """A snapshot, checked in full. Raises CorruptFile, SnapshotMismatch or OSError."""
         with self.store.open(file_name(version)) as (file, size):
             head, arrays = read_tensors(file, size)
-        cover = decode_header(head)
-        if cover.version != version:
-            raise CorruptFile(f"it is a snapshot of version {cover.version}")
-        state = state_in(cover, arrays)
+        header = decode_header(head)
+        if header.version != version:
+            raise CorruptFile(f"it is a snapshot of version {header.version}")
+        state = state_in(header, arrays)
         if state.version != version:
             raise CorruptFile(f"its ledger is of version {state.version}")
-        if state.digest() != cover.digest:
+        if state.digest() != header.digest:
             raise CorruptFile("its digest is wrong")
-        return cover, state
+        return header, state
 
     def restore(self, learner: Learner) -> SnapshotHeader | None:
         """Load the newest good snapshot; None if there is none. Says so for each that is not good.
@@ -216,29 +223,29 @@ class Snapshots:
         """
         for version in reversed(self.versions()):
             try:
-                cover, state = self.read(version)
-                self.check(cover)
+                header, state = self.read(version)
+                self.check(header)
                 learner.load(state)
             except (OSError, ValueError) as error:
                 log.error("snapshot not used", extra={"version": version, "reason": str(error)})
                 continue
-            self.newest = cover
+            self.newest = header
             del state
             trim_malloc()
-            return cover
+            return header
         return None
 
-    def check(self, cover: SnapshotHeader) -> None:
+    def check(self, header: SnapshotHeader) -> None:
         """Refuse a snapshot of another log, or of a fold that other settings steered."""
-        where = f"the snapshot of version {cover.version} in {self.store.where}"
-        if cover.prefix != self.log.prefix:
+        where = f"the snapshot of version {header.version} in {self.store.where}"
+        if header.prefix != self.log.prefix:
             raise SnapshotMismatch(
-                f"{where} is of the log {cover.prefix!r}, not {self.log.prefix!r}; "
+                f"{where} is of the log {header.prefix!r}, not {self.log.prefix!r}; "
                 "give each log a RANKLOOP_SNAPSHOT_URL (or RANKLOOP_DATA_DIR) of its own"
             )
-        if cover.fold != self.log.fold:
+        if header.fold != self.log.fold:
             raise SnapshotMismatch(
-                f"{where} was learned under settings {cover.fold} (rankloop {cover.build}), "
+                f"{where} was learned under settings {header.fold} (rankloop {header.build}), "
                 f"not {self.log.fold}; run with those settings, or fold the log again: "
                 "`rankloop snapshots rollback 0`"
             )
@@ -252,9 +259,9 @@ class Snapshots:
         name, size = file_name(version), 0
         try:
             with self.store.open(name) as (file, size):
-                cover = decode_header(read_header(file, size))
-            self.check(cover)
-            return SnapshotInfo(name, version, size, cover)
+                header = decode_header(read_header(file, size))
+            self.check(header)
+            return SnapshotInfo(name, version, size, header)
         except (OSError, CorruptFile, SnapshotMismatch) as error:
             return SnapshotInfo(name, version, size, error=str(error))
 

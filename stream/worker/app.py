@@ -77,7 +77,7 @@ def app(
     encoder: Encoder,
     rankings: LatestRankings,
     why: list[str],
-    leaving: ShutdownDeadline,
+    deadline: ShutdownDeadline,
 ) -> faust.App:
     """The Faust app: the embedder agent, the engine as a service, the status page.
 
@@ -98,25 +98,25 @@ def app(
         consumer_auto_offset_reset="earliest",
     )
     engine = Engine(settings, encoder, rankings)
-    door = BrokerMonitor(settings, required_permissions(settings, name(settings, encoder)))
+    monitor = BrokerMonitor(settings, required_permissions(settings, name(settings, encoder)))
 
     @made.service
     class Living(faust.Service):  # pyright: ignore[reportUnusedClass]
         """Lives as long as the app."""
 
         async def on_stop(self) -> None:
-            leaving.within(SNAPSHOT_SECONDS)
+            deadline.within(SNAPSHOT_SECONDS)
             await engine.stop()
-            leaving.within(LIBRARY_SECONDS)
+            deadline.within(LIBRARY_SECONDS)
 
         @faust.Service.task
         async def _live(self) -> None:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(engine.run())
-                    group.create_task(door.run())
+                    group.create_task(monitor.run())
             except* (*REFUSALS, KafkaError) as stopped:
-                why.extend([await door.explain(error) for error in causes(stopped)])
+                why.extend([await monitor.explain(error) for error in causes(stopped)])
                 signal.raise_signal(signal.SIGTERM)
 
     async def embedder(stream: Any) -> None:
@@ -132,7 +132,7 @@ def app(
     @made.page("/status")
     async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
         found = engine.status(digest="digest" in request.query)
-        return web.json(found | {"kafka": door.status()})
+        return web.json(found | {"kafka": monitor.status()})
 
     page = MetricsCollector(engine)
 
@@ -162,8 +162,8 @@ def run(settings: Settings) -> None:
     url, options = settings.redis_url, settings.redis_options()
     options |= {"prefix": settings.topic_prefix}  # one Redis may serve several rankloops
     encoder = build.encoder(settings, RedisVectors(url, **options) if url else None)
-    rights = required_permissions(settings, name(settings, encoder))
-    asyncio.run(check(settings, rights))
+    permissions = required_permissions(settings, name(settings, encoder))
+    asyncio.run(check(settings, permissions))
     ttl = settings.ranking_ttl_seconds
     rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)
     log.info("starting", extra={"status": f"http://{settings.web_host}:{port}/status"})
@@ -171,18 +171,20 @@ def run(settings: Settings) -> None:
 
     def finish() -> int:
         if not why and isinstance(process.crash_reason, KafkaError):  # Faust's consumer was refused
-            why.append(asyncio.run(BrokerMonitor(settings, rights).explain(process.crash_reason)))
+            why.append(
+                asyncio.run(BrokerMonitor(settings, permissions).explain(process.crash_reason))
+            )
         if why:
             log.critical("stopped: %s", "; ".join(why))
         return 1 if why or process.crash_reason else 0
 
-    leaving = ShutdownDeadline(finish)
-    made = app(settings, encoder, rankings, why, leaving)
+    deadline = ShutdownDeadline(finish)
+    made = app(settings, encoder, rankings, why, deadline)
     process = faust.Worker(made, override_logging=False, quiet=True)
     try:
         process.execute_from_commandline()
     finally:
-        leaving.cancel()
+        deadline.cancel()
         finish()
         if why:
             sys.exit(1)

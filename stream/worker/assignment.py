@@ -22,10 +22,10 @@ class PartitionLost(Exception):
 class AssignedPartition:
     """One partition while this worker owns it."""
 
-    def __init__(self, number: int, partition: Partition, tally: PartitionCounters) -> None:
+    def __init__(self, number: int, partition: Partition, counters: PartitionCounters) -> None:
         self.number = number
         self.partition = partition
-        self.counters = tally
+        self.counters = counters
         self.ready = False
         self.lost = False
         self.began = self.heard = time.monotonic()

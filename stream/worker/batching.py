@@ -87,7 +87,7 @@ class BatchSizer:
 
 
 async def poll_fairly(
-    consumer: AIOKafkaConsumer, lives: Mapping[int, AssignedPartition], most: int
+    consumer: AIOKafkaConsumer, assigned: Mapping[int, AssignedPartition], most: int
 ) -> Batches:
     """What has come: at most `most` messages, and a share of `most` from each other partition.
 
@@ -98,30 +98,30 @@ async def poll_fairly(
     found: Batches = []
 
     def add(got: Mapping[TopicPartition, list[ConsumerRecord]]) -> None:
-        for tp, messages in got.items():  # at once: another life may begin at the next await
-            life = lives.get(tp.partition)
-            if life is not None and life.ready:
-                found.append((life, messages))
+        for tp, messages in got.items():  # at once: another owner may begin at the next await
+            owned = assigned.get(tp.partition)
+            if owned is not None and owned.ready:
+                found.append((owned, messages))
 
     first = await consumer.getmany(timeout_ms=100, max_records=most)
     add(first)
     if sum(map(len, first.values())) >= most:
-        assigned = consumer.assignment()
-        share = max(1, most // max(1, len(assigned)))
-        for other in sorted(assigned - first.keys()):
+        polled = consumer.assignment()
+        share = max(1, most // max(1, len(polled)))
+        for other in sorted(polled - first.keys()):
             add(await consumer.getmany(other, timeout_ms=0, max_records=share))
     return found
 
 
 async def check_gap(
-    consumer: AIOKafkaConsumer, tp: TopicPartition, life: AssignedPartition, first: int
+    consumer: AIOKafkaConsumer, tp: TopicPartition, owned: AssignedPartition, first: int
 ) -> None:
     """Say so if retention took events before they were read; `first` is what came instead.
 
     A gap alone says nothing: transactions leave marks between events. Raises LogMismatch if
     offsets run back: the log is another one (L6).
     """
-    due = life.partition.attribution.next
+    due = owned.partition.attribution.next
     if first == due:
         return
     try:
@@ -141,9 +141,9 @@ async def check_gap(
         log.error("events lost to retention before they were read", extra=gone)
 
 
-def lag(consumer: AIOKafkaConsumer | None, topic: str, life: AssignedPartition) -> int:
+def lag(consumer: AIOKafkaConsumer | None, topic: str, owned: AssignedPartition) -> int:
     """How many offsets of a partition were not handled yet, as far as fetches have told."""
-    tp = TopicPartition(topic, life.number)
+    tp = TopicPartition(topic, owned.number)
     if consumer is None or tp not in consumer.assignment():
         return 0
-    return max(0, (consumer.highwater(tp) or 0) - life.partition.attribution.next)
+    return max(0, (consumer.highwater(tp) or 0) - owned.partition.attribution.next)

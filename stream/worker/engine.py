@@ -264,7 +264,7 @@ class Engine:
 
     def status(self, digest: bool = False) -> dict[str, Any]:
         """What the worker knows and does, for people and health checks."""
-        parts, lives = self.parts, self.partitions.assigned
+        parts, assigned = self.parts, self.partitions.assigned
         return {
             "group": self.settings.group,
             "role": self.settings.role,
@@ -283,16 +283,16 @@ class Engine:
             "redis": self.rankings.where,
             "attributions": self.attribution_snapshotter.status(),
             "partitions": {
-                life.number: {
-                    "ready": life.ready,
-                    "restored": life.restored and asdict(life.restored),
-                    "committed": life.committed,
-                    "next": life.partition.attribution.next,
-                    "open": life.partition.attribution.open,
-                    "watermark": life.partition.attribution.watermark,
-                    "events": dict(life.partition.attribution.counts),
-                    "deadletters": dict(life.partition.counts),
+                owned.number: {
+                    "ready": owned.ready,
+                    "restored": owned.restored and asdict(owned.restored),
+                    "committed": owned.committed,
+                    "next": owned.partition.attribution.next,
+                    "open": owned.partition.attribution.open,
+                    "watermark": owned.partition.attribution.watermark,
+                    "events": dict(owned.partition.attribution.counts),
+                    "deadletters": dict(owned.partition.counts),
                 }
-                for life in lives.values()
+                for owned in assigned.values()
             },
         }

@@ -28,9 +28,9 @@ class Watched(Protocol):
     settings: Settings
     parts: build.Parts
     ledger: Ledger
-    follower: TopicReader
+    reader: TopicReader
     publish: Producer
-    keeping: LearnerSnapshotter
+    snapshotter: LearnerSnapshotter
     partitions: Partitions
     feedback: TopicPartition
 
@@ -64,8 +64,8 @@ class LogMonitor:
     async def _reach(self) -> None:
         """Whether a restart would find what it needs: else retention outran snapshots."""
         worker = self.worker
-        begins = await worker.follower.begins(worker.feedback)
-        newest = worker.keeping.snapshots.newest
+        begins = await worker.reader.begins(worker.feedback)
+        newest = worker.snapshotter.snapshots.newest
         if begins > (newest.version if newest else 0):
             self._alarm(
                 f"{worker.feedback.topic} begins at {begins}, behind this worker's newest snapshot "
@@ -73,7 +73,7 @@ class LogMonitor:
             )
         for number, needs in worker.partitions.needed().items():
             events = TopicPartition(worker.partitions.topics.events, number)
-            begins = await worker.follower.begins(events)
+            begins = await worker.reader.begins(events)
             if begins > needs:
                 self._alarm(
                     f"{events.topic}-{number} begins at {begins} and is needed from {needs} on: "

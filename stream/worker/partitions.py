@@ -43,23 +43,23 @@ class Partitions(ConsumerRebalanceListener):
     def __init__(
         self,
         settings: Settings,
-        follower: TopicReader,
+        reader: TopicReader,
         publish: Producer,
         make: Callable[[int], Partition],
         published: Published,
-        remembering: AttributionSnapshotter,
-        tallies: defaultdict[int, PartitionCounters],
+        attribution_snapshotter: AttributionSnapshotter,
+        counters: defaultdict[int, PartitionCounters],
     ) -> None:
         self.settings = settings
-        self.attribution_snapshotter = remembering
+        self.attribution_snapshotter = attribution_snapshotter
         self.topics = Topics(settings.topic_prefix)
         self.feedback = TopicPartition(self.topics.feedback, 0)
-        self.reader = follower
+        self.reader = reader
         self.publish = publish
         self.make = make
         self.published = published
         self.assigned: dict[int, AssignedPartition] = {}
-        self.counters = tallies
+        self.counters = counters
         self.batch_sizer = BatchSizer(
             settings.batch_events, min(ROUND, settings.session_timeout_seconds / 16)
         )
@@ -104,14 +104,14 @@ class Partitions(ConsumerRebalanceListener):
             async with self._busy:
                 if self._stopping:
                     break
-                for life, messages in found:
-                    tp = TopicPartition(self.topics.events, life.number)
-                    await check_gap(self._consumer, tp, life, messages[0].offset)
-                await asyncio.gather(*(self._receive(life, messages) for life, messages in found))
+                for owned, messages in found:
+                    tp = TopicPartition(self.topics.events, owned.number)
+                    await check_gap(self._consumer, tp, owned, messages[0].offset)
+                await asyncio.gather(*(self._receive(owned, messages) for owned, messages in found))
                 self.batch_sizer.round(sum(len(messages) for _, messages in found))
                 now = time.monotonic()
-                for life in list(self.assigned.values()):
-                    await self._tick(life, now)
+                for owned in list(self.assigned.values()):
+                    await self._tick(owned, now)
                 if now - committed > 0.2:
                     committed = now
                     await self._commit()
@@ -136,33 +136,35 @@ class Partitions(ConsumerRebalanceListener):
     def _begin(self, tp: TopicPartition) -> None:
         assert self._consumer is not None
         self._abandon(tp.partition)
-        life = AssignedPartition(tp.partition, self.make(tp.partition), self.counters[tp.partition])
-        self.assigned[tp.partition] = life
+        owned = AssignedPartition(
+            tp.partition, self.make(tp.partition), self.counters[tp.partition]
+        )
+        self.assigned[tp.partition] = owned
         self._consumer.pause(tp)
-        task = asyncio.create_task(self._restore(tp, life))
+        task = asyncio.create_task(self._restore(tp, owned))
         self._restoring.add(task)
         task.add_done_callback(self._restored)
 
     def needed(self) -> dict[int, int]:
         """By partition, the offset of events that who takes it over begins to read at (L3)."""
-        return {life.number: life.needed for life in self.assigned.values() if life.ready}
+        return {owned.number: owned.needed for owned in self.assigned.values() if owned.ready}
 
     def refused(self, number: int) -> None:
         """A record of the partition does not follow the one before (L4): go back to the commit."""
-        life = self.assigned.get(number)
-        if life is not None and life.ready:
+        owned = self.assigned.get(number)
+        if owned is not None and owned.ready:
             self._begin(TopicPartition(self.topics.events, number))
 
     def lags(self) -> dict[int, int]:
         """How many offsets of each partition were not handled yet, as far as fetches have told."""
         return {
-            n: lag(self._consumer, self.topics.events, life) for n, life in self.assigned.items()
+            n: lag(self._consumer, self.topics.events, owned) for n, owned in self.assigned.items()
         }
 
     def _abandon(self, number: int) -> None:
-        life = self.assigned.pop(number, None)
-        if life is not None:
-            life.revoked()
+        owned = self.assigned.pop(number, None)
+        if owned is not None:
+            owned.revoked()
             self.reader.unsubscribe(TopicPartition(self.topics.rankings, number))
 
     def _restored(self, task: asyncio.Task[None]) -> None:
@@ -171,72 +173,74 @@ class Partitions(ConsumerRebalanceListener):
             if not self._failed.done():
                 self._failed.set_exception(error)
 
-    async def _restore(self, tp: TopicPartition, life: AssignedPartition) -> None:
+    async def _restore(self, tp: TopicPartition, owned: AssignedPartition) -> None:
         assert self._consumer is not None
         async with self._committing:  # else what that commit covers would be counted twice
             pass
-        while not life.lost:
+        while not owned.lost:
             try:
                 commit = await last_commit(self.settings, tp.partition)
-                life.restored = await restore(
+                owned.restored = await restore(
                     self.settings,
-                    life.partition,
+                    owned.partition,
                     commit,
-                    lambda: life.lost,
+                    lambda: owned.lost,
                     self.attribution_snapshotter.kept,
                 )
-                life.committed, life.kept = commit.offset, life.restored.kept
+                owned.committed, owned.kept = commit.offset, owned.restored.kept
                 break
             except KafkaError as error:
                 log.warning("not restored, trying again", extra={"reason": str(error)})
-                life.partition = self.make(tp.partition)
+                owned.partition = self.make(tp.partition)
                 await asyncio.sleep(1)
-        if life.lost or life.restored is None:
+        if owned.lost or owned.restored is None:
             return
         rankings = TopicPartition(self.topics.rankings, tp.partition)
-        position = life.restored.rankings
-        self.reader.subscribe(rankings, position, lambda message: self._read(life, message))
-        offset = life.partition.attribution.next
+        position = owned.restored.rankings
+        self.reader.subscribe(rankings, position, lambda message: self._read(owned, message))
+        offset = owned.partition.attribution.next
         try:
             self._consumer.seek(tp, offset)
             self._consumer.resume(tp)
         except IllegalStateError:  # gone meanwhile
             return
-        how = {"events": life.restored.events, "seconds": round(life.started(), 3)}
+        how = {"events": owned.restored.events, "seconds": round(owned.started(), 3)}
         log.info("restored", extra={"partition": tp.partition, "offset": offset} | how)
 
-    def _read(self, life: AssignedPartition, message: ConsumerRecord) -> None:
+    def _read(self, owned: AssignedPartition, message: ConsumerRecord) -> None:
         """A decision as read back from the rankings: only now may it be used (L2)."""
         decision = decision_of(message)
-        attribution = life.partition.attribution
+        attribution = owned.partition.attribution
         if decision is not None and attribution.decided(decision, message.offset):
             self.published(message, decision)
 
-    async def _receive(self, life: AssignedPartition, messages: list[ConsumerRecord]) -> None:
-        life.received(messages[0].timestamp / 1000)
+    async def _receive(self, owned: AssignedPartition, messages: list[ConsumerRecord]) -> None:
+        owned.received(messages[0].timestamp / 1000)
         waiting = received_messages(messages)
         lease = time.monotonic() + self.settings.session_timeout_seconds / 2
 
         async def perform(command: Command) -> Any:
-            if life.lost or time.monotonic() > lease:
+            if owned.lost or time.monotonic() > lease:
                 raise PartitionLost("the lease ran out")
-            return await self._perform(life, command)
+            return await self._perform(owned, command)
 
         try:
             while waiting:
-                used = await drive(self.batch_sizer.watched(life.partition.batch(waiting)), perform)
+                used = await drive(
+                    self.batch_sizer.watched(owned.partition.batch(waiting)), perform
+                )
                 if not used:
                     raise PartitionLost("a request before this batch was never decided")
-                life.processed(used)
+                owned.processed(used)
                 waiting = waiting[used:]
         except (PartitionLost, ProduceError) as error:
-            extra = {"partition": life.number, "reason": str(error)}
+            extra = {"partition": owned.number, "reason": str(error)}
             log.warning("batch abandoned", extra=extra)
-            life.counters.abandoned += 1
-            if self.assigned.get(life.number) is life:
-                self._begin(TopicPartition(self.topics.events, life.number))
+            owned.counters.abandoned += 1
+            if self.assigned.get(owned.number) is owned:
+                self._begin(TopicPartition(self.topics.events, owned.number))
 
-    async def _perform(self, life: AssignedPartition, command: Command) -> Any:
+    async def _perform(self, owned: AssignedPartition, command: Command) -> Any:
         match command:
             case PublishFeedback(lessons):
                 topic = self.topics.feedback
@@ -247,12 +251,12 @@ class Partitions(ConsumerRebalanceListener):
                     async with asyncio.timeout(self.settings.read_your_writes_seconds):
                         await self.reader.wait_until(self.feedback, version)
                 except TimeoutError:
-                    life.counters.older += 1
+                    owned.counters.older += 1
                     log.warning("deciding with an older model", extra={"waited_for": version})
             case PublishRankings(decisions):
-                await self._answer(life, decisions)
+                await self._answer(owned, decisions)
             case PublishDeadLetters(letters):
-                topics, number = self.topics, life.number
+                topics, number = self.topics, owned.number
                 await self.publish(
                     [
                         dead_letter(topics, topics.events, number, m.offset, m.data, reason)
@@ -260,35 +264,35 @@ class Partitions(ConsumerRebalanceListener):
                     ]
                 )
             case Commit():
-                life.commit = command
+                owned.commit = command
         return None
 
-    async def _answer(self, life: AssignedPartition, decisions: list[Decision]) -> None:
-        rankings = TopicPartition(self.topics.rankings, life.number)
+    async def _answer(self, owned: AssignedPartition, decisions: list[Decision]) -> None:
+        rankings = TopicPartition(self.topics.rankings, owned.number)
         offsets = await self.publish(
             [
                 ProducerRecord(
-                    rankings.topic, encode(decision), decision.user.encode(), life.number
+                    rankings.topic, encode(decision), decision.user.encode(), owned.number
                 )
                 for decision in decisions
             ]
         )
-        life.counters.rankings.update("refused" if d.refused else "ranked" for d in decisions)
+        owned.counters.rankings.update("refused" if d.refused else "ranked" for d in decisions)
         try:
             async with asyncio.timeout(self.settings.session_timeout_seconds / 2):
                 await self.reader.wait_until(rankings, offsets[-1] + 1)
         except TimeoutError:
             raise PartitionLost("the rankings published were not read back") from None
 
-    async def _tick(self, life: AssignedPartition, now: float) -> None:
-        quiet = now - life.heard
-        if life.ready and quiet >= self.settings.idle_tick_seconds:
-            life.heard = now
-            tick = life.partition.tick(int(quiet * 1000))
+    async def _tick(self, owned: AssignedPartition, now: float) -> None:
+        quiet = now - owned.heard
+        if owned.ready and quiet >= self.settings.idle_tick_seconds:
+            owned.heard = now
+            tick = owned.partition.tick(int(quiet * 1000))
             if tick is not None:
                 try:
                     await self.publish(
-                        [ProducerRecord(self.topics.events, tick, partition=life.number)]
+                        [ProducerRecord(self.topics.events, tick, partition=owned.number)]
                     )
                 except ProduceError as error:
                     log.warning("tick not published", extra={"reason": str(error)})
@@ -296,7 +300,7 @@ class Partitions(ConsumerRebalanceListener):
     async def _commit(self) -> None:
         """Commit what this worker's learner has accepted, never more (L4)."""
         offered = [
-            (life, commit) for life in self.assigned.values() if (commit := life.committable())
+            (owned, commit) for owned in self.assigned.values() if (commit := owned.committable())
         ]
         if not offered or self._consumer is None:
             return
@@ -304,12 +308,12 @@ class Partitions(ConsumerRebalanceListener):
         async with self._committing:
             try:
                 await self._consumer.commit(
-                    {TopicPartition(events, life.number): commit for life, commit in offered}
+                    {TopicPartition(events, owned.number): commit for owned, commit in offered}
                 )
             except (CommitFailedError, IllegalStateError):
                 log.warning("the group moved on; its next owner starts from the last commit")
             except KafkaError as error:
                 log.warning("commit failed; the next one covers it", extra={"error": str(error)})
             else:
-                for life, _ in offered:
-                    life.commit_accepted()
+                for owned, _ in offered:
+                    owned.commit_accepted()

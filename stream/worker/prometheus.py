@@ -82,26 +82,26 @@ class MetricsCollector:
 
     def events(self) -> Iterator[Metric]:
         """What came and what became of it: committed events only."""
-        tallies = sorted(self.engine.counters.items())
+        counters = sorted(self.engine.counters.items())
         one, two = ("partition",), ("partition", "fate")
-        yield counter("events_in", "Messages committed.", one, ((p, t.taken) for p, t in tallies))
+        yield counter("events_in", "Messages committed.", one, ((p, t.taken) for p, t in counters))
         yield counter(
             "events",
             "What became of them: with rankloop_events_waiting they add up to those in.",
             two,
-            ((p, fate, n) for p, t in tallies for fate, n in sorted(t.results.items())),
+            ((p, fate, n) for p, t in counters for fate, n in sorted(t.results.items())),
         )
         yield gauge(
             "events_waiting",
             "Events that came before their request.",
             one,
-            ((p, t.waiting) for p, t in tallies),
+            ((p, t.waiting) for p, t in counters),
         )
         yield counter(
             "events_waiting_moved",
             "Waiting events taken over with a partition, and given up with it.",
             ("partition", "direction"),
-            (row for p, t in tallies for row in ((p, "in", t.inherited), (p, "out", t.released))),
+            (row for p, t in counters for row in ((p, "in", t.inherited), (p, "out", t.released))),
         )
         embedded = self.engine.embedded.dead_letters
         yield counter(
@@ -111,7 +111,7 @@ class MetricsCollector:
             [
                 *(
                     ("events", p, reason, n)
-                    for p, t in tallies
+                    for p, t in counters
                     for reason, n in sorted(t.dead_letters.items())
                 ),
                 *(("items", 0, reason, n) for reason, n in sorted(embedded.items())),
@@ -121,18 +121,21 @@ class MetricsCollector:
             "outcomes",
             "Decisions closed and corrected; unshown and refused ones teach nothing.",
             ("partition", "status"),
-            ((p, status, n) for p, t in tallies for status, n in sorted(t.outcomes.items())),
+            ((p, status, n) for p, t in counters for status, n in sorted(t.outcomes.items())),
         )
 
     def partitions(self) -> Iterator[Metric]:
         """How each partition fares."""
         partitions, one, now = self.engine.partitions, ("partition",), time.monotonic()
-        tallies, lives = sorted(self.engine.counters.items()), sorted(partitions.assigned.items())
+        counters, assigned = (
+            sorted(self.engine.counters.items()),
+            sorted(partitions.assigned.items()),
+        )
         yield counter(
             "rankings",
             "Rankings published and acknowledged.",
             ("partition", "kind"),
-            ((p, kind, n) for p, t in tallies for kind, n in sorted(t.rankings.items())),
+            ((p, kind, n) for p, t in counters for kind, n in sorted(t.rankings.items())),
         )
         for name, says, of in (
             ("batches_abandoned", "Batches given up and begun again from the commit.", "abandoned"),
@@ -142,18 +145,18 @@ class MetricsCollector:
             ("silences", "Times events had waited for an owner.", "silences"),
             ("silence_seconds", "Seconds the oldest of them had waited.", "silence_seconds"),
         ):
-            yield counter(name, says, one, ((p, getattr(t, of)) for p, t in tallies))
+            yield counter(name, says, one, ((p, getattr(t, of)) for p, t in counters))
         yield gauge(
             "silence_longest_seconds",
             "The longest of these silences.",
             one,
-            ((p, t.longest_unserved) for p, t in tallies),
+            ((p, t.longest_unserved) for p, t in counters),
         )
         yield gauge(
             "silent_seconds",
             "Since when a partition of this worker is being restored; 0: it is served.",
             one,
-            ((p, 0 if life.ready else now - life.began) for p, life in lives),
+            ((p, 0 if owned.ready else now - owned.began) for p, owned in assigned),
         )
         yield gauge(
             "lag_events",
@@ -259,8 +262,8 @@ class MetricsCollector:
         """How much is held of what grows, and its limit: README's table "Bounds"."""
         engine, parts = self.engine, self.engine.parts
         catalogue, memory, kept = parts.catalogue, parts.learner.memory, engine.rankings.counts
-        lives = sorted(engine.partitions.assigned.items())
-        window = [(p, life.partition.attribution.sizes) for p, life in lives]
+        assigned = sorted(engine.partitions.assigned.items())
+        window = [(p, owned.partition.attribution.sizes) for p, owned in assigned]
         yield gauge(
             "window",
             "What a partition remembers of the last window of event time, by kind.",
@@ -275,7 +278,7 @@ class MetricsCollector:
             "commits_due",
             "Commits that wait for the learner.",
             ("partition",),
-            ((p, life.due) for p, life in lives),
+            ((p, owned.due) for p, owned in assigned),
         )
         held = {
             "items": (catalogue.size, catalogue.limit),
@@ -286,7 +289,7 @@ class MetricsCollector:
                 engine.ranking_writer.waiting,
                 engine.ranking_writer.most,
             ),
-            "commits_due": (max((life.due for _, life in lives), default=0), MAX_COMMITS_DUE),
+            "commits_due": (max((owned.due for _, owned in assigned), default=0), MAX_COMMITS_DUE),
             "batch": (engine.partitions.batch_sizer.size, engine.settings.batch_events),
         }
         if isinstance(engine.encoder, CachedEncoder):

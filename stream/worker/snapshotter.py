@@ -37,7 +37,7 @@ class LearnerSnapshotter:
         settings: Settings,
         learner: Learner,
         ledger: Ledger,
-        follower: TopicReader,
+        reader: TopicReader,
         take: OnRecord,
         fresh: Callable[[], Learner],
         renewed: Callable[[Learner], None],
@@ -47,7 +47,7 @@ class LearnerSnapshotter:
         self.ledger = ledger
         self.fresh = fresh
         self.renewed = renewed
-        self.reader = follower
+        self.reader = reader
         self.take = take
         self.feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
         self.snapshots = open_snapshots(settings)
@@ -61,13 +61,13 @@ class LearnerSnapshotter:
         Raises SnapshotMismatch if the log is not the one that was learned (L6).
         """
         began = time.monotonic()
-        cover = await asyncio.to_thread(self.snapshots.restore, self.learner)
+        header = await asyncio.to_thread(self.snapshots.restore, self.learner)
         if self.ledger is not self.learner.ledger:
             self.ledger.load(self.learner.ledger.state())
         version, topic = self.learner.version, self.feedback.topic
         begins = await self.reader.begins(self.feedback)
         check_range(version, begins, await self.reader.end(self.feedback), topic)
-        if cover is not None:
+        if header is not None:
             seconds = round(time.monotonic() - began, 3)
             log.info("snapshot loaded", extra={"version": version, "seconds": seconds})
         self.reader.subscribe(self.feedback, max(begins, version - 1), self._take)
@@ -89,12 +89,12 @@ class LearnerSnapshotter:
             newer = await asyncio.to_thread(self.snapshots.newer, self.learner.version)
             if not newer:
                 return
-            cover = await asyncio.to_thread(self.snapshots.restore, learner)
+            header = await asyncio.to_thread(self.snapshots.restore, learner)
         except Exception as error:  # whatever a store may raise: what is known serves on
             self.failed += 1
             log.error("snapshot not taken", extra={"reason": str(error)})
             return
-        if cover is not None and learner.version > self.learner.version:
+        if header is not None and learner.version > self.learner.version:
             self.learner = learner
             self.renewed(learner)
             seconds = round(time.monotonic() - began, 3)
@@ -159,27 +159,27 @@ class AttributionSnapshotter:
         self.failed = 0
         self._writing: asyncio.Task[None] | None = None
 
-    def __call__(self, lives: Collection[AssignedPartition]) -> None:
+    def __call__(self, assigned: Collection[AssignedPartition]) -> None:
         """Call it between batches. What is written holds committed events alone (L4)."""
         if not self.every or self._writing is not None:
             return
-        taken = next((life for life in lives if life.copy is not None), None)
+        taken = next((owned for owned in assigned if owned.copy is not None), None)
         if taken is None:
-            taken = next((life for life in lives if self._due(life)), None)
+            taken = next((owned for owned in assigned if self._due(owned)), None)
             if taken is None:
                 return
             taken.copy = taken.partition.attribution.state()
         if taken.copy is not None and taken.committed >= taken.copy.next:
             self._writing = asyncio.create_task(self._write(taken))
 
-    async def finish(self, lives: Iterable[AssignedPartition]) -> None:
+    async def finish(self, assigned: Iterable[AssignedPartition]) -> None:
         """The last ones, at a clean stop."""
         await self.settled()
-        for life in lives:
-            attribution = life.partition.attribution
-            if self.every and self._due(life) and life.committed >= attribution.next:
-                life.copy = attribution.state()
-                await self._write(life)
+        for owned in assigned:
+            attribution = owned.partition.attribution
+            if self.every and self._due(owned) and owned.committed >= attribution.next:
+                owned.copy = attribution.state()
+                await self._write(owned)
 
     async def settled(self) -> None:
         """Wait until nothing is being written."""
@@ -190,20 +190,20 @@ class AttributionSnapshotter:
         """How many were written, and how many could not be."""
         return {"written": self.written, "failed": self.failed}
 
-    def _due(self, life: AssignedPartition) -> bool:
-        attribution = life.partition.attribution
+    def _due(self, owned: AssignedPartition) -> bool:
+        attribution = owned.partition.attribution
         # Without a record no chain says that a file is of this log: there is little to lose.
-        if not life.ready or attribution.last is None:
+        if not owned.ready or attribution.last is None:
             return False
         ids_from = attribution.bookmark().ids_from
-        unread = attribution.next - max(ids_from, life.kept)
+        unread = attribution.next - max(ids_from, owned.kept)
         return unread > max(self.every, (attribution.next - ids_from) // 4)
 
-    async def _write(self, life: AssignedPartition) -> None:
-        state, began = life.copy, time.monotonic()
+    async def _write(self, owned: AssignedPartition) -> None:
+        state, began = owned.copy, time.monotonic()
         if state is None:
             return
-        where = {"partition": life.number, "offset": state.next}
+        where = {"partition": owned.number, "offset": state.next}
         try:
             await asyncio.to_thread(self.kept.write, state)
         except Exception as error:  # whatever a store may raise: the bookmark is enough
@@ -215,4 +215,4 @@ class AttributionSnapshotter:
             log.info("attribution written", extra=where | {"seconds": seconds})
         finally:
             # After a failure as well: the next try comes after as many events.
-            life.kept, life.copy, self._writing = state.next, None, None
+            owned.kept, owned.copy, self._writing = state.next, None, None

@@ -41,16 +41,16 @@ def folds(seconds: float) -> Rows:
     yield Row("attribution alone", len(clicks) / spent.wall, "events/s", how)
 
     attribution = Attribution(0, world.SETTINGS.attribution_rules())
-    lessons = [
-        lesson.data
+    records = [
+        record.data
         for n, click in enumerate(clicks)
-        for lesson in attribution(n, click.at, click).records
+        for record in attribution(n, click.at, click).records
     ]
     with watch() as spent:
-        for offset, data in enumerate(lessons):
+        for offset, data in enumerate(records):
             parts.learner(offset, data)
-    how = f"{len(lessons):,} records through the learner, {world.SAYS}, {spent.cores}"
-    yield Row("learning alone", len(lessons) / spent.wall, "events/s", how)
+    how = f"{len(records):,} records through the learner, {world.SAYS}, {spent.cores}"
+    yield Row("learning alone", len(records) / spent.wall, "events/s", how)
 
 
 def own(user: str) -> int:

@@ -29,7 +29,7 @@ from measure import Row, Watch, processor, watch
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
-from stand import PATIENCE, Answer, Client, Stand, publish
+from stand import PATIENCE, Answer, BenchClient, Stand, publish
 
 from agents.attribution import RankingTask
 from models.arrays.lru_index import part
@@ -172,8 +172,8 @@ def loaded(settings: Settings, size: Size) -> list[Row]:
     before = resident()
     began = time.perf_counter()
     with watch() as spent:
-        cover = open_snapshots(settings).restore(learner)
-    assert cover is not None and cover.version == size.outcomes + 1
+        header = open_snapshots(settings).restore(learner)
+    assert header is not None and header.version == size.outcomes + 1
     memory, peak = resident() - before, getrusage(RUSAGE_SELF).ru_maxrss / 1e3 - before
     rows = [
         Row("read, checked, loaded", spent.wall, "s", f"checksum, digest, rules; {busy(spent)}"),
@@ -229,7 +229,7 @@ def restarted(stand: Stand, settings: Settings, size: Size) -> list[Row]:
 
 
 async def first_answer(settings: Settings) -> Answer:
-    async with Client.connected(settings) as client:
+    async with BenchClient.connected(settings) as client:
         at = time.time_ns() // 1_000_000
         return await client.ask(Request(id="first", user="user:1", at=at, k=10), "first")
 

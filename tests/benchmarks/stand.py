@@ -104,7 +104,7 @@ class BenchClient:
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, settings: Settings) -> AsyncIterator["Client"]:
+    async def connected(cls, settings: Settings) -> AsyncIterator["BenchClient"]:
         """A client for as long as the block lasts."""
         producer = AIOKafkaProducer(**settings.aiokafka_options())
         await producer.start()

@@ -10,7 +10,7 @@ import uvloop
 import world
 from measure import Row, Rows, amount, percentiles, watch
 from msgspec import structs
-from stand import PATIENCE, Answer, Client, Stand, gathered, paced, publish
+from stand import PATIENCE, Answer, BenchClient, Stand, gathered, paced, publish
 
 from models.events import Click, Reward
 from stream.settings import Settings
@@ -63,7 +63,7 @@ def backlog(worker: Worker, count: int, says: str) -> Row:
 async def rankings(settings: Settings, worker: Worker, seconds: float, says: str) -> list[Row]:
     """All at once for the highest rate, then an open loop at half of it."""
     count = amount(5_000, seconds)
-    async with Client.connected(settings) as client:
+    async with BenchClient.connected(settings) as client:
         start = now() - SPAN  # time never runs back: what is asked in the past is closed at once
         await gathered([ask(client, one, start) for one in world.requests("hot", 500)])
         with watch(worker.pid) as spent:
@@ -95,7 +95,7 @@ async def rankings(settings: Settings, worker: Worker, seconds: float, says: str
     return made
 
 
-def ask(client: Client, one: tuple[str, str], at: int) -> asyncio.Task[Answer]:
+def ask(client: BenchClient, one: tuple[str, str], at: int) -> asyncio.Task[Answer]:
     return asyncio.create_task(client.ask(world.request(*one, at=at), one[0]))
 
 
@@ -124,7 +124,7 @@ def liked(click: Click) -> Reward:
 
 async def clicked(settings: Settings, worker: Worker, seconds: float, says: str) -> list[Row]:
     """A few hundred readers, whoever waited longest clicks next."""
-    async with Client.connected(settings) as client:
+    async with BenchClient.connected(settings) as client:
         first = {user: id for id, user in world.requests("first", 1_000)}
         asked = [ask(client, (id, user), now()) for user, id in first.items()]
         free = deque(await gathered(asked))

@@ -145,9 +145,9 @@ class Life:
 
     def perform(self, command: Command) -> Performed:
         match command:
-            case PublishFeedback(lessons):
-                self.say("teaches {}", [f"{x.source.offset}.{x.source.index}" for x in lessons])
-                return (yield from self.publish(self.world.feedback, [x.data for x in lessons]))
+            case PublishFeedback(records):
+                self.say("teaches {}", [f"{x.source.offset}.{x.source.index}" for x in records])
+                return (yield from self.publish(self.world.feedback, [x.data for x in records]))
             case AwaitLearner(version):
                 self.worker.follow(0 if self.chance.odds(0.3) else version)
             case PublishRankings(decisions):

@@ -32,9 +32,9 @@ def judge(play: Play) -> None:
     world = play.world
     learned = taken(world)
     for log in world.logs:
-        lessons = uninterrupted(world, log)
-        compare(log, learned.get(log.number, []), lessons)
-        accounted(world, log, lessons)
+        records = uninterrupted(world, log)
+        compare(log, learned.get(log.number, []), records)
+        accounted(world, log, records)
     for life in play.lives():
         came, ended = life.accounted()
         if came != ended:
@@ -50,7 +50,7 @@ def uninterrupted(world: World, log: Log) -> list[bytes]:
         decision = decode_decision(data)
         first.setdefault((decision.source, decision.id), decision)
     fold = Attribution(log.number, world.rules)
-    lessons: list[bytes] = []
+    records: list[bytes] = []
     for message in log.events:
         event = usable(world, log, message)
         if event is None:
@@ -58,13 +58,13 @@ def uninterrupted(world: World, log: Log) -> list[bytes]:
                 raise Wrong("lost", f"no dead letter for {message}")
             continue
         caused = fold(message.offset, message.appended, event)
-        lessons += [lesson.data for lesson in caused.records]
+        records += [record.data for record in caused.records]
         for ask in caused.tasks:
             key = ask.source, ask.request.id
             if key not in first:
                 raise Wrong("lost", f"request {key} in {log.number} was never answered")
             fold.decided(first[key])
-    return lessons
+    return records
 
 
 def taken(world: World) -> dict[int, list[bytes]]:
@@ -90,7 +90,7 @@ def compare(log: Log, got: list[bytes], wanted: list[bytes]) -> None:
     raise Wrong("wrong", where + (strange[0].decode() if strange else "in another order"))
 
 
-def accounted(world: World, log: Log, lessons: list[bytes]) -> None:
+def accounted(world: World, log: Log, records: list[bytes]) -> None:
     """Who begins at 0 when all is done publishes nothing, and counts every event once."""
     ledger = Ledger()
     for n, data in enumerate(world.feedback):
@@ -113,7 +113,7 @@ def accounted(world: World, log: Log, lessons: list[bytes]) -> None:
     counted = sum(fates.values()) + sum(partition.counts.values())
     if counted != len(log.events) or letters != log.letters:
         raise Wrong("wrong", f"{len(log.events)} events, {counted} counted in {fates}")
-    outcomes = sum(b'"type":"outcome"' in data for data in lessons)
+    outcomes = sum(b'"type":"outcome"' in data for data in records)
     closed = sum(attribution.counts[status] for status in ("complete", "expired", "corrected"))
     if outcomes != closed:
         raise Wrong("wrong", f"{outcomes} outcomes, {closed} counted")
