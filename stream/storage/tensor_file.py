@@ -56,7 +56,7 @@ def pieces(arrays: Arrays, texts: Mapping[str, str]) -> Iterator[bytes | memoryv
 
     >>> from io import BytesIO
     >>> data = b"".join(pieces({"a": np.arange(3)}, {"what": "numbers"}))
-    >>> found, back = read(BytesIO(data), len(data))
+    >>> found, back = read_tensors(BytesIO(data), len(data))
     >>> found.texts, back["a"].tolist()
     ({'what': 'numbers'}, [0, 1, 2])
     """
