@@ -123,7 +123,7 @@ class Attribution:
     >>> fold = Attribution(0, AttributionRules(refresh=False))
     >>> fold(0, 5, Click(id="c", user="u", item="i", at=5)).records[0].data[:34]
     b'{"type":"interaction","id":"c","us'
-    >>> fold(1, 5, Click(id="c", user="u", item="i", at=5)).lessons, fold.counts["duplicate"]
+    >>> fold(1, 5, Click(id="c", user="u", item="i", at=5)).records, fold.counts["duplicate"]
     ([], 1)
     """
 
@@ -243,7 +243,7 @@ class Attribution:
         return self._from is not None
 
     def resume(self, bookmark: Bookmark) -> None:
-        """Make the state again: events from `bookmark.ids_from` on are folded without lessons."""
+        """Make the state again: events from `bookmark.ids_from` on are folded without learning records."""
         self._from = bookmark
         self.next = bookmark.open_from
         self.watermark = bookmark.watermark
@@ -271,7 +271,7 @@ class Attribution:
     def __call__(self, offset: int, appended: int, event: Event) -> Effects:
         """Fold the event at `offset`, which the broker appended at `appended` (milliseconds)."""
         before, self.watermark = self.watermark, self._advanced(appended, event)
-        self._offset, self._index, self._lessons = offset, 0, list[LearningRecord]()
+        self._offset, self._index, self._records = offset, 0, list[LearningRecord]()
         asks: list[RankingTask] = []
         self._expire()
         self._reach.mark(offset, before, self.idle)
@@ -299,7 +299,7 @@ class Attribution:
                     asks.append(self._open(request, at, refresh=True))
         self.skip(offset)
         self.counts[fate] += 1
-        return Effects(self._lessons, asks, fate)
+        return Effects(self._records, asks, fate)
 
     def _advanced(self, appended: int, event: Event) -> int:
         return max(self.watermark, min(event.at, appended + self.rules.future))
@@ -383,4 +383,4 @@ class Attribution:
         data = encode(record)
         self.chain, self.last = chain(data), record.source
         self._index += 1
-        self._lessons.append(LearningRecord(record.source, data))
+        self._records.append(LearningRecord(record.source, data))
