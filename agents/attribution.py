@@ -243,7 +243,7 @@ class Attribution:
         return self._from is not None
 
     def resume(self, bookmark: Bookmark) -> None:
-        """Make the state again: events from `bookmark.ids_from` on are folded without learning records."""
+        """Make the state again: events from `bookmark.ids_from` on teach nothing."""
         self._from = bookmark
         self.next = bookmark.open_from
         self.watermark = bookmark.watermark

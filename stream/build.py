@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,9 +27,9 @@ from models.memory import Memory
 from models.popularity import Popularity
 from models.sequential_knn import SequentialItemKNN
 from policies.base import Policy
+from policies.baseline import Baseline
 from policies.blend import Blend
 from policies.exploration import Epsilon, Exploration, InverseGap, Softmax
-from policies.producer import Baseline
 from policies.uniform import Uniform
 from policies.vowpal import Vowpal
 from policies.vowpal_explore import VowpalExplore
@@ -64,12 +65,15 @@ POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
         rate=s.learning_rate,
         largest_reward=s.bandit_max_reward,
     ),
-    "producer": lambda s, explore: Baseline(),
+    "baseline": lambda s, explore: Baseline(),
     # Vowpal Wabbit's own exploration: for rankings of one item.
     "vw_explore": lambda s, explore: VowpalExplore(
         "vw_explore", explore=s.exploration, amount=AMOUNTS[s.exploration](s), rate=s.learning_rate
     ),
 }
+
+# Before 0.1.0 it was called so.
+RENAMED_POLICIES = {"producer": "baseline"}
 
 # One core is left to the event loop: threads that wait for each other crawl.
 THREADS = max(1, (os.cpu_count() or 1) - 1)
@@ -94,8 +98,9 @@ def policy(settings: Settings, name: str = "") -> Policy:
     """A policy by its name; the one of the settings if none is given."""
     name = name or settings.policy
     if name not in POLICIES:
-        names = ", ".join(POLICIES)
-        raise ValueError(f"policy must be one of {names}, got {name!r}")
+        near = RENAMED_POLICIES.get(name) or next(iter(get_close_matches(name, POLICIES)), "")
+        remedy = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {name!r}{remedy}")
     return POLICIES[name](settings, EXPLORATIONS[settings.exploration](settings))
 
 

@@ -339,7 +339,7 @@ class Settings(Connection, frozen=True, kw_only=True):
         >>> Settings(learning_rate=0.2).fold_hash() == Settings().fold_hash()
         False
         """
-        return _hash({"fold": FOLD, **steering(self, "learning")})
+        return hash_of({"fold": FOLD, **steering(self, "learning")})
 
     def settings_hash(self) -> str:
         """64 bits over all that steers joining, learning or deciding: equal hashes, equal rankings.
@@ -348,10 +348,11 @@ class Settings(Connection, frozen=True, kw_only=True):
         True
         """
         values = steering(self, "joining", "learning", "deciding")
-        return _hash(values | {"encoder": self.encoder_name})
+        return hash_of(values | {"encoder": self.encoder_name})
 
 
-def _hash(values: dict[str, Any]) -> str:
+def hash_of(values: dict[str, Any]) -> str:
+    """64 bits over values by name, whatever their order."""
     return blake2b(msgspec.json.encode(values, order="sorted"), digest_size=8).hexdigest()
 
 

@@ -11,6 +11,21 @@ import msgspec
 from msgspec import Meta, Struct
 
 PREFIX = "RANKLOOP_"
+# Before 0.1.0 they were called so.
+RENAMED = {
+    "app": "group",
+    "batch": "batch_events",
+    "early_seconds": "early_reward_seconds",
+    "future_seconds": "max_clock_skew_seconds",
+    "largest_reward": "bandit_max_reward",
+    "lateness_seconds": "allowed_lateness_seconds",
+    "learn_late": "learn_corrections",
+    "refresh": "refresh_on_click",
+    "renew_seconds": "snapshot_poll_seconds",
+    "score_reward": "scoreboard_max_reward",
+    "tick_seconds": "idle_tick_seconds",
+    "wait_seconds": "read_your_writes_seconds",
+}
 
 
 class SettingError(ValueError):
@@ -131,10 +146,10 @@ def _shown(declared: Any, value: Any) -> Any:
 
 def _known(name: str, types: Mapping[str, Any], written: str) -> None:
     if name not in types:
-        near = [
-            n if written == name else PREFIX + n.upper() for n in get_close_matches(name, types)
-        ]
-        remedy = f"did you mean {near[0]}?" if near else "remove it; README lists all there are"
+        near = [RENAMED[name]] if RENAMED.get(name) in types else get_close_matches(name, types)
+        meant = [n if written == name else PREFIX + n.upper() for n in near]
+        listed = "remove it; `rankloop settings` lists all there are"
+        remedy = f"did you mean {meant[0]}?" if meant else listed
         raise SettingError(f"{written} is no setting; {remedy}")
 
 

@@ -200,7 +200,7 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
         fates["deadletter"] = fates.pop("letter")
         assert fates["waiting"] == said.total("events_waiting")
         del fates["waiting"]
-        assert said.by("events_total", "fate") == fates
+        assert said.by("events_total", "result") == fates
         moved = said.by("events_waiting_moved_total", "direction")
         assert moved["in"] == moved["out"]
         reasons = Counter(why.partition(":")[0] for one in accounts for why in one.letters.values())
@@ -225,16 +225,20 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
             assert verdicts["learned"] == len(records)
             assert set(verdicts) <= {"learned", "noted"}
             assert one.by("version", "log")["feedback"] == verdicts.total()
-            assert one.total("behind") == one.total("lag_events") == 0
+            assert one.total("log_lag_records") == one.total("consumer_lag_events") == 0
             assert one.total("decision_seconds_count") > 0
         assert said.total("restores_total") >= PARTITIONS + PARTITIONS // 2
         # Items are acknowledged behind their embedding: who takes over may embed them once more.
         assert said.total("items_embedded_total") in (20, 40)
 
-        # What README says is bounded is told, and is within its limit.
-        promised = set(re.findall(r'`held\{what="(\w+)"\}`', (ROOT / "README.md").read_text()))
+        # What docs/operations.md says is bounded is told, and is within its limit.
+        documented = (ROOT / "docs" / "operations.md").read_text()
+        promised = set(re.findall(r'collection_size\{collection="(\w+)"\}', documented))
+        assert len(promised) > 5
         for worker in both:
-            held, limit = (scraped(worker).by(name, "what") for name in ("held", "limit"))
+            held, limit = (
+                scraped(worker).by(f"collection_{name}", "collection") for name in ("size", "limit")
+            )
             assert promised - {"vectors_cached"} <= set(limit)  # only for MiniLM
             assert all(held[what] <= limit[what] for what in held)
             assert held["users"] > 10

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from models.candidates import Candidates
 from models.events import Judged, Outcome, Source
 from policies.base import draw, rank
+from policies.baseline import Baseline
 from policies.blend import Blend
 from policies.exploration import Epsilon, InverseGap, Softmax
-from policies.producer import Baseline
 from policies.uniform import Uniform
 from policies.vowpal import Vowpal
 from policies.vowpal_explore import VowpalExplore
@@ -32,7 +32,7 @@ RULES = {
 }
 FIXED = {
     "uniform": Uniform,
-    "producer": Baseline,
+    "baseline": Baseline,
     "popular": lambda: Blend("popular", weights={"popularity": 1.0}, exploration=RULES["epsilon"]),
     "collaborative": lambda: Blend("knn", weights={"knn": 1.0}, exploration=RULES["softmax"]),
     "content": lambda: Blend("content", weights={"content": 1.0}, exploration=RULES["gap"]),

@@ -290,7 +290,7 @@ def test_what_was_learned_and_counted_goes_on_from_a_snapshot_bit_for_bit() -> N
 
 
 def test_an_apprentice_serves_the_producers_list_and_learns_until_another_is_promoted() -> None:
-    owned = lived(replace(SETTINGS, policy="producer", challengers="popular"), rounds=6)
+    owned = lived(replace(SETTINGS, policy="baseline", challengers="popular"), rounds=6)
     worker, liked = owned.workers[0], "item:3"
     listed = ("item:4", liked, "item:1", "item:2")
 
@@ -304,17 +304,17 @@ def test_an_apprentice_serves_the_producers_list_and_learns_until_another_is_pro
 
     for n in range(5):
         decision = asks(f"a{n}")
-        assert decision.policy == "producer"
+        assert decision.policy == "baseline"
         assert tuple(slot.item for slot in decision.slots) == listed[:3]
         assert [slot.propensity for slot in decision.slots] == [1.0, 1.0, 1.0]
         assert max(decision.weights["popular"]) <= 1.0
-    owned.logs.append("feedback", switch("popular", expects="producer"))
+    owned.logs.append("feedback", switch("popular", expects="baseline"))
     worker.learn()
     decision = asks("b")
     assert decision.policy == "popular"
     assert decision.slots[0].item == liked
-    assert decision.weights["producer"] == (0.0, 0.0, 0.0)
-    assert audited(owned.logs, replace(SETTINGS, policy="producer", challengers="popular")).ok
+    assert decision.weights["baseline"] == (0.0, 0.0, 0.0)
+    assert audited(owned.logs, replace(SETTINGS, policy="baseline", challengers="popular")).ok
 
 
 def test_a_challenger_learns_what_it_would_as_the_champion() -> None:

@@ -3,14 +3,17 @@
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import faust
 import msgspec
 import pytest
 
+from agents.learner import FOLD
+from stream import build
 from stream import settings as module
-from stream.settings import Settings, settings_table
-from stream.settings_schema import SettingError
+from stream.settings import Settings, hash_of, settings_table
+from stream.settings_schema import RENAMED, SettingError, Steers, steering
 
 NAMES = [field.name for field in msgspec.structs.fields(Settings)]
 
@@ -191,3 +194,35 @@ def certificate(folder: Path) -> Path:
     command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=test -keyout key.pem -out ca.pem"
     subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
     return path
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_of_a_setting_is_answered_with_the_new_one(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    with pytest.raises(SettingError, match=f"did you mean RANKLOOP_{new.upper()}\\?"):
+        Settings.load({f"RANKLOOP_{old.upper()}": "1"})
+    file = tmp_path / "settings.toml"
+    file.write_text(f"{old} = 1\n")
+    with pytest.raises(SettingError, match=f"did you mean {new}\\?"):
+        Settings.load({}, file)
+
+
+def test_an_old_name_of_a_policy_is_answered_with_the_new_one() -> None:
+    with pytest.raises(ValueError, match="did you mean 'baseline'"):
+        build.policy(Settings(), "producer")
+
+
+def test_only_the_names_of_settings_changed_the_hashes() -> None:
+    """The hashes of release 0.1.0 and of before, over the same values."""
+    settings = Settings(encoder="hash")
+    old = {new: old for old, new in RENAMED.items()}
+
+    def before(*what: Steers) -> dict[str, Any]:
+        return {old.get(name, name): value for name, value in steering(settings, *what).items()}
+
+    fold = {"fold": FOLD, **before("learning")}
+    decides = before("joining", "learning", "deciding") | {"encoder": "hash"}
+    assert hash_of(fold) == "93001fecdd638c1b"
+    assert hash_of(decides) == "62b4145f8e93ce2e"
+    assert settings.attribution_rules().digest == "d7fe9019"

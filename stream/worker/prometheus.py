@@ -35,7 +35,7 @@ Values = Iterable[tuple[object, ...]]  # the labels, then the value
 def counter(name: str, says: str, labels: tuple[str, ...], values: Values) -> Metric:
     """A counter and its values, one a set of labels.
 
-    >>> [sample.name for sample in counter("events", "Seen.", ("fate",), [("late", 2)]).samples]
+    >>> [sample.name for sample in counter("events", "Seen.", ("result",), [("late", 2)]).samples]
     ['rankloop_events_total']
     """
     family = CounterMetricFamily(f"rankloop_{name}", says, labels=labels)
@@ -83,13 +83,13 @@ class MetricsCollector:
     def events(self) -> Iterator[Metric]:
         """What came and what became of it: committed events only."""
         counters = sorted(self.engine.counters.items())
-        one, two = ("partition",), ("partition", "fate")
+        one, two = ("partition",), ("partition", "result")
         yield counter("events_in", "Messages committed.", one, ((p, t.taken) for p, t in counters))
         yield counter(
             "events",
             "What became of them: with rankloop_events_waiting they add up to those in.",
             two,
-            ((p, fate, n) for p, t in counters for fate, n in sorted(t.results.items())),
+            ((p, result, n) for p, t in counters for result, n in sorted(t.results.items())),
         )
         yield gauge(
             "events_waiting",
@@ -142,24 +142,24 @@ class MetricsCollector:
             ("batches_behind", "Batches decided before their own clicks were learned.", "older"),
             ("restores", "Times a partition was taken up.", "restores"),
             ("restore_seconds", "Seconds that took.", "restore_seconds"),
-            ("silences", "Times events had waited for an owner.", "silences"),
-            ("silence_seconds", "Seconds the oldest of them had waited.", "silence_seconds"),
+            ("unserved", "Times events had waited for an owner.", "unserved_times"),
+            ("unserved_seconds", "Seconds the oldest of them had waited.", "unserved_seconds"),
         ):
             yield counter(name, says, one, ((p, getattr(t, of)) for p, t in counters))
         yield gauge(
-            "silence_longest_seconds",
-            "The longest of these silences.",
+            "unserved_longest_seconds",
+            "The longest that such an event had waited.",
             one,
             ((p, t.longest_unserved) for p, t in counters),
         )
         yield gauge(
-            "silent_seconds",
+            "unserved_current_seconds",
             "Since when a partition of this worker is being restored; 0: it is served.",
             one,
             ((p, 0 if owned.ready else now - owned.began) for p, owned in assigned),
         )
         yield gauge(
-            "lag_events",
+            "consumer_lag_events",
             "Events in Kafka that were not handled yet.",
             one,
             ((p, lag) for p, lag in partitions.lags().items()),
@@ -187,7 +187,7 @@ class MetricsCollector:
             followed.values(),
         )
         behind = ((of, engine.reader.lag(TopicPartition(t, 0))) for t, (of, _) in followed.items())
-        yield gauge("behind", "Records of a log that are not folded yet.", ("log",), behind)
+        yield gauge("log_lag_records", "Records of a log not folded yet.", ("log",), behind)
         held = engine.snapshotter
         newest = held.snapshots.newest
         if newest is not None:
@@ -211,27 +211,35 @@ class MetricsCollector:
         each = [(score.policy, score) for score in scores]
         names = ((name, int(name == champion)) for name, _ in each)
         yield gauge("champion", "1 for the policy that decides.", ("policy",), names)
-        for name, says in (
-            ("outcomes", "Rankings of the champion that it was judged on."),
-            ("effective", "As many independent rankings their weights are worth."),
-            ("weight", "Mean weight; far below 1, the champion hardly shows what it would."),
-            ("cut", "Share of weights that were cut."),
+        for name, says, of in (
+            ("outcomes", "Rankings of the champion that it was judged on.", "outcomes"),
+            (
+                "effective_sample",
+                "As many independent rankings their weights are worth.",
+                "effective",
+            ),
+            (
+                "mean_weight",
+                "Mean weight; far below 1, the champion hardly shows what it would.",
+                "weight",
+            ),
+            ("clipped_share", "Share of weights that were clipped.", "cut"),
         ):
-            values = ((policy, getattr(score, name)) for policy, score in each)
-            yield gauge(f"score_{name}", says, ("policy",), values)
+            values = ((policy, getattr(score, of)) for policy, score in each)
+            yield gauge(f"policy_{name}", says, ("policy",), values)
         for name, says in (
             ("value", "Reward a ranking, with its range at any time."),
             ("ahead", "How much more than the champion, with its range at any time, for all."),
         ):
             yield gauge(
-                f"score_{name}",
+                f"policy_{name}",
                 says,
-                ("policy", "what"),
+                ("policy", "bound"),
                 (
-                    (policy, what, getattr(found, what))
+                    (policy, bound, getattr(found, bound))
                     for policy, score in each
                     if (found := getattr(score, name)) is not None
-                    for what in ("mean", "low", "high")
+                    for bound in ("mean", "low", "high")
                 ),
             )
 
@@ -259,19 +267,19 @@ class MetricsCollector:
         )
 
     def bounds(self) -> Iterator[Metric]:
-        """How much is held of what grows, and its limit: README's table "Bounds"."""
+        """How much is held of what grows, and its limit: docs/operations.md, "Bounds"."""
         engine, parts = self.engine, self.engine.parts
         catalogue, memory, kept = parts.catalogue, parts.learner.memory, engine.rankings.counts
         assigned = sorted(engine.partitions.assigned.items())
         window = [(p, owned.partition.attribution.sizes) for p, owned in assigned]
         yield gauge(
-            "window",
+            "attribution_entries",
             "What a partition remembers of the last window of event time, by kind.",
-            ("partition", "what"),
+            ("partition", "kind"),
             (
-                (p, what, getattr(sizes, what))
+                (p, kind, getattr(sizes, kind))
                 for p, sizes in window
-                for what in sizes.__struct_fields__
+                for kind in sizes.__struct_fields__
             ),
         )
         yield gauge(
@@ -294,6 +302,8 @@ class MetricsCollector:
         }
         if isinstance(engine.encoder, CachedEncoder):
             held["vectors_cached"] = (len(engine.encoder.memory), engine.encoder.limit)
-        one = ("what",)
-        yield gauge("held", "How much is held.", one, ((w, n) for w, (n, _) in held.items()))
-        yield gauge("limit", "How much at most.", one, ((w, n) for w, (_, n) in held.items()))
+        one = ("collection",)
+        sizes = ((name, size) for name, (size, _) in held.items())
+        limits = ((name, limit) for name, (_, limit) in held.items())
+        yield gauge("collection_size", "How much is held.", one, sizes)
+        yield gauge("collection_limit", "How much at most.", one, limits)

@@ -1,4 +1,4 @@
-"""The order that the producer gave: an apprentice serves it until another policy is promoted.
+"""The order of the request's own candidates, served until another policy is promoted.
 
 Nothing is explored, so its log says little of others. What can be known of a challenger: how often
 it would have shown the same (the mean weight), and what was earned then, which is less than all it
@@ -24,7 +24,7 @@ class Baseline(Uniform):
     [1e-300, 1.0]
     """
 
-    def __init__(self, name: str = "producer") -> None:
+    def __init__(self, name: str = "baseline") -> None:
         super().__init__(name)
 
     def scores(
