@@ -1,4 +1,4 @@
-# A worker: docker build -t rankloop . ; settings come as RANKLOOP_* (README lists them).
+# A worker: docker build -t rankloop . ; settings come as RANKLOOP_* (docs/configuration.md).
 FROM python:3.11-slim-bookworm AS build
 # CPU wheels of torch; for a GPU say --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -1,6 +1,6 @@
 """The first fold: events -> what to learn, what to answer. Here a click becomes a reward.
 
-Rules of the logs kept here (DESIGN section 8): records are a function of the log (L1), a decision
+Rules of the logs kept here (docs/design.md): records are a function of the log (L1), a decision
 is used only as read back, lowest offset first (L2), an event older than the window is too late and
 expiry is by watermark, never by size (L3), one future timestamp closes nothing (L5).
 

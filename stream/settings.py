@@ -362,7 +362,7 @@ def others_environ() -> dict[str, str]:
 
 
 def settings_table() -> str:
-    """Every setting as a row of a Markdown table, for README.
+    """Every setting as a row of a Markdown table, for docs/configuration.md.
 
     >>> print(settings_table().splitlines()[2])
     | `brokers` | `"127.0.0.1:9092"` | Kafka servers, host:port, comma-separated |

@@ -1,4 +1,4 @@
-"""TLS, passwords and access rules on a real Apache Kafka: the rights README lists, and no more."""
+"""TLS, passwords and access rules on a real Apache Kafka: the rights docs/security.md lists, and no more."""
 
 import asyncio
 import re
@@ -187,7 +187,7 @@ def test_a_broker_that_is_not_there_is_awaited_and_then_ends_in_one_line(tmp_pat
 
 
 def test_readme_lists_what_is_asked_for() -> None:
-    text = (ROOT / "README.md").read_text().split("### Rights")[1]
+    text = (ROOT / "docs" / "security.md").read_text().split("### Rights")[1]
     rows = re.findall(r"\| (topic|group) `([^`]+)`( and a hash [^|]+)? \| ([^|]+) \|", text)
     listed = [
         (kind, name, one) for kind, name, _, all_ in rows for one in re.findall("[A-Z]{4,}", all_)

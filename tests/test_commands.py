@@ -207,3 +207,11 @@ def topics_of(brokers: str, prefix: str) -> dict[str, int]:
             await admin.close()
 
     return asyncio.run(found())
+
+
+def test_help_shows_every_command_under_one_heading() -> None:
+    shown = [name for names in main.sections.values() for name in names]
+    assert sorted(shown) == sorted(main.commands)
+    text = CliRunner().invoke(main, ["--help"]).output
+    for heading in ("Run", "Data", "Offline evaluation", "Operate", "Verify"):
+        assert f"\n{heading}:\n" in text

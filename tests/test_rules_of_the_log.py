@@ -1,4 +1,4 @@
-"""The rules of the logs, each by its name (DESIGN 8): one example of what it is for, or more.
+"""The rules of the logs, each by its name (docs/design.md): one example of what it is for, or more.
 
 All of them together are in test_schedules, which finds what goes wrong without L1, L2, L3, L4, L12.
 """

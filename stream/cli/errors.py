@@ -1,5 +1,6 @@
 """What a user can mend is said in one line; what only we can mend keeps its traceback."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -16,6 +17,19 @@ class OneLineErrorGroup(click.Group):
     Traceback (most recent call last):
     click.exceptions.ClickException: /none: No such file or directory
     """
+
+    sections: Mapping[str, tuple[str, ...]] = {}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Commands under the headings of `sections`, where there are any; else as click does."""
+        if not self.sections:
+            return super().format_commands(ctx, formatter)
+        for heading, names in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(name, self.commands[name].get_short_help_str(70)) for name in names]
+                )
+        return None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.group(cls=OneLineErrorGroup)
 @click.pass_context
 def fold(context: click.Context) -> None:
-    """See which fold decides, and switch to another.
+    """See which learning configuration (fold) decides, and switch to another.
 
     A fold is how workers learn: the settings that steer it, and the release. Workers whose fold is
     not in force fold the whole log and stand by; at the switch, a record in feedback, they take
@@ -29,7 +29,7 @@ def fold(context: click.Context) -> None:
 @fold.command()
 @click.pass_obj
 def show(settings: Settings) -> None:
-    """Show the fold in force, and the one of these settings."""
+    """Show the learning configuration (fold) in force, and the one of these settings."""
     ledger = asyncio.run(_read(settings))
     click.echo(f"in force at version {ledger.version}: {ledger.fold or 'none, the log is empty'}")
     click.echo(f"of these settings: {settings.fold_hash()}")

@@ -206,3 +206,12 @@ def schema(out: Path | None) -> None:
 main.add_command(snapshots)
 main.add_command(fold)
 main.add_command(champion)
+
+# How `rankloop --help` groups them; a command in no group is an error of ours (tests/test_commands).
+main.sections = {
+    "Run": ("demo", "up", "topics", "worker"),
+    "Data": ("import", "publish", "schema"),
+    "Offline evaluation": ("replay", "simulate", "compare", "evaluate", "regret", "finetune"),
+    "Operate": ("settings", "snapshots", "fold", "champion"),
+    "Verify": ("audit", "torture"),
+}

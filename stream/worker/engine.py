@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Run it until it fails or is stopped; stop it. What it does is its role's: see README."""
+    """Run it until it fails or is stopped; stop it. What it does is its role's."""
 
     def __init__(self, settings: Settings, encoder: Encoder, rankings: LatestRankings) -> None:
         options = settings.aiokafka_options()

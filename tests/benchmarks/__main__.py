@@ -1,4 +1,4 @@
-"""`make bench`: the figures of README, measured on this machine; `--help` has the choices."""
+"""`make bench`: the figures of docs/results.md, measured on this machine; `--help` has the choices."""
 
 from pathlib import Path
 from typing import Any
