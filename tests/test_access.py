@@ -1,4 +1,4 @@
-"""TLS, passwords and access rules on a real Apache Kafka: the rights docs/security.md lists, and no more."""
+"""TLS, passwords and access rules on a real Apache Kafka: the rights of docs/security.md alone."""
 
 import asyncio
 import re

@@ -207,7 +207,7 @@ main.add_command(snapshots)
 main.add_command(fold)
 main.add_command(champion)
 
-# How `rankloop --help` groups them; a command in no group is an error of ours (tests/test_commands).
+# How `rankloop --help` groups them.
 main.sections = {
     "Run": ("demo", "up", "topics", "worker"),
     "Data": ("import", "publish", "schema"),

@@ -1,4 +1,4 @@
-"""`make bench`: the figures of docs/results.md, measured on this machine; `--help` has the choices."""
+"""`make bench`: the figures of docs/results.md, measured on this machine; `--help` says which."""
 
 from pathlib import Path
 from typing import Any
