@@ -90,9 +90,9 @@ class World:
         await self._producer.stop()
         await self._consumer.stop()
 
-    def worker(self, command: Sequence[str] = ()) -> Worker:
+    def worker(self, command: Sequence[str] = (), data: Path | None = None) -> Worker:
         """Start one more worker; it is not awaited."""
-        worker = Worker(self.environ | {"PYTHONPATH": str(ROOT)}, self.folder, command)
+        worker = Worker(self.environ | {"PYTHONPATH": str(ROOT)}, self.folder, command, data)
         self.workers.append(worker)
         return worker
 

@@ -29,14 +29,24 @@ def eventually(condition: Callable[[], T | None], what: str, seconds: float = PA
 
 
 class Worker:
-    """`python -m stream worker`, or another command for `... worker`, in a process of its own."""
+    """`python -m stream worker`, or another command for `... worker`, in a process of its own.
 
-    def __init__(self, environ: dict[str, str], folder: Path, command: Sequence[str] = ()) -> None:
+    `data` is its data_dir, by default one of its own in `folder`.
+    """
+
+    def __init__(
+        self,
+        environ: dict[str, str],
+        folder: Path,
+        command: Sequence[str] = (),
+        data: Path | None = None,
+    ) -> None:
         self.port = free_port()
         self.log = folder / f"worker-{self.port}.log"
+        self.data = data or folder / f"worker-{self.port}"
         environ = environ | {
             "RANKLOOP_WEB_PORT": str(self.port),
-            "RANKLOOP_DATA_DIR": str(folder / f"worker-{self.port}"),
+            "RANKLOOP_DATA_DIR": str(self.data),
         }
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(

@@ -24,7 +24,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from msgspec import Struct
 
-from stream.kafka.protocol import Groups, Metadata
+from stream.kafka.protocol import Group, Groups, Metadata
 from stream.settings import Settings
 
 ANSWER_SECONDS = 10.0  # a server that accepts and then says nothing counts as away after this
@@ -134,7 +134,7 @@ async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int 
     """
     found: dict[str, int | None] = {}
     async with connected(settings) as connection:
-        for topic in (await _ask(connection, Metadata(list(names)))).to_object()["topics"]:
+        for topic in (await ask(connection, Metadata(list(names)))).to_object()["topics"]:
             if topic["error_code"] == TopicAuthorizationFailedError.errno:
                 right = Permission("topic", topic["topic"], "DESCRIBE")
                 raise AuthorizationDenied(lacking(settings, [right]))
@@ -143,17 +143,18 @@ async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int 
     return found
 
 
-async def check(settings: Settings, permissions: Iterable[Permission]) -> None:
-    """Log in and ask for each right.
+async def check(settings: Settings, permissions: Iterable[Permission]) -> list[Group]:
+    """Log in and ask for each right; the groups among them, as they are now.
 
     Raises AuthorizationDenied, naming all that are missing, or BrokerUnavailable.
     """
     try:
-        missing = await _missing(settings, list(permissions))
+        missing, groups = await _missing(settings, list(permissions))
     except (KafkaError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(refusal(settings, settings.brokers, error)) from None
     if missing:
         raise AuthorizationDenied(lacking(settings, missing))
+    return groups
 
 
 def lacking(settings: Settings, missing: list[Permission]) -> str:
@@ -165,25 +166,31 @@ def lacking(settings: Settings, missing: list[Permission]) -> str:
     )
 
 
-async def _missing(settings: Settings, permissions: list[Permission]) -> list[Permission]:
+async def _missing(
+    settings: Settings, permissions: list[Permission]
+) -> tuple[list[Permission], list[Group]]:
     names = {
         kind: list(dict.fromkeys(r.name for r in permissions if r.kind == kind)) for kind in KINDS
     }
+    groups: list[Group] = []
     async with connected(settings) as connection:
-        answer = (await _ask(connection, Metadata(names["topic"]))).to_object()
+        answer = (await ask(connection, Metadata(names["topic"]))).to_object()
         may = {("topic", t["topic"]): _allowed(t) for t in answer["topics"]}
         for group in names["group"]:
-            found = await _ask(connection, FindCoordinatorRequest(group, 0))
+            found = await ask(connection, FindCoordinatorRequest(group, 0))
             if found.error_code == GroupAuthorizationFailedError.errno:
                 may["group", group] = 0
             elif not found.error_code:
                 at = f"{found.host}:{found.port}"
                 async with connected(settings, at) as coordinator:
-                    answer = (await _ask(coordinator, Groups([group]))).to_object()
-                may["group", group] = _allowed(answer["groups"][0])
-    return [
+                    answer = (await ask(coordinator, Groups([group]))).to_object()
+                [told] = answer["groups"]
+                may["group", group] = _allowed(told)
+                groups.append(Group.told(told))
+    may_not = [
         r for r in permissions if not may.get((r.kind, r.name), ALL) >> OPERATIONS[r.operation] & 1
     ]
+    return may_not, groups
 
 
 def _allowed(told: dict[str, Any]) -> int:
@@ -197,6 +204,7 @@ def _allowed(told: dict[str, Any]) -> int:
     return ALL if told["error_code"] or operations == UNSAID else operations
 
 
-async def _ask(connection: AIOKafkaConnection, request: Any) -> Any:
+async def ask(connection: AIOKafkaConnection, request: Any) -> Any:
+    """The answer, within ANSWER_SECONDS."""
     async with asyncio.timeout(ANSWER_SECONDS):
         return await connection.send(request)

@@ -1,4 +1,4 @@
-"""Waits for Kafka at the start, and watches whether it answers, and still lets us, while we run."""
+"""Waits for Kafka at the start, and watches whether it answers and lets us in while we run."""
 
 import asyncio
 import logging
@@ -15,11 +15,13 @@ from stream.kafka.authorization import (
     check,
     reach,
 )
+from stream.kafka.membership import JoinMonitor, remove
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
 EVERY = 5.0  # seconds between questions
+SOON = 1.0  # and while a group rebalances
 PATIENCE = 2  # refusals in a row that end a worker: rights are not always changed in one step
 
 
@@ -64,21 +66,26 @@ async def wait_for_broker(settings: Settings) -> None:
 class BrokerMonitor:
     """Kafka as this worker sees it: whether it answers, since when not, and what it forbids.
 
-    >>> BrokerMonitor(Settings(), []).status()
+    Members that keep our groups from letting us in are removed.
+
+    >>> BrokerMonitor(Settings(), [], "rankloop-1").status()
     {'answers': True, 'away_seconds': 0.0}
     """
 
-    def __init__(self, settings: Settings, permissions: Sequence[Permission]) -> None:
+    def __init__(
+        self, settings: Settings, permissions: Sequence[Permission], client_id: str
+    ) -> None:
         self._settings, self._rights = settings, permissions
+        self._joins = JoinMonitor(client_id, settings.session_timeout_seconds)
         self._away_since: float | None = None
 
     async def run(self) -> None:
         """Ask until cancelled. Raises AuthorizationDenied once it is sure."""
         refusals = 0
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(SOON if self._joins.waits else EVERY)
             try:
-                await check(self._settings, self._rights)
+                groups = await check(self._settings, self._rights)
             except BrokerUnavailable as away:
                 self._away(str(away))
             except AuthorizationDenied as denied:
@@ -89,6 +96,8 @@ class BrokerMonitor:
             else:
                 refusals = 0
                 self._back()
+                for group, members in self._joins(groups, time.monotonic()).items():
+                    await remove(self._settings, group, members)
 
     async def explain(self, error: Exception) -> str:
         """Why the worker ends: what Kafka refuses, if that is the cause, or else the error's."""

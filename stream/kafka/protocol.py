@@ -1,6 +1,7 @@
 """Questions to a broker that aiokafka cannot ask: which topics are these, and what may we do?"""
 
 from io import BytesIO
+from typing import Any, Self
 
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.admin import DescribeGroupsResponse_v3
@@ -17,6 +18,7 @@ from aiokafka.protocol.types import (
     String,
     TaggedFields,
 )
+from msgspec import Struct
 
 TEXT = CompactString("utf-8")
 TAGS = ("tags", TaggedFields)
@@ -111,8 +113,29 @@ class _DescribeGroups(RequestStruct):
     SCHEMA = Schema(("groups", Array(String("utf-8"))), ("include_authorized_operations", Boolean))
 
 
+class Member(Struct, frozen=True):
+    """A consumer in a group."""
+
+    id: str
+    client_id: str
+
+
+class Group(Struct, frozen=True):
+    """A group of consumers, as its coordinator tells of it; no state where it does not."""
+
+    name: str
+    state: str
+    members: tuple[Member, ...]
+
+    @classmethod
+    def told(cls, answer: dict[str, Any]) -> Self:
+        """From the answer to `Groups`."""
+        members = [Member(m["member_id"], m["client_id"]) for m in answer["members"]]
+        return cls(answer["group"], answer["state"], tuple(members))
+
+
 class Groups(Request[_DescribeGroups]):
-    """Groups: what we may do with them."""
+    """Groups: who is in them, and what we may do with them."""
 
     API_KEY = 15
 

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from hashlib import blake2b
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -20,9 +21,10 @@ from agents.ledger import UnknownRecordType
 from agents.partition import Diverged
 from models.base import Encoder
 from stream import build
-from stream.kafka.authorization import AuthorizationDenied, check
+from stream.kafka.authorization import AuthorizationDenied, Permission, check
 from stream.kafka.health import BrokerMonitor, required_permissions, wait_for_broker
 from stream.kafka.identity import LogMismatch
+from stream.kafka.membership import claim, take_over
 from stream.kafka.patches import bound_tls_close, limit_idle_fetches
 from stream.kafka.reader import LogTruncated
 from stream.kafka.topics import create
@@ -72,20 +74,45 @@ def name(settings: Settings, encoder: Encoder) -> str:
     return f"{settings.group}-{version}"
 
 
+class Guard(faust.Service):
+    """Watches Kafka from before the app starts: it waits for its group before all else.
+
+    If the worker stops because it must not go on, the reason is in `why`.
+    """
+
+    def __init__(self, monitor: BrokerMonitor, why: list[str]) -> None:
+        super().__init__()
+        self.monitor, self.why = monitor, why
+
+    @faust.Service.task
+    async def _watch(self) -> None:
+        await self.doing(self.monitor.run())
+
+    async def doing(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it; stop the worker if it finds that it must not go on."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(work)
+        except* (*REFUSALS, KafkaError) as stopped:
+            stops = bool(self.why)
+            self.why.extend([await self.monitor.explain(error) for error in causes(stopped)])
+            if not stops:
+                signal.raise_signal(signal.SIGTERM)
+
+
 def app(
     settings: Settings,
     encoder: Encoder,
     rankings: LatestRankings,
-    why: list[str],
+    guard: Guard,
     deadline: ShutdownDeadline,
+    client_id: str,
 ) -> faust.App:
-    """The Faust app: the embedder agent, the engine as a service, the status page.
-
-    If it stops because it must not go on, the reason is in `why`.
-    """
+    """The Faust app: the embedder agent, the engine as a service, the status page."""
     made = faust.App(
         name(settings, encoder),
         **settings.faust_options(),
+        broker_client_id=client_id,
         store="memory://",
         topic_disable_leader=True,
         topic_allow_declare=False,
@@ -97,8 +124,7 @@ def app(
         broker_heartbeat_interval=max(0.1, settings.session_timeout_seconds / 10),
         consumer_auto_offset_reset="earliest",
     )
-    engine = Engine(settings, encoder, rankings)
-    monitor = BrokerMonitor(settings, required_permissions(settings, name(settings, encoder)))
+    engine = Engine(settings, encoder, rankings, client_id)
 
     @made.service
     class Living(faust.Service):  # pyright: ignore[reportUnusedClass]
@@ -111,13 +137,7 @@ def app(
 
         @faust.Service.task
         async def _live(self) -> None:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(engine.run())
-                    group.create_task(monitor.run())
-            except* (*REFUSALS, KafkaError) as stopped:
-                why.extend([await monitor.explain(error) for error in causes(stopped)])
-                signal.raise_signal(signal.SIGTERM)
+            await guard.doing(engine.run())
 
     async def embedder(stream: Any) -> None:
         async for batch in stream.take_events(settings.encoder_batch, within=0.05):
@@ -132,7 +152,7 @@ def app(
     @made.page("/status")
     async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
         found = engine.status(digest="digest" in request.query)
-        return web.json(found | {"kafka": monitor.status()})
+        return web.json(found | {"kafka": guard.monitor.status()})
 
     page = MetricsCollector(engine)
 
@@ -143,10 +163,14 @@ def app(
     return made
 
 
-async def _opened(settings: Settings) -> None:
+async def _opened(settings: Settings, client_id: str) -> None:
     await wait_for_broker(settings)
-    await check(settings, required_permissions(settings))
+    await _let_in(settings, required_permissions(settings), client_id)
     await create(settings)
+
+
+async def _let_in(settings: Settings, permissions: list[Permission], client_id: str) -> None:
+    await take_over(settings, await check(settings, permissions), client_id)
 
 
 def run(settings: Settings) -> None:
@@ -158,29 +182,30 @@ def run(settings: Settings) -> None:
     bound_tls_close()
     port = settings.web_port or free_port()
     settings = msgspec.structs.replace(settings, web_port=port)
-    asyncio.run(_opened(settings))
+    client_id = claim(Path(settings.data_dir))
+    asyncio.run(_opened(settings, client_id))
     url, options = settings.redis_url, settings.redis_options()
     options |= {"prefix": settings.topic_prefix}  # one Redis may serve several rankloops
     encoder = build.encoder(settings, RedisVectors(url, **options) if url else None)
     permissions = required_permissions(settings, name(settings, encoder))
-    asyncio.run(check(settings, permissions))
+    asyncio.run(_let_in(settings, permissions, client_id))
     ttl = settings.ranking_ttl_seconds
     rankings = RedisRankings(url, ttl=ttl, **options) if url else MemoryRankings(ttl=ttl)
     log.info("starting", extra={"status": f"http://{settings.web_host}:{port}/status"})
     why: list[str] = []
+    monitor = BrokerMonitor(settings, permissions, client_id)
 
     def finish() -> int:
         if not why and isinstance(process.crash_reason, KafkaError):  # Faust's consumer was refused
-            why.append(
-                asyncio.run(BrokerMonitor(settings, permissions).explain(process.crash_reason))
-            )
+            why.append(asyncio.run(monitor.explain(process.crash_reason)))
         if why:
             log.critical("stopped: %s", "; ".join(why))
         return 1 if why or process.crash_reason else 0
 
     deadline = ShutdownDeadline(finish)
-    made = app(settings, encoder, rankings, why, deadline)
-    process = faust.Worker(made, override_logging=False, quiet=True)
+    guard = Guard(monitor, why)
+    made = app(settings, encoder, rankings, guard, deadline, client_id)
+    process = faust.Worker(made, guard, override_logging=False, quiet=True)
     try:
         process.execute_from_commandline()
     finally:

@@ -24,12 +24,13 @@ FIRST = 64  # messages of the first round: nobody knows yet how long they take
 Batches = list[tuple[AssignedPartition, list[ConsumerRecord]]]
 
 
-def group_consumer(settings: Settings) -> AIOKafkaConsumer:
+def group_consumer(settings: Settings, client_id: str) -> AIOKafkaConsumer:
     """The member of the group that reads events; offsets are committed by hand."""
     timeout = int(settings.session_timeout_seconds * 1000)
     options: dict[str, Any] = settings.aiokafka_options()
     return AIOKafkaConsumer(
         **options,
+        client_id=client_id,
         group_id=f"{settings.group}-partitions",
         enable_auto_commit=False,
         auto_offset_reset="earliest",

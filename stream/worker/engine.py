@@ -51,9 +51,16 @@ log = logging.getLogger(__name__)
 class Engine:
     """Run it until it fails or is stopped; stop it. What it does is its role's."""
 
-    def __init__(self, settings: Settings, encoder: Encoder, rankings: LatestRankings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: Encoder,
+        rankings: LatestRankings,
+        client_id: str = "rankloop",
+    ) -> None:
         options = settings.aiokafka_options()
         self.settings = settings
+        self.client_id = client_id
         self.fold = settings.fold_hash()
         self.topics = Topics(settings.topic_prefix)
         self.parts = build.parts(settings, encoder)
@@ -199,6 +206,7 @@ class Engine:
             self.ranking_writer.add,
             self.attribution_snapshotter,
             self.counters,
+            self.client_id,
         )
 
     def _renewed(self, learner: Learner) -> None:

@@ -49,8 +49,10 @@ class Partitions(ConsumerRebalanceListener):
         published: Published,
         attribution_snapshotter: AttributionSnapshotter,
         counters: defaultdict[int, PartitionCounters],
+        client_id: str,
     ) -> None:
         self.settings = settings
+        self.client_id = client_id
         self.attribution_snapshotter = attribution_snapshotter
         self.topics = Topics(settings.topic_prefix)
         self.feedback = TopicPartition(self.topics.feedback, 0)
@@ -73,7 +75,7 @@ class Partitions(ConsumerRebalanceListener):
     async def start(self) -> None:
         """Join the group."""
         self._failed = asyncio.get_running_loop().create_future()
-        self._consumer = group_consumer(self.settings)
+        self._consumer = group_consumer(self.settings, self.client_id)
         self._consumer.subscribe([self.topics.events], listener=self)
         await self._consumer.start()
 
