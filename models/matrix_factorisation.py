@@ -1,11 +1,10 @@
 """Incremental matrix factorisation of likes, as River rankers. The one module that knows River."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from hashlib import shake_128
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 from river import reco
 
@@ -16,6 +15,8 @@ from models.base import Arrays, Floats
 BOUND = np.float32(8)
 # The same as arrays: numpy takes those as they are, and makes one of a number at each call.
 MOST, LEAST, NONE = np.array(BOUND), np.array(-BOUND), np.zeros((), np.float32)
+PRIOR = -2.5  # the bias of an item not seen before
+SCALE = 0.4  # the width of first vectors
 
 
 class Ranker(reco.base.Ranker):
@@ -69,86 +70,40 @@ def logistic(scores: list[float]) -> list[float]:
     return slopes
 
 
-def bpr(scores: list[float]) -> list[float]:
-    """Bayesian personalised ranking (Rendle et al. 2009): the liked item above each sampled one."""
-    slopes = [-sigmoid(score - scores[0]) for score in scores[1:]]
-    n = max(len(slopes), 1)
-    return [-sum(slopes) / n, *(slope / n for slope in slopes)]
-
-
-def isgd(scores: list[float]) -> list[float]:
-    """Incremental SGD (Vinagre et al. 2014): the liked item is a 1. Clipped, or it may diverge."""
-    return [max(-1.0, min(1.0, 1.0 - scores[0])), *(0.0 for _ in scores[1:])]
-
-
-class Loss(Struct, frozen=True, kw_only=True):
-    """What makes a factorisation one kind or the other, with what served it best on a film log.
-
-    `slopes` says how much each score wants to rise: the liked item's first, then the sampled ones'.
-    `prior` is the bias of an item not seen before; a loss that is not `biased` keeps it.
-    """
-
-    slopes: Callable[[list[float]], list[float]]
-    rate: float
-    negatives: int
-    decay: float = 0.002
-    scale: float = 0.4
-    prior: float = 0.0
-    biased: bool = True
-
-
-LOSSES = {
-    "mf": Loss(slopes=logistic, rate=0.2, negatives=8, prior=-2.5),
-    "bpr": Loss(slopes=bpr, rate=0.4, negatives=16),
-    "isgd": Loss(slopes=isgd, rate=0.1, negatives=0, decay=0.02, scale=0.2, biased=False),
-}
-
-
 class MatrixFactorisation(Ranker):
-    """Users and items as vectors whose product says who likes what; `loss` is mf, bpr or isgd.
+    """Users and items as vectors whose product says who likes what, by logistic loss.
 
     Each like draws the user towards the item and away from `negatives` known items, drawn from the
-    call's seed. A dislike teaches mf alone. At most `limit` users and `limit` items, of
-    20 + 4 `factors` bytes each and their names. `rate`, `decay`, `negatives` and `scale` (the width
-    of first vectors) are the loss's own unless given.
+    call's seed. At most `limit` users and `limit` items, of 20 + 4 `factors` bytes each and their
+    names. The defaults of `rate`, `decay` and `negatives` served best on a film log.
 
-    >>> model = MatrixFactorisation(loss="bpr")
+    >>> model = MatrixFactorisation()
     >>> for seed in range(50):
     ...     model.learn("ann", "toy", 1.0, seed)
     ...     model.learn("bob", "saw", 1.0, seed)
     >>> model.top("ann", 1), model.top("bob", 1), model.scores("ann", ["new"]).tolist()
-    (['toy'], ['saw'], [0.0])
+    (['toy'], ['saw'], [-2.5])
     """
 
     def __init__(
         self,
         *,
-        loss: str = "mf",
         factors: int = 16,
-        rate: float | None = None,
-        decay: float | None = None,
-        negatives: int | None = None,
-        scale: float | None = None,
+        rate: float = 0.2,
+        decay: float = 0.002,
+        negatives: int = 8,
         limit: int = 100_000,
         seed: int = 0,
         user_names: IdTable | None = None,
         item_names: IdTable | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-        if rate is not None and not 0 < rate < 1:
+        if not 0 < rate < 1:
             raise ValueError(f"rate must be in (0, 1), got {rate}; larger steps overshoot")
-        self.name = self.loss = loss
+        self.name = "mf"
         self.factors, self.rate, self.decay = factors, rate, decay
-        self.negatives, self.scale, self.limit = negatives, scale, limit
-        own = self._loss = LOSSES[loss]
-        self._rate = np.full(factors + 1, own.rate if rate is None else rate, np.float32)
-        if not own.biased:
-            self._rate[-1] = 0.0
-        self._decay = np.array(own.decay if decay is None else decay, np.float32)
-        self._scale = own.scale if scale is None else scale
-        self._negatives = own.negatives if negatives is None else negatives
+        self.negatives, self.limit = negatives, limit
+        self._rate, self._decay = np.array(rate, np.float32), np.array(decay, np.float32)
         self.user_names, self.item_names = user_names, item_names
         self._users, self._items = LruIndex(limit, user_names), LruIndex(limit, item_names)
         # The last column is the item's bias, met by a constant 1 in every user. Items lie column
@@ -159,7 +114,7 @@ class MatrixFactorisation(Ranker):
 
     def scores(self, user: str, items: Sequence[str]) -> Floats:
         rows = self._items.rows(items)
-        scores = np.full(len(rows), self._loss.prior, np.float32)
+        scores = np.full(len(rows), PRIOR, np.float32)
         known = rows >= 0
         vectors = self._q[rows[known]]
         # One column after another, as in `top`: an item's score is the same bits alone.
@@ -172,19 +127,17 @@ class MatrixFactorisation(Ranker):
 
     def learn(self, user: str, item: str, value: float, seed: int) -> None:
         liked = value > 0
-        if not liked and self.loss != "mf":
-            return
         self._p, u = self._row(self._users, self._p, user, bias=1.0)
-        q, i = self._row(self._items, self._q, item, bias=self._loss.prior)
+        q, i = self._row(self._items, self._q, item, bias=PRIOR)
         self._q = np.asfortranarray(q)
         # A dislike does not decay: shrinking vectors would raise a score below 0.
-        negatives, decay = (self._negatives, self._decay) if liked else (0, NONE)
+        negatives, decay = (self.negatives, self._decay) if liked else (0, NONE)
         rows = np.array([i, *others(i, len(self._items), negatives, seed)])
         vectors = np.empty((len(rows) + 1, self.factors + 1), np.float32)  # the items', the user's
         q, p = vectors[:-1], vectors[-1]
         q[:], p[:] = self._q[rows], self._p[u]
         scores = np.add.reduce(q * p, axis=1).tolist()
-        slopes = self._loss.slopes(scores) if liked else [-sigmoid(scores[0])]
+        slopes = logistic(scores) if liked else [-sigmoid(scores[0])]
         pull = np.array(slopes, np.float32)[:, None]
         steps = np.empty_like(vectors)
         np.multiply(pull, p, out=steps[:-1])
@@ -226,7 +179,7 @@ class MatrixFactorisation(Ranker):
             vectors = grown(vectors, len(index))
             bits = shake_128(f"{self.seed} {id}".encode()).digest(4 * self.factors)
             uniform = np.frombuffer(bits, "<u4") * 2.0**-32 - 0.5
-            vectors[row, :-1] = self._scale * uniform
+            vectors[row, :-1] = SCALE * uniform
             vectors[row, -1] = bias
         return vectors, row
 

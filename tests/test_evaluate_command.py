@@ -131,7 +131,7 @@ def test_the_command_prints_a_table_every_warning_and_json(log: Path, tmp_path: 
 
 
 def test_a_plot_is_drawn(log: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install '.[evaluate]'")
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install -e '.[evaluate]'")
     done = rankloop("evaluate", log, "--policy", "bts", "--plot", tmp_path / "found.png")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
@@ -143,7 +143,7 @@ def test_a_missing_matplotlib_is_said_with_its_remedy(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = rankloop("evaluate", log, "--plot", tmp_path / "found.png")
     assert done.exit_code == 1
-    assert "pip install 'rankloop[evaluate]'" in done.stderr.splitlines()[-1]
+    assert "pip install -e '.[evaluate]' in rankloop's checkout" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.base import Doubles
-from policies.evaluation.confidence_sequences import bernstein, betting
+from policies.evaluation.confidence_sequences import BettingSequence, RunningInterval, betting
 from policies.evaluation.diagnostics import Estimate, cautions, estimate, intervals, support
 from policies.evaluation.estimators import (
     ESTIMATORS,
@@ -31,7 +32,7 @@ from policies.evaluation.estimators import (
     snips,
     switch_dr,
 )
-from policies.evaluation.intervals import Interval, clustered, resampled
+from policies.evaluation.intervals import Interval, clustered, resampled, student
 from policies.evaluation.reward_model import REGRESSORS, cross_fitted, fitted, predicted
 from policies.evaluation.slates import (
     SLATE_ESTIMATORS,
@@ -250,7 +251,7 @@ def test_a_policy_evaluated_on_its_own_log_earned_what_it_earned() -> None:
 @pytest.mark.parametrize("model", REGRESSORS)
 def test_each_reward_model_is_fair_and_predicts_no_user_it_saw(model: str) -> None:
     if model != "linear":
-        pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[evaluate]'")
+        pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[evaluate]'")
     made = simulated(3, users=100)
     log = with_model(made, model)
     assert log.shown is not None
@@ -289,7 +290,7 @@ def test_a_missing_scikit_learn_is_said_with_its_remedy(monkeypatch: pytest.Monk
     for name in [name for name in sys.modules if name.startswith("sklearn")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ValueError, match=r"pip install 'rankloop\[evaluate\]', or take linear"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[evaluate\]' in .*, or take linear"):
         fitted("forest", np.eye(3), np.arange(3.0))
 
 
@@ -372,8 +373,11 @@ def test_a_confidence_sequence_holds_at_all_times_at_once(
     always = last = 0
     for seed in range(100):
         x = draw(np.random.default_rng(seed)).astype(float)
-        low, high = bernstein(x, level=0.8)
-        always += bool(((low <= mean) & (mean <= high)).all())
+        running, held = RunningInterval(bets=BettingSequence(level=0.8)), True
+        for value in x.tolist():
+            running.add(value)
+            held &= running.interval.low <= mean <= running.interval.high
+        always += held
         end = betting(x, level=0.8)
         last += end.low <= mean <= end.high
     assert always >= 76 and last >= 76
@@ -387,6 +391,17 @@ def test_a_confidence_sequence_narrows_to_the_mean_and_scales() -> None:
     assert (ten.low, ten.high) == pytest.approx((10 * one.low, 10 * one.high))
     with pytest.raises(ValueError, match=r"values must lie in \[0, 1.0\].*known beforehand"):
         betting(np.array([0.5, 1.5]))
+
+
+@pytest.mark.parametrize(("n", "table"), [(2, 12.706), (3, 4.303), (11, 2.228), (31, 2.042)])
+def test_few_values_have_students_interval(n: int, table: float) -> None:
+    values = [i + 0.5 for i in range(n)]
+    half = table * stdev(values) / n**0.5
+    found = student(values)
+    assert found.mean == pytest.approx(n / 2)
+    assert (found.high - found.mean, found.mean - found.low) == pytest.approx(
+        (half, half), rel=2e-4
+    )
 
 
 def test_users_are_drawn_in_pieces_as_they_are_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

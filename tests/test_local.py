@@ -172,5 +172,5 @@ def test_a_missing_java_is_explained(monkeypatch: pytest.MonkeyPatch, kafka_home
 
 def test_a_missing_extra_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("stream.local.servers.find_spec", lambda _: None)
-    with pytest.raises(StackError, match=r"rankloop\[local\]"):
+    with pytest.raises(StackError, match=r"pip install -e '\.\[local\]'"):
         noida("kafka", tmp_path)

@@ -46,7 +46,7 @@ def test_a_paired_difference_cancels_what_users_have_in_common():
     a = np.array(values)
     b = a - 0.1 + rng.normal(0, 0.1, len(a))
     paired = clustered(a - b, users)
-    assert paired.above_zero and paired.low < 0.1 < paired.high
+    assert 0.0 < paired.low < 0.1 < paired.high
     assert clustered(a, users).low < clustered(b, users).mean  # unpaired ranges overlap
 
 

@@ -22,15 +22,11 @@ Make = Callable[[], Scorer]
 SCORERS: dict[str, Make] = {
     "popularity": lambda: Popularity(half_life=50, limit=40, leaders=5),
     "neighbours": lambda: ItemKNN(users=20, items=40, history=10, neighbours=10),
-    "mf": lambda: MatrixFactorisation(loss="mf", limit=40),
-    "bpr": lambda: MatrixFactorisation(loss="bpr", limit=40),
-    "isgd": lambda: MatrixFactorisation(loss="isgd", limit=40),
+    "mf": lambda: MatrixFactorisation(limit=40),
 }
 PERSONAL: dict[str, Make] = {
     "neighbours": ItemKNN,
-    "mf": lambda: MatrixFactorisation(loss="mf"),
-    "bpr": lambda: MatrixFactorisation(loss="bpr"),
-    "isgd": lambda: MatrixFactorisation(loss="isgd"),
+    "mf": MatrixFactorisation,
 }
 
 
@@ -286,7 +282,6 @@ def test_best_agrees_with_sorting_everything() -> None:
     [
         (lambda: LruIndex(limit=0), "limit must be at least 1, got 0"),
         (lambda: Popularity(half_life=0), "half_life must be from 1 to 1e12 likes, got 0"),
-        (lambda: MatrixFactorisation(loss="als"), "loss must be one of mf, bpr, isgd, got 'als'"),
         (lambda: MatrixFactorisation(rate=2.0), r"rate must be in \(0, 1\), got 2.0"),
         (lambda: ItemKNN(recent=0), r"recent must be from 1 to history \(50\), got 0"),
         (lambda: ItemKNN(neighbours=9), r"neighbours must be at least history \(50\), got 9"),

@@ -286,7 +286,8 @@ def test_a_broker_that_restarts_is_waited_for(
         loop.stock()
         loop.publish(*traffic(1, 300, now() - 300))
         eventually(lambda: len(answers(loop)) > 50, "rankings are under way")
-        stack.kafka.restart()
+        stack.kafka.stop()
+        stack.kafka.start()
         loop.publish(*traffic(2, 100, now() - 100))
         assert_kept(loop)
 

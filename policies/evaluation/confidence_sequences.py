@@ -94,24 +94,6 @@ class RunningInterval(Struct):
         )
 
 
-def bernstein(
-    values: Doubles, *, most: float = 1.0, level: float = 0.95
-) -> tuple[Doubles, Doubles]:
-    """For values in [0, most] and each time t, the range of `RunningInterval` from the first t
-    values.
-
-    >>> low, high = bernstein(np.tile([0.0, 1.0], 500))
-    >>> bool(low[-1] < 0.5 < high[-1]), round(float(high[-1] - low[-1]), 2)
-    (True, 0.13)
-    """
-    running, found = RunningInterval(bets=BettingSequence(level=level)), list[tuple[float, float]]()
-    for x in _within(values, most).tolist():
-        running.add(x)
-        found.append((running.interval.low, running.interval.high))
-    low, high = most * np.array(found).T
-    return low, high
-
-
 def betting(values: Doubles, *, most: float = 1.0, level: float = 0.95) -> Interval:
     """The same promise by the hedged capital process, for the last time alone.
 

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
+from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 
 from models.base import Doubles
 
@@ -27,16 +27,9 @@ class Interval(Struct, frozen=True):
     def __str__(self) -> str:
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
-    @property
-    def above_zero(self) -> bool:
-        """True if the whole range is above 0."""
-        return self.low > 0.0
-
 
 def student(values: Sequence[float] | Doubles, level: float = 0.95) -> Interval:
     """The mean of few independent values, with Student's interval.
-
-    The quantile is Cornish and Fisher's series (Abramowitz & Stegun 26.7.5): to 1% from 4 values.
 
     >>> student([1.0, 2.0, 3.0, 4.0, 5.0])
     Interval(mean=3.0, low=1.03..., high=4.96...)
@@ -44,10 +37,8 @@ def student(values: Sequence[float] | Doubles, level: float = 0.95) -> Interval:
     x, n = np.asarray(values, np.float64), len(values)
     if n < 2:
         raise ValueError(f"an interval needs at least 2 values, got {n}")
-    z, f = NormalDist().inv_cdf(0.5 + level / 2.0), n - 1.0
-    t = z + (z**3 + z) / (4 * f) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * f**2)
-    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * f**3)
-    t += (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92_160 * f**4)
+    # As scipy.stats.t.ppf, without what that module takes to import: 0.5 s and 45 MB more.
+    t = float(stdtrit(n - 1, 0.5 + level / 2.0))
     mean, half = float(x.mean()), t * float(x.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half)
 

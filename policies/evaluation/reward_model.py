@@ -103,7 +103,7 @@ def fitted(name: str, x: Any, rewards: Doubles, seed: int = 0) -> Any:
     except ImportError:
         raise ValueError(
             f"the reward model {name} needs scikit-learn, which is not installed; "
-            "say pip install 'rankloop[evaluate]', or take linear"
+            "run pip install -e '.[evaluate]' in rankloop's checkout, or take linear"
         ) from None
 
 

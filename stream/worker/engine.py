@@ -38,7 +38,7 @@ from stream.settings import Settings
 from stream.storage.latest_rankings import LatestRankings
 from stream.storage.snapshots import open_attribution_snapshots
 from stream.worker.assignment import PartitionLost
-from stream.worker.counters import PartitionCounters, Times
+from stream.worker.counters import PartitionCounters, decision_times
 from stream.worker.delivery import RankingWriter
 from stream.worker.embedder import EmbeddingCounters
 from stream.worker.log_monitor import LogMonitor
@@ -90,7 +90,7 @@ class Engine:
         self.feedback = TopicPartition(self.topics.feedback, 0)
         self._caught_up = False
         self._turned = asyncio.Event()  # another fold is in force
-        self.decision_seconds = Times()
+        self.decision_seconds = decision_times()
         self.embedded = EmbeddingCounters()
         self.unreadable = 0
 
@@ -171,7 +171,7 @@ class Engine:
             raise PartitionLost("another fold is in force")
         began = time.perf_counter()
         decision = self.parts.recommender(ask)
-        self.decision_seconds.add(time.perf_counter() - began)
+        self.decision_seconds.observe(time.perf_counter() - began)
         return decision
 
     async def _serve(self) -> None:

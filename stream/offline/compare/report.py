@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from math import expm1
+from pathlib import Path
 from statistics import mean
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from msgspec import Struct
 from rich.table import Table
 
 from models.finetuning import FineTuningResult
@@ -14,62 +17,52 @@ from stream.offline.compare.comparison import (
     FULL,
     POPULAR,
     SURE,
-    ArmSummary,
     Comparison,
     Contrast,
 )
-from stream.offline.compare.findings import Finding, findings
-from stream.offline.compare.html import Html, document, joined, table, tag
+from stream.offline.compare.findings import findings
 from stream.offline.compare.plots import behaviour, curves, overview
 from stream.offline.plotting import data_uri
 from stream.offline.regret import Regret, draw, says
 from stream.offline.tables import columns, short, signed
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff;
-  max-width: 1150px; margin: 1.2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 1.6rem 0 .3rem; }
-p { margin: .3rem 0; } .quiet { color: #5a5a5a; font-size: .88em; font-weight: normal; }
-.cards { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; margin: .9rem 0; }
-.card { border: 1px solid #ddd; border-left: 5px solid #888; border-radius: 4px;
-  padding: .5rem .8rem; }
-.card.adds { border-left-color: #009e73; } .card.costs { border-left-color: #d55e00; }
-.card h3 { margin: 0; font-size: 1rem; } .card strong { font-size: 1.02rem; }
-.card ul { margin: .3rem 0; padding-left: 1.1rem; font-size: .88rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .8rem; }
-th, td { padding: .2rem .5rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid #e5e5e5; }
-th:first-child { text-align: left; } thead th { vertical-align: bottom; white-space: normal; }
-td { font-variant-numeric: tabular-nums; } img { max-width: 100%; }
-@media (max-width: 800px) { .cards { grid-template-columns: 1fr; } }
-"""
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+class Cells(Struct, frozen=True):
+    """A table: the titles of its columns, and rows that begin with their name."""
+
+    head: list[str]
+    rows: list[list[str]]
 
 
 def page(result: Comparison, regret: Regret | None = None) -> str:
     """The report as HTML. Raises ValueError where matplotlib is not installed."""
-    return document(
-        f"Which part earns its cost: {result.log}",
-        STYLE,
-        tag("h1", f"Which part earns its cost? {result.log}"),
-        tag("p", about(result), class_="quiet"),
-        tag("div", *map(card, findings(result)), class_="cards"),
-        tag("h2", "What every arm earned"),
-        earned(result),
-        tag("img", src=data_uri(overview(result)), alt="Clicks beyond popularity, and cost"),
-        tag("h2", "What it took"),
-        took(result),
-        tag("h2", "For whom: clicks a ranking minus those of popular"),
-        by_slice(result, "users"),
-        by_slice(result, "items"),
-        tag("h2", "Learning curves"),
-        tag("img", src=data_uri(curves(result)), alt="Clicks a ranking as the log goes on"),
-        *regrets(regret),
-        tag("h2", "What was shown"),
-        exposure(result),
-        *exploring(result),
-        tag("h2", "How to read this"),
-        *(tag("p", line) for line in method(result)),
+    moved = (f"{name}: {told(found)}" for name, found in result.drift.items())
+    full = [one for one in result.standings if one.arm == FULL and one.calibration]
+    return TEMPLATES.get_template("report.html").render(
+        log=result.log,
+        about=about(result),
+        verdicts=findings(result),
+        arms={one.arm: one.says for one in result.standings},
+        earned=earned(result),
+        overview=data_uri(overview(result)),
+        took=took(result),
+        by_user=by_slice(result, "users"),
+        by_item=by_slice(result, "items"),
+        curves=data_uri(curves(result)),
+        regret=regret and {"lines": says(regret), "curves": data_uri(draw(regret))},
+        exposure=exposure(result),
+        moved="; ".join(moved),
+        exploring=[data_uri(behaviour(one)) for one in full],
+        method=method(result),
     )
 
 
@@ -82,25 +75,12 @@ def about(result: Comparison) -> str:
     )
 
 
-def card(one: Finding) -> Html:
-    """One answer: which part, whether it helped, whom, for how much."""
-    kind = one.finds.split()[0]
-    return tag(
-        "div",
-        tag("h3", one.part),
-        tag("p", tag("strong", one.finds)),
-        tag("ul", *(tag("li", line) for line in one.whom)),
-        tag("p", f"Measured: {one.arm} against {one.against}. Cost: {one.cost}.", class_="quiet"),
-        class_=f"card {kind}",
-    )
-
-
-def earned(result: Comparison) -> Html:
+def earned(result: Comparison) -> Cells:
     """Clicks and where they were, arm by arm."""
     head = ["arm", "clicks a ranking", "minus popular", "full minus it", f"nDCG@{result.k}", "MRR"]
     rows = [
         [
-            named(one),
+            one.arm,
             short(one.clicks[ALL]),
             starred(result.of(one.arm, POPULAR)),
             starred(result.of(FULL, one.arm)),
@@ -109,15 +89,15 @@ def earned(result: Comparison) -> Html:
         ]
         for one in result.standings
     ]
-    return table(head, rows)
+    return Cells(head, rows)
 
 
-def took(result: Comparison) -> Html:
+def took(result: Comparison) -> Cells:
     """Time and memory, arm by arm."""
     head = ["arm", "µs a decision", "µs an event learned", "learning, s", "state, MB", "texts"]
     rows = [
         [
-            named(one),
+            one.arm,
             f"{one.cost.decision_micros:,.0f}",
             f"{one.cost.event_micros:,.0f}",
             f"{one.cost.learning_seconds:,.1f}",
@@ -126,15 +106,10 @@ def took(result: Comparison) -> Html:
         ]
         for one in result.standings
     ]
-    return table(head, rows)
+    return Cells(head, rows)
 
 
-def named(one: ArmSummary) -> Html:
-    """An arm with what it is."""
-    return joined(one.arm, tag("br"), tag("span", one.says, class_="quiet"))
-
-
-def by_slice(result: Comparison, kind: str) -> Html:
+def by_slice(result: Comparison, kind: str) -> Cells:
     """Clicks beyond popularity in the slices by `users` or by `items`."""
     parts = [one for one in result.slices if one.requests and one.name.startswith(kind)]
     counted = kind == "users"  # slices by item are parts of the clicks on all requests
@@ -144,21 +119,10 @@ def by_slice(result: Comparison, kind: str) -> Html:
         for one in result.standings
         if one.arm != POPULAR
     ]
-    return table(["arm", *head], rows)
+    return Cells(["arm", *head], rows)
 
 
-def regrets(regret: Regret | None) -> list[Html]:
-    """What learning cost where the best is known."""
-    if regret is None:
-        return []
-    return [
-        tag("h2", "Regret, where readers are simulated and the best is known"),
-        *(tag("p", line) for line in says(regret)),
-        tag("img", src=data_uri(draw(regret)), alt="Cumulative regret by policy"),
-    ]
-
-
-def exposure(result: Comparison) -> Html:
+def exposure(result: Comparison) -> Cells:
     """How much of the catalogue is shown, how popular that is, and when clicks changed."""
     head = ["arm", "items ever shown", "likes before, of a typical item shown", "clicks changed"]
     rows = [
@@ -170,18 +134,7 @@ def exposure(result: Comparison) -> Html:
         ]
         for one in result.standings
     ]
-    note = (
-        "Typical is the geometric mean: what random shows is the catalogue's own, and the farther "
-        "above it, the more an arm favours what is popular anyway. Changes of clicks a ranking are "
-        "noticed by ADWIN at 0.002, over the seeds' mean."
-    )
-    moved = [f"{name}: {told(found)}" for name, found in result.drift.items()]
-    return tag(
-        "div",
-        table(head, rows),
-        tag("p", note, class_="quiet"),
-        tag("p", "Changes of what requests say: " + "; ".join(moved) + "."),
-    )
+    return Cells(head, rows)
 
 
 def told(changes: Sequence[int]) -> str:
@@ -191,23 +144,6 @@ def told(changes: Sequence[int]) -> str:
     ('after 1,500, after 2,000', 'no')
     """
     return ", ".join(f"after {n:,}" for n in changes[:10]) or "no"
-
-
-def exploring(result: Comparison) -> list[Html]:
-    """The full arm's propensities and calibration, if it was there."""
-    full = [one for one in result.standings if one.arm == FULL and one.calibration]
-    return [
-        tag(
-            "div",
-            tag("h2", "Full: exploration and calibration"),
-            tag(
-                "img",
-                src=data_uri(behaviour(one)),
-                alt="Propensities, and clicks expected against clicks earned",
-            ),
-        )
-        for one in full
-    ]
 
 
 def tuning(tuned: FineTuningResult | None) -> str:
