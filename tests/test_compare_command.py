@@ -14,7 +14,7 @@ from policies.evaluation.intervals import Interval
 from policies.evaluation.paired import PairedColumns, holm
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
-from stream.offline.compare.command import compared
+from stream.offline.compare.command import Plan, compared
 from stream.offline.compare.comparison import (
     ALL,
     COLD_ITEMS,
@@ -50,7 +50,7 @@ def log(settings: Settings) -> EventLog:
 
 @pytest.fixture(scope="module")
 def result(log: EventLog, settings: Settings) -> Comparison:
-    return compared("log", log, settings, requests=150, seeds=2, arms=ARMS)
+    return compared("log", log, settings, Plan(requests=150, seeds=2, arms=ARMS))
 
 
 def test_users_that_differ_by_chance_alone_are_called_different_one_time_in_twenty():
@@ -174,7 +174,7 @@ def test_a_context_that_changes_is_noticed(tmp_path: Path, settings: Settings):
         asked.append(Request(id=f"r{n}", user=f"u{n}", at=1000 * n, context=context))
     write_log(tmp_path / "log.jsonl", asked)
     log = read(tmp_path / "log.jsonl", settings)
-    found = compared("hours", log, settings, requests=300, seeds=1, jobs=1, arms=("popular",))
+    found = compared("hours", log, settings, Plan(requests=300, seeds=1, jobs=1, arms=("popular",)))
     assert [150 < at < 200 for at in found.drift["hour"]] == [True]
     assert found.drift["page"] == found.drift["likes of who asks"] == []
 

@@ -15,7 +15,7 @@ from models.events import Click, Event, Item
 from models.finetuning import finetune
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
-from stream.offline.compare.command import compared, reread
+from stream.offline.compare.command import Plan, compared, reread
 from stream.offline.compare.findings import findings
 from stream.offline.compare.report import page
 from stream.offline.finetune import known
@@ -104,12 +104,8 @@ def test_compare_says_what_it_adds_after_what_it_has_seen(tiny: Path, made: Path
         "log",
         log,
         settings,
-        requests=600,
-        seeds=1,
-        k=3,
-        jobs=1,
-        arms=("popular", "content", "deep"),
-        deep=deep,
+        Plan(requests=600, seeds=1, k=3, jobs=1, arms=("popular", "content", "deep")),
+        deep,
     )
     assert result.requests == 300  # the others were answered before
     gain = result.of("deep", "content")
@@ -120,14 +116,14 @@ def test_compare_says_what_it_adds_after_what_it_has_seen(tiny: Path, made: Path
     assert verdict.finds.startswith("adds +")
     assert "to fine-tune" in verdict.cost
     assert f"fine-tuned on {known(made / 'bert').pairs:,} pairs" in page(result)
-    plain = compared("log", log, settings, requests=20, seeds=1, jobs=1)
+    plain = compared("log", log, settings, Plan(requests=20, seeds=1, jobs=1))
     assert "No model was fine-tuned" in page(plain)
     assert not {"deep", "full-deep"} & {one.arm for one in plain.standings}
     with pytest.raises(ValueError, match="was fine-tuned from bert@"):
         reread(file, structs.replace(settings, encoder="hash"), LIKES, made / "bert", deep.log)
     late = structs.replace(deep, tuned=structs.replace(deep.tuned, until=log.events[-1].at))
     with pytest.raises(ValueError, match="no request comes after"):
-        compared("log", log, settings, requests=9, seeds=1, jobs=1, arms=("popular",), deep=late)
+        compared("log", log, settings, Plan(requests=9, seeds=1, jobs=1, arms=("popular",)), late)
 
 
 def test_what_cannot_be_fine_tuned_is_refused_with_the_remedy(tiny: Path, tmp_path: Path):

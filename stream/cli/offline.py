@@ -40,7 +40,8 @@ def replay(context: click.Context, file: Path, policies: str | None, **options: 
     """
     from stream.offline import reports
 
-    reports.replay(Settings.load(file=context.obj), file, policies, **options)
+    chosen = reports.ReplayOptions(policies=policies, **options)
+    reports.replay(Settings.load(file=context.obj), file, chosen)
 
 
 @click.command()
@@ -57,7 +58,8 @@ def simulate(context: click.Context, policies: str, **options: Any) -> None:
     """Compare policies on simulated news in English and Chinese, with readers of known taste."""
     from stream.offline import reports
 
-    reports.simulate(Settings.load(file=context.obj), policies, **options)
+    chosen = reports.SimulateOptions(policies=policies, **options)
+    reports.simulate(Settings.load(file=context.obj), chosen)
 
 
 @click.command()
@@ -84,9 +86,10 @@ def compare(context: click.Context, file: Path, **options: Any) -> None:
     alone and all of it once more, by BERT fine-tuned on the log's likes: then only requests after
     those likes count.
     """
-    from stream.offline.compare.command import compare as run
+    from stream.offline.compare import command
 
-    run(Settings.load(file=context.obj), file, **options)
+    settings = Settings.load(file=context.obj)
+    command.compare(settings, file, command.Options(**options))
 
 
 @click.command()

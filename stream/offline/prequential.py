@@ -16,8 +16,9 @@ import numpy as np
 from msgspec import Struct, structs
 from rich.progress import Progress
 
+from agents.loop import Loop
 from models.arrays.lru_index import best
-from models.base import Floats
+from models.base import Doubles, Floats
 from models.candidates import standardised
 from models.events import Click, Embedding, Item, Reward
 from policies.evaluation import ranking_metrics as metrics
@@ -128,72 +129,109 @@ class PrequentialResult(Struct, frozen=True):
     rows: tuple[ModelResult, ...]
 
 
+class RankRecorder:
+    """Where each model ranks what users like next, among what they have not met."""
+
+    def __init__(self, models: Mapping[str, Ranking], k: int, window: int) -> None:
+        self.models = models
+        self.k = k
+        self.users: list[str] = []  # of each question
+        self.cold = 0
+        self._ranks: dict[str, list[int]] = {name: [] for name in models}
+        self._shown: dict[str, set[str]] = {name: set() for name in models}
+        self._recent = {name: MovingAverage(window) for name in models}
+        self._met: dict[str, set[str]] = defaultdict(set)
+        self._met_items: set[str] = set()
+
+    def ask(self, user: str, target: str, gone: Set[str]) -> None:
+        """Let every model rank before `target` is learned, if the user meets it for the first time.
+
+        Items that are `gone` are not ranked.
+        """
+        met = self._met[user]
+        if target in met:
+            return
+        self.cold += target not in self._met_items or not met
+        self.users.append(user)
+        hidden = met | gone if gone else met
+        for name, model in self.models.items():
+            first = unseen(model, user, hidden, DEPTH)
+            rank = first.index(target) + 1 if target in first else 0
+            self._ranks[name].append(rank)
+            self._shown[name].update(first[: self.k])
+            self._recent[name].add(0 < rank <= self.k)
+
+    def meet(self, user: str, item: str) -> None:
+        """The user has met the item: it is asked for no more."""
+        self._met[user].add(item)
+        self._met_items.add(item)
+
+    def progress(self) -> str:
+        """Recall over the last questions, model by model."""
+        recent = "  ".join(f"{name} {self._recent[name].mean:.3f}" for name in self.models)
+        return f"recall@{self.k} {recent}"
+
+    def rows(self, seed: int, items: int) -> tuple[ModelResult, ...]:
+        """What each model reached; `items` is how many there ever were."""
+        base = metrics.recall(np.array(self._ranks["popularity"]), self.k)
+        return tuple(self._row(name, base, seed, items) for name in self.models)
+
+    def _row(self, name: str, base: Doubles, seed: int, items: int) -> ModelResult:
+        ranks, users = np.array(self._ranks[name]), self.users
+        hits = metrics.recall(ranks, self.k)
+        return ModelResult(
+            name,
+            clustered(hits, users, seed=seed),
+            clustered(metrics.ndcg(ranks, self.k), users, seed=seed),
+            clustered(metrics.reciprocal(ranks), users, seed=seed),
+            clustered(hits - base, users, seed=seed),
+            self._recent[name].mean,
+            len(self._shown[name]) / max(1, items),
+        )
+
+
+def _models(loop: Loop, stock: Inventory, seed: int) -> dict[str, Ranking]:
+    """All that rank in a replay, by name."""
+    memory, content = loop.learner.memory, loop.recommender.retrieval.content
+    assert memory.popularity is not None
+    scorers = {"popularity": memory.popularity, **memory.scorers}
+    return {
+        "random": RandomRanking(stock.there, seed),
+        **scorers,
+        "content": content,
+        "blend": BlendedRanking({**scorers, "content": content}, build.BLEND),
+    }
+
+
 def evaluate_prequentially(
     log: EventLog, settings: Settings, *, k: int = 10, limit: int | None = None, window: int = 2_000
 ) -> PrequentialResult:
     """Rank before learning, for up to `limit` liked items."""
     started = perf_counter()
     settings = structs.replace(settings.alone("uniform"), refresh_on_click=False)
-    loop = build.loop(settings, log.encoder)
-    memory, stock = loop.learner.memory, Inventory()
-    assert memory.popularity is not None
-    scorers = {"popularity": memory.popularity, **memory.scorers}
-    models: dict[str, Ranking] = {"random": RandomRanking(stock.there, settings.seed), **scorers}
-    models["content"] = content = loop.recommender.retrieval.content
-    models["blend"] = BlendedRanking({**scorers, "content": content}, build.BLEND)
-    ranks: dict[str, list[int]] = {name: [] for name in models}
-    shown: dict[str, set[str]] = {name: set() for name in models}
-    recent = {name: MovingAverage(window) for name in models}
-    met: dict[str, set[str]] = defaultdict(set)
-    users, cold, met_items, done = list[str](), 0, set[str](), 0
-    total = len(log.events)
+    loop, stock, done = build.loop(settings, log.encoder), Inventory(), 0
+    recorder = RankRecorder(_models(loop, stock, settings.seed), k, window)
     with Progress(transient=True) as progress:
-        task = progress.add_task("replay", total=total)
+        task = progress.add_task("replay", total=len(log.events))
         for message in log.in_time():
             if isinstance(message, Item):
                 stock.take(message)
             target = liked(message)
             if target is not None and isinstance(message, Click | Reward):
-                user = message.user
-                if target not in met[user]:
-                    cold += target not in met_items or not met[user]
-                    users.append(user)
-                    hidden = met[user] | stock.gone if stock.gone else met[user]
-                    for name, model in models.items():
-                        first = unseen(model, user, hidden, DEPTH)
-                        rank = first.index(target) + 1 if target in first else 0
-                        ranks[name].append(rank)
-                        shown[name].update(first[:k])
-                        recent[name].add(0 < rank <= k)
+                recorder.ask(message.user, target, stock.gone)
             loop(message)
             if isinstance(message, Click | Reward) and message.item is not None:
-                met[message.user].add(message.item)
-                met_items.add(message.item)
+                recorder.meet(message.user, message.item)
             if not isinstance(message, Item | Embedding):
                 done += 1
                 if done % 200 == 0:
-                    says = "  ".join(f"{n} {recent[n].mean:.3f}" for n in models)
-                    progress.update(task, completed=done, description=f"recall@{k} {says}")
-            if len(users) == limit:
+                    progress.update(task, completed=done, description=recorder.progress())
+            if len(recorder.users) == limit:
                 break
+    users = recorder.users
     if not users:
         raise ValueError("the log holds no click or positive reward on an item; nothing to foresee")
-    base = metrics.recall(np.array(ranks["popularity"]), k)
-    rows: list[ModelResult] = []
-    for name in models:
-        r = np.array(ranks[name])
-        hits = metrics.recall(r, k)
-        rows.append(
-            ModelResult(
-                name,
-                clustered(hits, users, seed=settings.seed),
-                clustered(metrics.ndcg(r, k), users, seed=settings.seed),
-                clustered(metrics.reciprocal(r), users, seed=settings.seed),
-                clustered(hits - base, users, seed=settings.seed),
-                recent[name].mean,
-                len(shown[name]) / max(1, len(stock.ever)),
-            )
-        )
+    rows = recorder.rows(settings.seed, len(stock.ever))
     seconds = perf_counter() - started
     return PrequentialResult(
         k=k,
@@ -201,9 +239,9 @@ def evaluate_prequentially(
         users=len(set(users)),
         items=len(stock.ever),
         window=window,
-        cold=cold / len(users),
+        cold=recorder.cold / len(users),
         encoder=log.encoder.version,
         seconds=seconds,
         events_a_second=done / seconds,
-        rows=tuple(rows),
+        rows=rows,
     )

@@ -21,61 +21,73 @@ from stream.simulation.news import news_environment
 WIDE = Console(width=130)
 
 
-def replay(
-    settings: Settings,
-    file: Path,
-    policies: str | None,
-    *,
-    limit: int | None,
-    requests: int,
-    k: int,
-    seeds: int,
-    horizon: float,
-    window: int,
-    jobs: int,
-    out: Path | None,
-    decisions: Path | None,
-) -> None:
+class ReplayOptions(Struct, frozen=True, kw_only=True):
+    """The options of `rankloop replay`; without `policies`, models are evaluated."""
+
+    policies: str | None
+    limit: int | None
+    requests: int
+    k: int
+    seeds: int
+    horizon: float
+    window: int
+    jobs: int
+    out: Path | None
+    decisions: Path | None
+
+
+class SimulateOptions(Struct, frozen=True, kw_only=True):
+    """The options of `rankloop simulate`."""
+
+    policies: str
+    requests: int
+    seeds: int
+    articles: int
+    readers: int
+    horizon: float
+    jobs: int
+    out: Path | None
+
+
+def replay(settings: Settings, file: Path, options: ReplayOptions) -> None:
     """`rankloop replay`."""
-    if decisions is not None and (policies is None or policies.count(",") or policies == "all"):
+    policies, k = options.policies, options.k
+    several = policies is None or policies.count(",") or policies == "all"
+    if options.decisions is not None and several:
         raise click.UsageError("--decisions writes those of one policy; name it with --policies")
-    if limit is not None and policies is not None:
+    if options.limit is not None and policies is not None:
         raise click.UsageError("--limit goes without --policies; with them, say --requests")
-    soon = structs.replace(settings, horizon_seconds=horizon)
+    soon = structs.replace(settings, horizon_seconds=options.horizon)
     names = _names(policies) if policies is not None else ()
     log = read(file, settings)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
     if not names:
-        result = evaluate_prequentially(log, settings, k=k, limit=limit, window=window)
+        result = evaluate_prequentially(
+            log, settings, k=k, limit=options.limit, window=options.window
+        )
         WIDE.print(prequential_table(result))
-        return _write(out, result)
-    world = LogEnvironment(log, requests, k)
-    if decisions is not None:
+        return _write(options.out, result)
+    world = LogEnvironment(log, options.requests, k)
+    if options.decisions is not None:
         soon = soon.alone(names[0])
-        done = run(Run(settings=soon, world=world, decisions=decisions))
-        click.echo(f"{len(done.users)} decisions in {decisions}, digest {done.digest}")
+        done = run(Run(settings=soon, world=world, decisions=options.decisions))
+        click.echo(f"{len(done.users)} decisions in {options.decisions}, digest {done.digest}")
         return None
-    return _contest(out, world, soon, names, seeds, requests, jobs)
+    return _experiment(world, soon, names, options)
 
 
-def simulate(
-    settings: Settings,
-    policies: str,
-    *,
-    requests: int,
-    seeds: int,
-    articles: int,
-    readers: int,
-    horizon: float,
-    jobs: int,
-    out: Path | None,
-) -> None:
+def simulate(settings: Settings, options: SimulateOptions) -> None:
     """`rankloop simulate`."""
-    names = _names(policies)
-    settings = structs.replace(settings, horizon_seconds=horizon)
-    world = news_environment(settings, requests=requests, articles=articles, readers=readers)
-    _contest(out, world, settings, names, seeds, requests, jobs)
+    names = _names(options.policies)
+    settings = structs.replace(settings, horizon_seconds=options.horizon)
+    world = news_environment(
+        settings,
+        requests=options.requests,
+        articles=options.articles,
+        readers=options.readers,
+    )
+    _experiment(world, settings, names, options)
 
 
 def _names(policies: str) -> tuple[str, ...]:
@@ -86,25 +98,22 @@ def _names(policies: str) -> tuple[str, ...]:
     return names
 
 
-def _contest(
-    out: Path | None,
+def _experiment(
     world: Environment,
     settings: Settings,
     names: tuple[str, ...],
-    seeds: int,
-    requests: int,
-    jobs: int,
+    options: ReplayOptions | SimulateOptions,
 ) -> None:
     result = run_experiment(
         world,
         settings,
         policies=names,
-        seeds=range(settings.seed, settings.seed + seeds),
-        requests=requests,
-        jobs=jobs,
+        seeds=range(settings.seed, settings.seed + options.seeds),
+        requests=options.requests,
+        jobs=options.jobs,
     )
     WIDE.print(experiment_table(result))
-    _write(out, result)
+    _write(options.out, result)
 
 
 def _write(out: Path | None, result: Struct) -> None:

@@ -97,28 +97,10 @@ async def restore(
         spans = [Span(tp, starts[tp], ends[tp]) for tp in (events, rankings)]
         reader.assign([events, rankings])
         again = HistoryReader(partition, reader, spans, commit, lost)
-        rules = partition.attribution.rules
-        bookmark = decode_bookmark(commit.metadata, rules.digest)
-        last = commit.offset
-        while bookmark is not None and bookmark.ids_from <= last and not lost():
-            first = max(bookmark.ids_from, starts[events])
-            state = await asyncio.to_thread(kept.newest, number, first, last)
-            if state is None:
-                break
-            last = state.next - 1
-            if not starts[rankings] <= state.reach.read <= ends[rankings]:
-                continue
-            partition.attribution = Attribution(number, rules)
-            try:
-                await asyncio.to_thread(partition.attribution.load, state)
-                restored = await again.read(state.next, state.reach.read, bookmark)
-            except (ValueError, Diverged) as error:
-                how = {"partition": number, "offset": state.next, "reason": str(error)}
-                log.error("attribution not used", extra=how)
-                continue
-            log.info("attribution loaded", extra={"partition": number, "offset": state.next})
-            return structs.replace(restored, kept=state.next)
-        partition.attribution = Attribution(number, rules)
+        loaded = await again.read_from_snapshot(kept)
+        if loaded is not None:
+            return loaded
+        partition.attribution = Attribution(number, partition.attribution.rules)
         begins = begin(partition, commit, spans)
         return await again.read(begins[events], begins[rankings])
     except OffsetOutOfRangeError as error:
@@ -144,6 +126,30 @@ class HistoryReader:
         self.commit = commit
         self.lost = lost
         self._position = 0
+
+    async def read_from_snapshot(self, kept: AttributionSnapshots) -> RestoreResult | None:
+        """Load the newest good file that the bookmark allows, and read on from it; else None."""
+        rules, number = self.partition.attribution.rules, self.partition.attribution.partition
+        bookmark, last = decode_bookmark(self.commit.metadata, rules.digest), self.commit.offset
+        while bookmark is not None and bookmark.ids_from <= last and not self.lost():
+            first = max(bookmark.ids_from, self.events.start)
+            state = await asyncio.to_thread(kept.newest, number, first, last)
+            if state is None:
+                break
+            last = state.next - 1
+            if not self.rankings.start <= state.reach.read <= self.rankings.end:
+                continue
+            attribution = self.partition.attribution = Attribution(number, rules)
+            try:
+                await asyncio.to_thread(attribution.load, state)
+                restored = await self.read(state.next, state.reach.read, bookmark)
+            except (ValueError, Diverged) as error:
+                how = {"partition": number, "offset": state.next, "reason": str(error)}
+                log.error("attribution not used", extra=how)
+                continue
+            log.info("attribution loaded", extra={"partition": number, "offset": state.next})
+            return structs.replace(restored, kept=state.next)
+        return None
 
     async def read(
         self, done: int, rankings: int, bookmark: Bookmark | None = None

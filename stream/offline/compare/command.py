@@ -37,35 +37,52 @@ class TunedLog(Struct, frozen=True):
     tuned: FineTuningResult
 
 
-def compare(
-    settings: Settings,
-    file: Path,
-    *,
-    requests: int,
-    seeds: int,
-    events: int,
-    k: int,
-    horizon: float,
-    jobs: int,
-    out: Path | None,
-    plot: Path | None,
-    html: Path | None,
-    regret: Path | None,
-    tuned: Path | None,
-) -> None:
+class Plan(Struct, frozen=True, kw_only=True):
+    """What is played: so many requests with so many seeds, by `jobs` processes at a time."""
+
+    requests: int
+    seeds: int
+    k: int = 10
+    jobs: int = 2
+    arms: tuple[str, ...] = tuple(ARMS)
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """The options of `rankloop compare`: the first `events` of a log are played."""
+
+    requests: int
+    seeds: int
+    events: int
+    k: int
+    horizon: float
+    jobs: int
+    out: Path | None
+    plot: Path | None
+    html: Path | None
+    regret: Path | None
+    tuned: Path | None
+
+
+def compare(settings: Settings, file: Path, options: Options) -> None:
     """Compare, print, and write what was asked for."""
-    found = None if regret is None else known(regret)
-    ready(out, plot, html)
-    if plot or html:
+    regret = None if options.regret is None else known(options.regret)
+    ready(options.out, options.plot, options.html)
+    if options.plot or options.html:
         figure(1, 1)  # where there is no matplotlib, say so now
-    settings = structs.replace(settings, horizon_seconds=horizon)
-    log = read(file, settings, events)
+    settings = structs.replace(settings, horizon_seconds=options.horizon)
+    log = read(file, settings, options.events)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
-    deep = None if tuned is None else reread(file, settings, events, tuned, log)
-    result = compared(
-        file.name, log, settings, requests=requests, seeds=seeds, k=k, jobs=jobs, deep=deep
-    )
+    deep = None
+    if options.tuned is not None:
+        deep = reread(file, settings, options.events, options.tuned, log)
+    plan = Plan(requests=options.requests, seeds=options.seeds, k=options.k, jobs=options.jobs)
+    result = compared(file.name, log, settings, plan, deep)
+    present(result, regret, options)
+
+
+def present(result: Comparison, regret: Regret | None, options: Options) -> None:
+    """Print a comparison, and write the files that were asked for."""
     console = Console(width=160, highlight=False)
     console.print(comparison_table(result))
     for one in findings(result):
@@ -74,64 +91,62 @@ def compare(
         )
         for line in one.whom:
             console.print(f"  {line}", markup=False)
-    if out is not None:
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    if plot is not None:
-        save_png(overview(result), plot)
-        console.print(f"drawn in {plot}", markup=False)
-    if html is not None:
-        html.write_text(page(result, found), encoding="utf-8")
-        console.print(f"report in {html}", markup=False)
+    if options.out is not None:
+        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    if options.plot is not None:
+        save_png(overview(result), options.plot)
+        console.print(f"drawn in {options.plot}", markup=False)
+    if options.html is not None:
+        options.html.write_text(page(result, regret), encoding="utf-8")
+        console.print(f"report in {options.html}", markup=False)
 
 
-def compared(
-    name: str,
-    log: EventLog,
-    settings: Settings,
-    *,
-    requests: int,
-    seeds: int,
-    k: int = 10,
-    jobs: int = 2,
-    arms: Sequence[str] = tuple(ARMS),
-    deep: TunedLog | None = None,
-) -> Comparison:
-    """Play every arm with every seed, the fine-tuned ones if there are any; the slowest begin."""
-    started = perf_counter()
-    world = LogEnvironment(log, requests, k)
-    tuned = world if deep is None else LogEnvironment(deep.log, requests, k)
-    arms = [arm for arm in arms if deep is not None or not ARMS[arm].tuned]
-    after = 0 if deep is None else deep.tuned.until
-    numbers = range(settings.seed, settings.seed + seeds)
-    trials = [
+def arm_runs(
+    settings: Settings, world: LogEnvironment, plan: Plan, deep: TunedLog | None
+) -> list[ArmRun]:
+    """Every arm with every seed, the slowest arms first; fine-tuned ones if there is a `deep`."""
+    tuned = world if deep is None else LogEnvironment(deep.log, plan.requests, plan.k)
+    arms = [arm for arm in plan.arms if deep is not None or not ARMS[arm].tuned]
+    return [
         ArmRun(
             arm=arm,
             settings=structs.replace(settings, seed=seed),
             world=tuned if ARMS[arm].tuned else world,
-            after=after,
+            after=0 if deep is None else deep.tuned.until,
         )
-        for seed in numbers
+        for seed in range(settings.seed, settings.seed + plan.seeds)
         for arm in reversed(arms)
     ]
+
+
+def compared(
+    name: str, log: EventLog, settings: Settings, plan: Plan, deep: TunedLog | None = None
+) -> Comparison:
+    """Play every arm with every seed, the fine-tuned ones if there are any."""
+    started = perf_counter()
+    world = LogEnvironment(log, plan.requests, plan.k)
+    trials = arm_runs(settings, world, plan, deep)
     likes = sum(liked(event) is not None for event in log.events)
     asks = sum(isinstance(event, Request) for event in log.events)
-    answered = min(requests, asks or likes) * len(trials)
-    found = side_by_side(run, trials, answered, jobs)
+    answered = min(plan.requests, asks or likes) * len(trials)
+    found = side_by_side(run, trials, answered, plan.jobs)
+    arms = [arm for arm in plan.arms if any(trial.arm == arm for trial in trials)]
     runs: Runs = {arm: [one for one in found if one.arm == arm] for arm in arms}
     first = runs[arms[0]][0]
     asked = [one.context for one in world.messages() if isinstance(one, Request)]
     if not first.users:
+        after = trials[0].after
         raise ValueError(f"no request comes after {after}, until when fine-tuning has seen the log")
     if any(one.users != first.users for one in found):
         raise RuntimeError("arms answered different requests; a difference would mean nothing")
     return Comparison(
         log=name,
-        k=k,
+        k=plan.k,
         requests=len(first.users),
         users=len(set(first.users)),
         items=len({item.id for item in log.items}),
         events=len(log.events),
-        seeds=list(numbers),
+        seeds=list(range(settings.seed, settings.seed + plan.seeds)),
         encoder=log.encoder.version,
         texts_a_second=speed(settings, log.items),
         asked=world.asks,
