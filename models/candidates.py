@@ -1,42 +1,22 @@
 """Retrieval: a request's candidates with the features they are judged on."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
+from math import fsum
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.base import Doubles, Scorer
+from models.base import Doubles, Floats
 from models.catalogue import TAG_BUCKETS, Catalogue
 from models.content import Content
 from models.events import Features, Request
 from models.memory import Memory
 
 MILLIS_A_DAY = 86_400_000
-
-FEATURES = (
-    "popularity",  # log(1 + decayed count)
-    "knn",  # the memory's scorers of these names, 0 where there is none
-    "knn_long",
-    "mf",
-    "content",  # cosine of the text with the mean of the user's last likes,
-    "nearest",  # with the nearest of them,
-    "latest",  # with the latest of them
-    "rate",  # smoothed reward a look
-    "shown",  # log(1 + times shown to anybody)
-    "repeats",  # log(1 + times shown to this user without a click)
-    "age",  # log(1 + days since the item's `at`)
-    "tags",  # mean share of the item's tags in the user's last likes
-    "text",  # 1 with an embedding, else 0
-)
-
-# A source's share of the candidates; what one can't fill goes to the others, in this order.
-# On the film log (2,907 likes, hashed titles, items without dates) a place given to knn held the
-# next like three times as often as one given to popular, seven times as often as content. The
-# places of fresh and explore are for what nobody has shown yet; that log can't judge them.
-SHARES = {"knn": 0.4, "mf": 0.25, "content": 0.1, "popular": 0.15, "fresh": 0.05, "explore": 0.05}
 
 
 class Candidates(Struct, frozen=True):
@@ -76,6 +56,166 @@ def standardised(x: Doubles) -> Doubles:
     return centred.round(4) + 0.0  # no -0.0
 
 
+class FeatureInputs(Struct, frozen=True):
+    """What features are computed from: a request, its candidates, and what is known of them.
+
+    `rows` are the candidates' in the catalogue, 0 for unknown ones.
+    """
+
+    request: Request
+    items: Sequence[str]
+    rows: NDArray[np.intp]
+    retrieval: "Retrieval"
+    cosines: tuple[Doubles, Doubles, Doubles]  # with the mean of the last likes, nearest, latest
+    exposure: tuple[Doubles, Doubles]  # times shown to anybody, smoothed reward a look
+
+    def scores(self, scorer: str) -> Floats:
+        """What the memory's scorer of this name says of each candidate, 0 where there is none."""
+        learned = self.retrieval.memory.scorer(scorer)
+        if learned is None:
+            return np.zeros(len(self.items), np.float32)
+        return learned.scores(self.request.user, self.items)
+
+
+class Feature(Struct, frozen=True):
+    """A column by its name: `values` gives one number a candidate, shape (n,), n at least 1.
+
+    >>> Feature("rare", lambda inputs: -inputs.scores("popularity")).name
+    'rare'
+    """
+
+    name: str
+    values: Callable[[FeatureInputs], NDArray[Any]]
+
+
+def scores_of(scorer: str) -> Feature:
+    """The column of what the memory's scorer of this name says, 0 where there is none."""
+    return Feature(scorer, lambda inputs: inputs.scores(scorer))
+
+
+def _log(counts: Doubles) -> Doubles:
+    """log(1 + counts), of 0 where they are below."""
+    return np.log1p(np.maximum(counts, 0.0))
+
+
+def _popularity(inputs: FeatureInputs) -> Doubles:
+    """log(1 + decayed count)."""
+    return _log(inputs.scores("popularity").astype(np.float64))
+
+
+def _repeats(inputs: FeatureInputs) -> Doubles:
+    """log(1 + times shown to this user without a click)."""
+    repeats = inputs.retrieval.memory.histories.repeats(inputs.request.user)
+    if not repeats:
+        return np.zeros(len(inputs.items), np.float64)
+    return _log(np.array([repeats.get(item, 0) for item in inputs.items], np.float64))
+
+
+def _age(inputs: FeatureInputs) -> Doubles:
+    """log(1 + days since the item's `at`)."""
+    age = (inputs.request.at - inputs.retrieval.catalogue.at[inputs.rows]) / MILLIS_A_DAY
+    return _log(np.where(inputs.rows > 0, age, 0.0))
+
+
+def _tags(inputs: FeatureInputs) -> Doubles:
+    """The mean over the item's tags of the share of the user's last likes with that tag."""
+    user, retrieval = inputs.request.user, inputs.retrieval
+    catalogue = retrieval.catalogue
+    likes = catalogue.find(retrieval.memory.histories.positives(user, retrieval.recent))
+    if not len(likes):
+        return np.zeros(len(inputs.items), np.float64)
+    buckets = catalogue.tag_buckets
+    profile = np.bincount(buckets[likes].ravel(), minlength=TAG_BUCKETS)
+    profile[0] = 0
+    tags = buckets[inputs.rows]
+    count = np.maximum((tags > 0).sum(axis=1), 1)
+    return profile[tags].sum(axis=1) / count / len(likes)
+
+
+def _text(inputs: FeatureInputs) -> NDArray[np.bool_]:
+    """1 with an embedding, else 0."""
+    return inputs.retrieval.catalogue.lengths[inputs.rows] > 0
+
+
+# The columns that are always there; those of scorers are rows of `stream/build.py`.
+FEATURES = (
+    Feature("popularity", _popularity),
+    Feature("content", lambda inputs: inputs.cosines[0]),
+    Feature("nearest", lambda inputs: inputs.cosines[1]),
+    Feature("latest", lambda inputs: inputs.cosines[2]),
+    Feature("rate", lambda inputs: inputs.exposure[1]),
+    Feature("shown", lambda inputs: _log(inputs.exposure[0])),
+    Feature("repeats", _repeats),
+    Feature("age", _age),
+    Feature("tags", _tags),
+    Feature("text", _text),
+)
+
+
+class CandidateSource(Struct, frozen=True):
+    """Proposes items for a request, the best first; slots name it.
+
+    `share` is its part of the candidates. What one can't fill goes to the others, in the order of
+    the table, unless `fills` is false. Shares of more than 1 together are scaled down to 1.
+
+    >>> CandidateSource("pinned", lambda retrieval, request: ["film:1"], share=0.1).share
+    0.1
+    """
+
+    name: str
+    items: Callable[["Retrieval", Request], Iterable[str]]
+    share: float
+    fills: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(
+                f"{self.name}: share must be in (0, 1], got {self.share}; without candidates of "
+                "its own a scorer needs no source"
+            )
+
+
+def top_of(scorer: str, *, share: float, name: str = "") -> CandidateSource:
+    """The source of what the memory's scorer of this name puts first; named like it, or `name`."""
+    return CandidateSource(
+        name or scorer, lambda retrieval, request: retrieval.top(scorer, request.user), share
+    )
+
+
+def _nearest(retrieval: "Retrieval", request: Request) -> Iterator[str]:
+    """Those nearest by text to the last likes."""
+    return retrieval.content.nearest(request.user)
+
+
+def _fresh(retrieval: "Retrieval", request: Request) -> list[str]:
+    """Of the newest items, those shown least."""
+    newest = list(islice(retrieval.catalogue.newest(request.at), 5 * retrieval.quotas["fresh"]))
+    times, _ = retrieval.memory.exposure.read(newest)
+    return [item for _, item in sorted(zip(times.tolist(), newest, strict=True))]
+
+
+def _explore(retrieval: "Retrieval", request: Request) -> Iterator[str]:
+    """Any items, so that none is out of reach: chosen by a hash of the request's id."""
+    catalogue = retrieval.catalogue
+    count = catalogue.size
+    drawn = blake2b(request.id.encode(), digest_size=64).digest()
+    if count:
+        for i in range(0, len(drawn), 4):
+            yield catalogue.aged(int.from_bytes(drawn[i : i + 4], "little") % count)
+
+
+# The sources that are always there; those of scorers are rows of `stream/build.py`. Of the shares:
+# On the film log (2,907 likes, hashed titles, items without dates) a place given to knn held the
+# next like three times as often as one given to popular, seven times as often as content. The
+# places of fresh and explore are for what nobody has shown yet; that log can't judge them.
+SOURCES = (
+    CandidateSource("content", _nearest, 0.1),
+    top_of("popularity", share=0.15, name="popular"),
+    CandidateSource("fresh", _fresh, 0.05),
+    CandidateSource("explore", _explore, 0.05, fills=False),
+)
+
+
 class Retrieval:
     """Finds what could be recommended, and says what is known about it.
 
@@ -89,7 +229,7 @@ class Retrieval:
     >>> retrieval = Retrieval(memory, catalogue, Content(catalogue, memory.histories))
     >>> found = retrieval(Request(id="r", user="ann", at=9))
     >>> found.items, found.sources, found.x.shape
-    (('film',), ('fresh',), (1, 13))
+    (('film',), ('fresh',), (1, 10))
     """
 
     def __init__(
@@ -99,7 +239,8 @@ class Retrieval:
         content: Content,
         limit: int = 100,
         repeat_seen: bool = False,
-        shares: Mapping[str, float] = SHARES,
+        features: Sequence[Feature] = FEATURES,
+        sources: Sequence[CandidateSource] = SOURCES,
         recent: int = 20,
     ) -> None:
         if limit < 1:
@@ -109,7 +250,15 @@ class Retrieval:
         self.content = content
         self.limit = limit
         self.repeat_seen = repeat_seen
-        self.quotas = {source: round(share * limit) for source, share in shares.items()}
+        self.features, self.sources = tuple(features), tuple(sources)
+        self.names = tuple(feature.name for feature in features)
+        total = max(1.0, fsum(source.share for source in sources))
+        self.quotas = {one.name: round(one.share / total * limit) for one in sources}
+        if len(set(self.names)) < len(features) or len(self.quotas) < len(sources):
+            raise ValueError(
+                f"features and sources need names of their own, got {self.names} and "
+                f"{tuple(one.name for one in sources)}; rename one"
+            )
         self.recent = recent
 
     def __call__(self, request: Request) -> Candidates:
@@ -119,7 +268,7 @@ class Retrieval:
         rows = self.catalogue.find(items)
         places = {item: n for n, item in enumerate(dict.fromkeys(request.candidates or ()))}
         return Candidates(
-            names=FEATURES,
+            names=self.names,
             items=tuple(items),
             sources=tuple(found[item] for item in items),
             x=standardised(self._features(request, items, rows)),
@@ -146,12 +295,12 @@ class Retrieval:
         catalogue, at = self.catalogue, request.at
         live, ends = catalogue.live, catalogue.ends
         seen, exclude = self._seen(request.user), set(request.exclude)
-        sources = {source: iter(proposed) for source, proposed in self._sources(request)}
+        proposed = [(source, iter(source.items(self, request))) for source in self.sources]
         found: dict[str, str] = {}
 
-        def take(source: str, proposed: Iterator[str], quota: int) -> None:
+        def take(source: str, items: Iterator[str], quota: int) -> None:
             room = min(quota, self.limit - len(found))
-            while room > 0 and (item := next(proposed, None)) is not None:
+            while room > 0 and (item := next(items, None)) is not None:
                 row = live.get(item, 0)
                 if not row or ends[row] <= at or item in seen or item in exclude:
                     continue
@@ -159,91 +308,32 @@ class Retrieval:
                     found[item] = source
                     room -= 1
 
-        for source, proposed in sources.items():
-            take(source, proposed, self.quotas[source])
-        sources.pop("explore", None)  # no more than its quota
-        for source, proposed in sources.items():
-            take(source, proposed, self.limit)
+        for source, items in proposed:
+            take(source.name, items, self.quotas[source.name])
+        for source, items in proposed:
+            if source.fills:
+                take(source.name, items, self.limit)
         take("fresh", catalogue.newest(at), self.limit)
         return found
 
-    def _sources(self, request: Request) -> Iterator[tuple[str, Iterable[str]]]:
-        user = request.user
-        for source in self.quotas:
-            if source == "content":
-                yield source, self.content.nearest(user)
-            elif source == "popular":
-                yield source, self._ranked(self.memory.popularity, user)
-            elif source == "fresh":
-                yield source, self._fresh(request)
-            elif source == "explore":
-                yield source, self._explore(request)
-            else:
-                yield source, self._ranked(self.memory.scorers.get(source), user)
-
-    def _ranked(self, scorer: Scorer | None, user: str) -> Iterator[str]:
+    def top(self, scorer: str, user: str) -> Iterator[str]:
         """A scorer's items in falling score; more are asked for only when they are needed."""
+        learned = self.memory.scorer(scorer)
         given, n = 0, self.limit
-        while scorer is not None:
-            items = scorer.top(user, n)
+        while learned is not None:
+            items = learned.top(user, n)
             yield from items[given:]
             if len(items) < n:
                 return
             given, n = n, 4 * n
 
-    def _fresh(self, request: Request) -> list[str]:
-        """Of the newest items, those shown least."""
-        newest = list(islice(self.catalogue.newest(request.at), 5 * self.quotas["fresh"]))
-        times, _ = self.memory.exposure.read(newest)
-        return [item for _, item in sorted(zip(times.tolist(), newest, strict=True))]
-
-    def _explore(self, request: Request) -> Iterator[str]:
-        """Any items, so that none is out of reach: chosen by a hash of the request's id."""
-        count = self.catalogue.size
-        drawn = blake2b(request.id.encode(), digest_size=64).digest()
-        if count:
-            for i in range(0, len(drawn), 4):
-                yield self.catalogue.aged(int.from_bytes(drawn[i : i + 4], "little") % count)
-
     def _features(self, request: Request, items: Sequence[str], rows: NDArray[np.intp]) -> Doubles:
-        """What is known about each item, shape (n, len(FEATURES)), before standardising."""
-        user, memory, catalogue = request.user, self.memory, self.catalogue
-        x = np.zeros((len(FEATURES), len(items)), np.float64)
-        if not items:
-            return x.T
-        repeats = memory.histories.repeats(user)
-        shown, rate = memory.exposure.read(items)
-        age = (request.at - catalogue.at[rows]) / MILLIS_A_DAY
-        x[0] = _log(self._scored(memory.popularity, user, items))
-        for i, name in enumerate(("knn", "knn_long", "mf"), 1):
-            x[i] = self._scored(memory.scorers.get(name), user, items)
-        x[4], x[5], x[6] = self.content.cosines(user, rows)
-        x[7] = rate
-        x[8] = _log(shown)
-        if repeats:
-            x[9] = _log(np.array([repeats.get(item, 0) for item in items], np.float64))
-        x[10] = _log(np.where(rows > 0, age, 0.0))
-        x[11] = self._affinity(user, rows)
-        x[12] = catalogue.lengths[rows] > 0
+        """What is known about each item, shape (n, len(features)), before standardising."""
+        x = np.empty((len(self.features), len(items)), np.float64)
+        if items:
+            cosines = self.content.cosines(request.user, rows)
+            exposure = self.memory.exposure.read(items)
+            inputs = FeatureInputs(request, items, rows, self, cosines, exposure)
+            for i, feature in enumerate(self.features):
+                x[i] = feature.values(inputs)
         return x.T
-
-    def _scored(self, scorer: Scorer | None, user: str, items: Sequence[str]) -> Doubles:
-        if scorer is None:
-            return np.zeros(len(items), np.float64)
-        return scorer.scores(user, items).astype(np.float64)
-
-    def _affinity(self, user: str, rows: NDArray[np.intp]) -> Doubles:
-        """For each item, the mean over its tags of the share of the last likes with that tag."""
-        likes = self.catalogue.find(self.memory.histories.positives(user, self.recent))
-        if not len(likes):
-            return np.zeros(len(rows), np.float64)
-        buckets = self.catalogue.tag_buckets
-        profile = np.bincount(buckets[likes].ravel(), minlength=TAG_BUCKETS)
-        profile[0] = 0
-        tags = buckets[rows]
-        count = np.maximum((tags > 0).sum(axis=1), 1)
-        return profile[tags].sum(axis=1) / count / len(likes)
-
-
-def _log(counts: Doubles) -> Doubles:
-    return np.log1p(np.maximum(counts, 0.0))

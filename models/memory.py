@@ -53,6 +53,10 @@ class Memory:
                 f"or items; got {list(scorers)}; choose other names"
             )
 
+    def scorer(self, name: str) -> Scorer | None:
+        """The scorer of this name, be it the popularity; None if there is none."""
+        return self._learners.get(name)
+
     def learn(self, interaction: Interaction, seed: int) -> None:
         """Take in one interaction; all chance comes from `seed`."""
         user, item, value = interaction.user, interaction.item, interaction.value

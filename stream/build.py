@@ -16,7 +16,15 @@ from agents.recommender import DecisionMetadata, Recommender
 from models.arrays.id_table import IdTable
 from models.base import Encoder, Scorer
 from models.bert_encoder import BertEncoder, CachedEncoder, VectorStore, bundled
-from models.candidates import Retrieval
+from models.candidates import (
+    FEATURES,
+    SOURCES,
+    CandidateSource,
+    Feature,
+    Retrieval,
+    scores_of,
+    top_of,
+)
 from models.catalogue import Catalogue
 from models.content import Content
 from models.hash_encoder import HashEncoder
@@ -86,6 +94,19 @@ ENCODERS: dict[str, Callable[[Settings], Encoder]] = {
 }
 
 
+class ScorerRow(Struct, frozen=True):
+    """A scorer with the columns of features that it fills, and the source of candidates it is.
+
+    >>> row = ScorerRow(Popularity(), (scores_of("liked"),), top_of("liked", share=0.1))
+    >>> row.features[0].name, row.source.name
+    ('liked', 'liked')
+    """
+
+    scorer: Scorer
+    features: tuple[Feature, ...] = ()
+    source: CandidateSource | None = None
+
+
 class Parts(Struct, frozen=True):
     """What one worker holds: learned state, catalogue, and what reads them."""
 
@@ -125,8 +146,11 @@ def catalogue(settings: Settings, text: Encoder) -> Catalogue:
 
 def scorers(
     settings: Settings, user_names: IdTable | None = None, item_names: IdTable | None = None
-) -> dict[str, Scorer]:
-    """What learns who likes what, by name; a new one is one row here."""
+) -> dict[str, ScorerRow]:
+    """What learns who likes what, by name; a new one is one row here.
+
+    The order of rows is that of columns, and of who proposes first.
+    """
     users, items = settings.max_users, settings.max_items
     knn = SequentialItemKNN(
         recent=10, users=users, items=items, user_names=user_names, item_names=item_names
@@ -134,7 +158,32 @@ def scorers(
     mf = MatrixFactorisation(
         limit=max(users, items), seed=settings.seed, user_names=user_names, item_names=item_names
     )
-    return {"knn": knn, "knn_long": ItemKNNView(knn, recent=20), "mf": mf}
+    return {
+        "knn": ScorerRow(knn, (scores_of("knn"),), top_of("knn", share=0.4)),
+        "knn_long": ScorerRow(ItemKNNView(knn, recent=20), (scores_of("knn_long"),)),
+        "mf": ScorerRow(mf, (scores_of("mf"),), top_of("mf", share=0.25)),
+    }
+
+
+def features(settings: Settings) -> tuple[Feature, ...]:
+    """All columns in their order: those of scorers after the popularity.
+
+    >>> [feature.name for feature in features(Settings())][:5]
+    ['popularity', 'knn', 'knn_long', 'mf', 'content']
+    """
+    popularity, *rest = FEATURES
+    scored = [feature for row in scorers(settings).values() for feature in row.features]
+    return (popularity, *scored, *rest)
+
+
+def sources(settings: Settings) -> tuple[CandidateSource, ...]:
+    """Who proposes candidates, in their order: scorers before the rest.
+
+    >>> [source.name for source in sources(Settings())]
+    ['knn', 'mf', 'content', 'popular', 'fresh', 'explore']
+    """
+    proposing = [row.source for row in scorers(settings).values()]
+    return (*filter(None, proposing), *SOURCES)
 
 
 def memory(settings: Settings) -> Memory:
@@ -142,7 +191,7 @@ def memory(settings: Settings) -> Memory:
     user_names, item_names = IdTable(), IdTable()
     return Memory(
         Popularity(limit=settings.max_items, item_names=item_names),
-        scorers(settings, user_names, item_names),
+        {name: row.scorer for name, row in scorers(settings, user_names, item_names).items()},
         Histories(limit=settings.max_users, user_names=user_names, item_names=item_names),
         Exposure(limit=settings.max_items, item_names=item_names),
         user_names,
@@ -181,6 +230,8 @@ def deciding(
         Content(items, memory.histories),
         limit=settings.candidates,
         repeat_seen=not settings.exclude_seen,
+        features=features(settings),
+        sources=sources(settings),
     )
     terms = DecisionMetadata(
         seed=settings.seed,

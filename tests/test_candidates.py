@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from models.candidates import FEATURES, SHARES, Candidates, Retrieval, standardised
+from models.candidates import Candidates, CandidateSource, Retrieval, standardised
 from models.catalogue import Catalogue
 from models.content import Content
 from models.events import Embedding, Interaction, Item, Judged, Outcome, Request, Source
 from models.item_knn import ItemKNN
 from models.memory import Memory
 from models.popularity import Popularity
+from stream.build import features, sources
+from stream.settings import Settings
 
 NOWHERE = Source(0, 0, 0)
 DAY = 86_400_000
+COLUMNS, PROPOSERS = features(Settings()), sources(Settings())
 
 
 class World:
@@ -29,7 +33,12 @@ class World:
         self.catalogue = Catalogue(encoder="tiny", dimensions=4)
         self.memory = Memory(Popularity(), {"knn": ItemKNN()})
         self.content = Content(self.catalogue, self.memory.histories)
-        self.retrieval = Retrieval(self.memory, self.catalogue, self.content, **settings)  # type: ignore[arg-type]
+        self.retrieval = Retrieval(
+            self.memory,
+            self.catalogue,
+            self.content,
+            **{"features": COLUMNS, "sources": PROPOSERS} | settings,  # type: ignore[arg-type]
+        )
 
     def items(self, *ids: str, **fields: object) -> "World":
         for id in ids:
@@ -62,6 +71,10 @@ def embedded(id: str, vector: Sequence[float]) -> Embedding:
     return Embedding(id=id, encoder="tiny", text_hash="0" * 16, vector=data)
 
 
+def alone(name: str, share: float) -> list[CandidateSource]:
+    return [replace(source, share=share) for source in PROPOSERS if source.name == name]
+
+
 def column(found: Candidates, name: str) -> dict[str, float]:
     return dict(zip(found.items, found.x[:, found.names.index(name)].tolist(), strict=True))
 
@@ -75,7 +88,7 @@ def equal(one: Candidates, other: Candidates) -> bool:
 
 def test_an_empty_catalogue_gives_no_candidates() -> None:
     found = World()()
-    assert (found.items, found.x.shape, found.text.shape) == ((), (0, len(FEATURES)), (0, 4))
+    assert (found.items, found.x.shape, found.text.shape) == ((), (0, len(COLUMNS)), (0, 4))
 
 
 def test_nothing_learned_gives_the_newest_items() -> None:
@@ -150,12 +163,12 @@ def test_each_source_gets_its_share_and_the_limit_is_filled() -> None:
     count = {source: found.sources.count(source) for source in sorted(set(found.sources))}
     assert count == {"explore": 1, "fresh": 1, "knn": 15, "popular": 3}  # no mf here
     assert len(found.items) == 20
-    assert abs(sum(SHARES.values()) - 1) < 1e-9
+    assert abs(sum(source.share for source in PROPOSERS) - 1) < 1e-9
 
 
 def test_a_long_history_of_the_most_popular_items_does_not_empty_the_list() -> None:
     ids = [f"i{i:03}" for i in range(400)]
-    world = World(limit=10, shares={"popular": 1.0}).items(*ids).likes("bob", *ids[:300])
+    world = World(limit=10, sources=alone("popular", 1.0)).items(*ids).likes("bob", *ids[:300])
     world.likes("ann", *ids[100:300])
     found = world()
     assert found.sources == ("popular",) * 10
@@ -163,7 +176,7 @@ def test_a_long_history_of_the_most_popular_items_does_not_empty_the_list() -> N
 
 
 def test_least_shown_among_the_newest_come_as_fresh() -> None:
-    world = World(limit=3, shares={"fresh": 0.34}).items("a", "b", "c", "d")
+    world = World(limit=3, sources=alone("fresh", 0.34)).items("a", "b", "c", "d")
     world.shows("bob", "a", "b", "d")
     found = world()
     assert found.items[found.sources.index("fresh")] == "a"
@@ -172,7 +185,7 @@ def test_least_shown_among_the_newest_come_as_fresh() -> None:
 
 def test_exploration_reaches_every_item_in_time() -> None:
     ids = [f"i{i}" for i in range(60)]
-    world = World(limit=5, shares={"explore": 1.0}).items(*ids)
+    world = World(limit=5, sources=alone("explore", 1.0)).items(*ids)
     reached = {item for i in range(100) for item in world(id=f"r{i}").items}
     assert reached == set(ids)
 
@@ -202,7 +215,7 @@ def test_features_are_standardised_within_the_request() -> None:
 
 
 def test_one_candidate_has_no_features_to_tell_it_from_others() -> None:
-    assert World().items("a")().x.tolist() == [[0.0] * len(FEATURES)]
+    assert World().items("a")().x.tolist() == [[0.0] * len(COLUMNS)]
 
 
 def test_reading_writes_nothing() -> None:

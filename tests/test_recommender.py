@@ -57,7 +57,7 @@ def test_a_decision_names_all_that_is_needed_to_make_it_again() -> None:
     assert (decision.source, decision.encoder, decision.policy) == (9, "tiny", "uniform")
     assert (decision.seed, decision.build, decision.settings) == (3, "1.2", "abc")
     assert decision.context == {"page": "home"}
-    assert decision.features == FEATURES
+    assert decision.features == tuple(feature.name for feature in FEATURES)
     assert decision.refused is None
 
 

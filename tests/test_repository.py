@@ -1,4 +1,4 @@
-"""The repository keeps its own rules: folders and functions one can read, one reader of the environment, one stack."""
+"""The repository keeps its own rules: what one can read, who reads the environment, one stack."""
 
 import ast
 import re

@@ -4,7 +4,7 @@ An arm knows, finds and pays for its own parts alone: what is measured of it is 
 earn and cost that had nothing else. Tags of items are no text: every arm may read them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 from msgspec import Struct
@@ -16,7 +16,7 @@ from agents.loop import Loop
 from agents.recommender import DecisionMetadata, Recommender
 from models.arrays.id_table import IdTable
 from models.base import Encoder
-from models.candidates import SHARES, Retrieval
+from models.candidates import CandidateSource, Retrieval
 from models.content import Content
 from models.history import Exposure, Histories
 from models.memory import Memory
@@ -113,23 +113,24 @@ def loop(settings: Settings, text: Encoder, arm: Arm, kind: type[L]) -> L:
         Content(items, memory.histories),
         limit=settings.candidates,
         repeat_seen=not settings.exclude_seen,
-        shares=_shares(arm.parts),
+        features=build.features(settings),  # all: 0 where the arm has no such scorer
+        sources=_sources(settings, arm.parts),
     )
     recommender = Recommender(learner, items, retrieval, DecisionMetadata(seed=settings.seed))
     return kind(Attribution(0, settings.attribution_rules()), learner, recommender)
 
 
-def _shares(parts: tuple[str, ...]) -> Mapping[str, float]:
-    """The usual shares of candidates, less those of sources that the arm has not."""
-    sources = {"popularity": "popular", "text": "content"}
-    own = {"fresh", "explore", *(sources.get(part, part) for part in parts)}
-    return {source: share for source, share in SHARES.items() if source in own}
+def _sources(settings: Settings, parts: tuple[str, ...]) -> list[CandidateSource]:
+    """The usual sources of candidates, less those that the arm has not."""
+    names = {"popularity": "popular", "text": "content"}
+    own = {"fresh", "explore", *(names.get(part, part) for part in parts)}
+    return [source for source in build.sources(settings) if source.name in own]
 
 
 def _memory(settings: Settings, parts: tuple[str, ...]) -> Memory:
     users, items = IdTable(), IdTable()
     known = build.scorers(settings, users, items)
-    kept = {name: one for name, one in known.items() if name.partition("_")[0] in parts}
+    kept = {name: row.scorer for name, row in known.items() if name.partition("_")[0] in parts}
     popular = Popularity(limit=settings.max_items, item_names=items)
     return Memory(
         popular if "popularity" in parts else None,
