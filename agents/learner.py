@@ -12,17 +12,13 @@ from msgspec import Struct
 from agents.ledger import Ledger, LedgerState, Verdict
 from agents.scoreboard import Score, scoreboard
 from models.base import Arrays
-from models.events import Interaction, Invalid, Mark, Outcome
+from models.events import Interaction, InvalidMessageError, Mark, Outcome
 from models.memory import Memory
 from policies.base import Policy
 
 FOLD = 1  # of this release: raised when it learns something else from the same records (L12)
 MARKED = 10_000  # every so many versions a probe is kept, to compare with a Mark
 PROBED = 32  # of the last interactions: whose users and items a probe looks at
-
-
-class DigestMismatch(Exception):
-    """What was learned here is not what the log says was learned elsewhere (L7)."""
 
 
 class LearnerState(Struct, frozen=True, kw_only=True):
@@ -101,6 +97,11 @@ class Learner:
         return self.ledger.version
 
     @property
+    def learned(self) -> int:
+        """How many records were learned."""
+        return self.ledger.counts["learned"]
+
+    @property
     def policy(self) -> Policy:
         """The champion: who decides."""
         return self.policies[self.ledger.champion]
@@ -116,7 +117,7 @@ class Learner:
         return self.board.scores() if self.board else []
 
     def __call__(self, offset: int, data: bytes) -> Verdict:
-        """Take the record at `offset`. Raises UnknownRecordType for a type of another release."""
+        """Take the record at `offset`. UnknownRecordTypeError: its type is of another release."""
         verdict, record = self.ledger(offset, data)
         if self.board is not None and verdict in ("learned", "noted"):
             self.board(record, self.ledger)  # before anybody learns from it
@@ -141,7 +142,8 @@ class Learner:
         self.memory.shown(outcome)
         if outcome.status != "corrected" or self.learn_corrections:
             for policy in self.policies.values():
-                with suppress(Invalid):  # features it cannot take; all workers refuse them alike
+                # features it cannot take: all workers refuse them alike
+                with suppress(InvalidMessageError):
                     policy.learn(outcome, offset)
 
     def probe(self) -> str:

@@ -13,7 +13,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from models.codec import Invalid, chain, too_deep
+from agents.errors import UnknownRecordTypeError
+from models.codec import InvalidMessageError, chain, too_deep
 from models.events import Begin, Champion, Control, Fold, Mark, Record, Source, decode_feedback
 
 Verdict = Literal["learned", "duplicate", "refused", "invalid", "noted"]
@@ -24,10 +25,6 @@ class PartitionHead(Struct, frozen=True):
 
     source: Source
     chain: str
-
-
-class UnknownRecordType(Exception):
-    """A record of a type this release does not know: to go on would be to learn otherwise."""
 
 
 class RecordType(Struct):
@@ -98,11 +95,11 @@ class Ledger:
     def __call__(self, offset: int, data: bytes) -> tuple[Verdict, Record | Control | None]:
         """Take the record at `offset`: the verdict, and the record unless it is unusable.
 
-        Raises UnknownRecordType for a type of another release.
+        Raises UnknownRecordTypeError for a type of another release.
         """
         try:
             record = decode_feedback(data)
-        except Invalid as invalid:
+        except InvalidMessageError as invalid:
             verdict, record = _unusable(data, invalid), None
         else:
             verdict = self._judge(record, data)
@@ -142,7 +139,7 @@ class Ledger:
                 return "learned"
 
 
-def _unusable(data: bytes, invalid: Invalid) -> Verdict:
+def _unusable(data: bytes, invalid: InvalidMessageError) -> Verdict:
     """Bytes that are no record are skipped, by all alike; a record of another kind is not."""
     if too_deep(data):
         return "invalid"
@@ -152,7 +149,7 @@ def _unusable(data: bytes, invalid: Invalid) -> Verdict:
         return "invalid"
     if kind in ("", "interaction", "outcome"):
         return "invalid"
-    raise UnknownRecordType(
+    raise UnknownRecordTypeError(
         f"feedback holds a record of type {kind!r}, which this release cannot fold "
         f"({invalid}); run the release that wrote it, or a newer one"
     )

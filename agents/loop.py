@@ -3,6 +3,7 @@
 from agents.attribution import Attribution, RankingTask
 from agents.learner import Learner
 from agents.recommender import Recommender
+from models.catalogue import Catalogue
 from models.events import Decision, Embedding, Event, Item
 
 
@@ -19,9 +20,14 @@ class Loop:
         self.learner = learner
         self.recommender = recommender
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items that can be shown."""
+        return self.recommender.catalogue
+
     def __call__(self, message: Item | Embedding | Event) -> list[Decision]:
         """Take one message in; returns the rankings it caused."""
-        catalogue = self.recommender.catalogue
+        catalogue = self.catalogue
         match message:
             case Item():
                 catalogue.fold_item(catalogue.items_version, message)

@@ -12,11 +12,12 @@ from msgspec import Struct
 
 from agents.attribution import Attribution, LearningRecord, RankingTask
 from agents.bookmark import Bookmark
+from agents.errors import DivergedError
 from agents.ledger import Ledger
 from models.events import (
     Decision,
     Event,
-    Invalid,
+    InvalidMessageError,
     Source,
     Tick,
     chain,
@@ -93,10 +94,6 @@ Command = (
 Commands = Generator[Command, Any, int]
 
 
-class Diverged(Exception):
-    """This worker derives another record than the one that was learned: it must not go on."""
-
-
 class Partition:
     """Drives attribution and recommender for one partition, batch by batch.
 
@@ -131,7 +128,7 @@ class Partition:
                 continue
             while not resuming and self.attribution.blocked(message.appended, event):
                 if not (yield ReadRankings()):
-                    raise Diverged(
+                    raise DivergedError(
                         f"the decisions that offset {message.offset} closes are not in the "
                         "rankings: that topic was cut or belongs to another log"
                     )
@@ -143,12 +140,12 @@ class Partition:
         attribution = self.attribution
         place = self.ledger.places.get(attribution.partition)
         if missing := attribution.resumed(committed):
-            raise Diverged(
+            raise DivergedError(
                 f"the decision for the request at offset {missing[0]} is not in the rankings: that "
                 "topic was cut or belongs to another log"
             )
         if place and place.source == attribution.last and place.chain != attribution.chain:
-            raise Diverged(f"the record from {place.source} {OTHERWISE}")
+            raise DivergedError(f"the record from {place.source} {OTHERWISE}")
 
     def batch(self, messages: Sequence[ReceivedMessage]) -> Commands:
         """Handle messages in order; returns how many: it stops before one that must wait (L1)."""
@@ -197,7 +194,7 @@ class Partition:
     def _open(self, message: ReceivedMessage) -> tuple[Event | None, str]:
         try:
             event = decode_event(message.data)
-        except Invalid as invalid:
+        except InvalidMessageError as invalid:
             return None, f"invalid: {invalid}"
         if event.at > message.appended + DAY:
             return None, f"future: at {event.at} is over a day ahead; is it in milliseconds?"
@@ -216,5 +213,5 @@ class Partition:
             if record.source > place.source:
                 return records[n:]
             if record.source == place.source and chain(record.data) != place.chain:
-                raise Diverged(f"the record from {record.source} {OTHERWISE}")
+                raise DivergedError(f"the record from {record.source} {OTHERWISE}")
         return []

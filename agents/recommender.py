@@ -11,6 +11,7 @@ from agents.attribution import RankingTask
 from agents.learner import Learner
 from models.candidates import Candidates, Retrieval
 from models.catalogue import Catalogue
+from models.content import Content
 from models.events import Decision, Request, Slot, encode
 from policies.base import rank, scored
 from policies.evaluation.importance_weights import chances, weights
@@ -50,6 +51,11 @@ class Recommender:
         self.catalogue = catalogue
         self.retrieval = retrieval
         self.terms = terms
+
+    @property
+    def content(self) -> Content:
+        """What ranks by text alone."""
+        return self.retrieval.content
 
     def __call__(self, ask: RankingTask) -> Decision:
         """The decision for a request; one that cannot be served says why in `refused`.

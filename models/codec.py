@@ -15,17 +15,17 @@ _strings = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _brackets = re.compile(rb"[\[\]{}]")
 
 
-class Invalid(ValueError):
+class InvalidMessageError(ValueError):
     """A message that cannot be used: the rule it breaks and where."""
 
 
 class Decode(Generic[T]):
-    """Bytes to one of some message types; raises `Invalid` with the path of what is wrong.
+    """Bytes to one of some message types; an InvalidMessageError has the path of what is wrong.
 
     >>> from models.events import decode_event
     >>> decode_event(b'{"type":"request","id":"r","user":"u","at":1,"k":0}')
     Traceback (most recent call last):
-    models.codec.Invalid: Expected `int` >= 1 - at `$.k`
+    models.codec.InvalidMessageError: Expected `int` >= 1 - at `$.k`
     """
 
     def __init__(self, kind: Any) -> None:
@@ -33,13 +33,17 @@ class Decode(Generic[T]):
 
     def __call__(self, data: bytes) -> T:
         if len(data) > MAX_MESSAGE_BYTES:
-            raise Invalid(f"a message has at most {MAX_MESSAGE_BYTES:,} bytes, not {len(data):,}")
+            raise InvalidMessageError(
+                f"a message has at most {MAX_MESSAGE_BYTES:,} bytes, not {len(data):,}"
+            )
         if too_deep(data):
-            raise Invalid(f"a message has at most {MAX_DEPTH} lists and objects within each other")
+            raise InvalidMessageError(
+                f"a message has at most {MAX_DEPTH} lists and objects within each other"
+            )
         try:
             return self._decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise Invalid(str(error)) from None
+            raise InvalidMessageError(str(error)) from None
 
 
 def encode(message: msgspec.Struct) -> bytes:

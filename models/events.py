@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from models.codec import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from models.codec import Decode as Decode
-from models.codec import Invalid as Invalid
+from models.codec import InvalidMessageError as InvalidMessageError
 from models.codec import chain as chain
 from models.codec import encode as encode
 from models.fields import (

@@ -69,6 +69,12 @@ class Memory:
         self.histories.shown(outcome)
         self.exposure.shown(outcome)
 
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """By what is remembered, how many and how many at most."""
+        users, shown = self.histories.users, self.exposure.items
+        return {"users": (len(users), users.limit), "items_shown": (len(shown), shown.limit)}
+
     def state(self) -> Arrays:
         """Everything learned, as arrays named by part; `load` of it continues bit for bit."""
         kept = self._names | self._parts

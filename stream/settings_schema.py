@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from stream.errors import UserError
+
 PREFIX = "RANKLOOP_"
 # Before 0.1.0 they were called so.
 RENAMED = {
@@ -28,8 +30,10 @@ RENAMED = {
 }
 
 
-class SettingError(ValueError):
+class SettingError(UserError, ValueError):
     """A setting that cannot be used: the rule, the value, the remedy."""
+
+    exit_code = 2
 
 
 Steers = Literal["", "joining", "learning", "deciding"]

@@ -26,7 +26,7 @@ from stream.kafka.reader import received_messages
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots
 from stream.worker import partitions as driven
-from stream.worker.assignment import AssignedPartition, PartitionLost
+from stream.worker.assignment import AssignedPartition, PartitionLostError
 from stream.worker.restore import RestoreResult, drive
 
 ASLEEP = "sleeper"  # whoever decides for a request of this id falls asleep, until SIGCONT
@@ -124,7 +124,7 @@ def lease() -> None:
             ):
                 owned.processed(used)
                 waiting = waiting[used:]
-        except (PartitionLost, ProduceError):
+        except (PartitionLostError, ProduceError):
             if self.assigned.get(owned.number) is owned:
                 self._begin(TopicPartition(self.topics.events, owned.number))
 

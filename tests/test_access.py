@@ -11,7 +11,7 @@ import pytest
 
 from models.events import Click, Request
 from models.hash_encoder import HashEncoder
-from stream.kafka.authorization import AuthorizationDenied, Permission, check
+from stream.kafka.authorization import AuthorizationDeniedError, Permission, check
 from stream.kafka.health import required_permissions
 from stream.kafka.topics import create
 from stream.local.process import free_port
@@ -94,11 +94,11 @@ def test_a_worker_may_not_make_topics_and_says_who_can(
     kafka_with_rules: Secured, topic_prefix: str
 ) -> None:
     settings = msgspec.structs.replace(kafka_with_rules.user, topic_prefix=topic_prefix)
-    with pytest.raises(AuthorizationDenied) as hidden:
+    with pytest.raises(AuthorizationDeniedError) as hidden:
         asyncio.run(create(settings))
     assert f"DESCRIBE on topic {topic_prefix}." in str(hidden.value)
     kafka_with_rules.grant(permissions(settings))
-    with pytest.raises(AuthorizationDenied) as denied:
+    with pytest.raises(AuthorizationDeniedError) as denied:
         asyncio.run(create(settings))
     assert f"there is no topic {topic_prefix}.items" in str(denied.value)
     assert "--operation CREATE" in str(denied.value) and "rankloop topics" in str(denied.value)
@@ -119,7 +119,7 @@ def test_each_right_that_is_missing_is_named_with_its_remedy(
     def denied() -> str:
         try:
             asyncio.run(check(settings, every))
-        except AuthorizationDenied as denied:
+        except AuthorizationDeniedError as denied:
             return str(denied)
         return ""
 

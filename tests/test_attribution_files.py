@@ -17,7 +17,7 @@ from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots, file_name
 from stream.storage.object_store import LocalStore
 from stream.storage.snapshots import open_attribution_snapshots, open_snapshots
-from stream.storage.tensor_file import CorruptFile, SnapshotMismatch
+from stream.storage.tensor_file import CorruptFileError, SnapshotMismatchError
 from stream.worker.assignment import AssignedPartition
 from stream.worker.counters import PartitionCounters
 from stream.worker.snapshotter import AttributionSnapshotter
@@ -91,7 +91,7 @@ def test_a_damaged_one_is_said_and_the_one_before_is_used(
     for one in spoilt:
         path.write_bytes(one)
         caplog.clear()
-        with pytest.raises((CorruptFile, SnapshotMismatch)):
+        with pytest.raises((CorruptFileError, SnapshotMismatchError)):
             kept(tmp_path).read(0, 20)
         assert kept(tmp_path).newest(0, 0, 100) == older
         assert [r.levelno >= logging.WARNING for r in caplog.records] == [True]
@@ -100,7 +100,7 @@ def test_a_damaged_one_is_said_and_the_one_before_is_used(
     assert kept(tmp_path).newest(0, 0, 100) == older
     path.unlink()
     (tmp_path / file_name(0, 10)).rename(path)
-    with pytest.raises(CorruptFile, match="it is of partition 0 at 10"):
+    with pytest.raises(CorruptFileError, match="it is of partition 0 at 10"):
         kept(tmp_path).read(0, 20)
 
 
@@ -113,7 +113,7 @@ def test_one_of_another_log_or_other_rules_is_of_no_use(tmp_path: Path) -> None:
         kept(tmp_path, rules=AttributionRules(horizon=1)),
     )
     for other in (films, sooner, again):
-        with pytest.raises(SnapshotMismatch, match="it is of the log 'rankloop'  under rules"):
+        with pytest.raises(SnapshotMismatchError, match="it is of the log 'rankloop'  under rules"):
             other.read(0, 20)
         assert other.newest(0, 0, 100) is None
 

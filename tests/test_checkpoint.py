@@ -52,8 +52,8 @@ from stream.storage.snapshots import (
 from stream.storage.tensor_file import (
     CHECKSUM,
     HASH_BYTES,
-    CorruptFile,
-    SnapshotMismatch,
+    CorruptFileError,
+    SnapshotMismatchError,
     pieces,
     read_header,
     read_tensors,
@@ -381,7 +381,7 @@ def test_whatever_damages_the_newest_the_one_before_is_used_and_it_is_said(
         if spoilt == good():
             continue
         path.write_bytes(spoilt)
-        with suppress(CorruptFile, ValueError, OSError):
+        with suppress(CorruptFileError, ValueError, OSError):
             pytest.fail(f"{what} was read: {Snapshots(LocalStore(folder), LOG, 5).read(80)[0]}")
         if n % 25 == 0:
             assert_falls_back(folder, caplog)
@@ -413,7 +413,7 @@ def test_a_state_that_contradicts_itself_is_refused_and_nothing_of_it_stays() ->
 )
 def test_what_does_not_add_up_is_refused_by_its_header_alone(lie: str) -> None:
     spoilt = claims(good(), LIES[lie])
-    with pytest.raises(CorruptFile):
+    with pytest.raises(CorruptFileError):
         read_header(BytesIO(spoilt), len(spoilt))
 
 
@@ -435,7 +435,7 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
         head["memory.mf.p"]["data_offsets"][1] = end
 
     spoilt = claims(good(), absurd)
-    with pytest.raises(CorruptFile):
+    with pytest.raises(CorruptFileError):
         read_tensors(BytesIO(spoilt), len(spoilt))
 
 
@@ -553,7 +553,7 @@ def test_a_good_snapshot_of_another_fold_is_refused_never_mixed(
 ) -> None:
     two(place)
     fold = learner()
-    with pytest.raises(SnapshotMismatch, match=remedy):
+    with pytest.raises(SnapshotMismatchError, match=remedy):
         Snapshots(place, mine, 5).restore(fold)
     assert fold.version == 0
 
@@ -563,7 +563,9 @@ def test_another_format_is_refused_with_the_remedy(folder: Path, format: str) ->
     two(LocalStore(folder))
     spoilt = claims(good(), lambda head: head["__metadata__"].update(format=format))
     (folder / file_name(80)).write_bytes(spoilt)
-    with pytest.raises(SnapshotMismatch, match="reads 2; run the release that wrote it, or fold"):
+    with pytest.raises(
+        SnapshotMismatchError, match="reads 2; run the release that wrote it, or fold"
+    ):
         reloaded(LocalStore(folder))
 
 
@@ -571,19 +573,19 @@ def test_a_log_that_does_not_reach_the_snapshot_is_refused() -> None:
     check_range(5, 0, 5, "feedback")
     check_range(5, 5, 9, "feedback")
     with pytest.raises(
-        SnapshotMismatch, match="ends at 4, but was learned up to 5: it is another log"
+        SnapshotMismatchError, match="ends at 4, but was learned up to 5: it is another log"
     ):
         check_range(5, 0, 4, "feedback")
-    with pytest.raises(SnapshotMismatch, match="begins at 6, but was learned up to 5 only"):
+    with pytest.raises(SnapshotMismatchError, match="begins at 6, but was learned up to 5 only"):
         check_range(5, 6, 9, "feedback")
-    with pytest.raises(SnapshotMismatch, match="begins at 6, but was learned up to 0 only"):
+    with pytest.raises(SnapshotMismatchError, match="begins at 6, but was learned up to 0 only"):
         check_range(0, 6, 9, "feedback")
 
 
 def test_a_log_with_another_record_before_the_snapshot_is_refused() -> None:
     state = states()[1]
     check_last_record(state.ledger.last, chain(feedback()[79]), 80, "feedback")
-    with pytest.raises(SnapshotMismatch, match="holds another record at 79"):
+    with pytest.raises(SnapshotMismatchError, match="holds another record at 79"):
         check_last_record(state.ledger.last, chain(b"other"), 80, "feedback")
 
 

@@ -15,7 +15,7 @@ from models.events import (
     MAX_MESSAGE_BYTES,
     Click,
     Embedding,
-    Invalid,
+    InvalidMessageError,
     Item,
     Message,
     Request,
@@ -195,7 +195,7 @@ def test_a_bad_line_is_named_after_the_good_ones_were_read(tmp_path: Path) -> No
     path.write_bytes(encode(MESSAGES[1]) + b'\r\n\n{"type":"click"}\n')
     log = read_log(path)
     assert next(log) == MESSAGES[1]
-    with pytest.raises(Invalid, match=r"log\.jsonl:3: .*missing required field"):
+    with pytest.raises(InvalidMessageError, match=r"log\.jsonl:3: .*missing required field"):
         next(log)
 
 
@@ -210,7 +210,9 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path
     with gzip.open(path, "wb") as file:
         for _ in range(20):
             file.write(b"x" * MAX_MESSAGE_BYTES)
-    with pytest.raises(Invalid, match=r"log\.jsonl\.gz:1: a line has at most 1,000,000 bytes"):
+    with pytest.raises(
+        InvalidMessageError, match=r"log\.jsonl\.gz:1: a line has at most 1,000,000 bytes"
+    ):
         next(read_lines(path))
 
 
@@ -224,20 +226,20 @@ def test_a_cut_off_gzip_file_is_an_error_not_an_end(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl.gz"
     write_log(path, MESSAGES * 100)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(Invalid, match=r"log\.jsonl\.gz:\d+: "):
+    with pytest.raises(InvalidMessageError, match=r"log\.jsonl\.gz:\d+: "):
         list(read_log(path))
 
 
 def test_what_is_no_parquet_of_messages_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     path.write_bytes(b"PAR1 not really")
-    with pytest.raises(Invalid, match=r"log\.parquet: "):
+    with pytest.raises(InvalidMessageError, match=r"log\.parquet: "):
         list(read_log(path))
     pq.write_table(pa.table({"other": [1]}), path)
-    with pytest.raises(Invalid, match="no column `message`"):
+    with pytest.raises(InvalidMessageError, match="no column `message`"):
         list(read_log(path))
     pq.write_table(pa.table({"message": [encode(MESSAGES[0]), None]}), path)
-    with pytest.raises(Invalid, match=r"log\.parquet:2: `message` is not bytes"):
+    with pytest.raises(InvalidMessageError, match=r"log\.parquet:2: `message` is not bytes"):
         list(read_log(path))
 
 

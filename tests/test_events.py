@@ -26,7 +26,7 @@ from models.events import (
     Fold,
     Impression,
     Interaction,
-    Invalid,
+    InvalidMessageError,
     Item,
     Judged,
     Mark,
@@ -183,7 +183,7 @@ def test_each_decoder_takes_its_own_and_refuses_others(kind: type[Message]) -> N
         if kind in kinds:
             assert decode(data) == EXAMPLES[kind]
         else:
-            with pytest.raises(Invalid, match=r"Invalid value .* at `\$\.type`"):
+            with pytest.raises(InvalidMessageError, match=r"Invalid value .* at `\$\.type`"):
                 decode(data)
 
 
@@ -225,7 +225,7 @@ def test_the_json_schema_refuses_what_we_refuse(wrong: dict[str, Any]) -> None:
     message = {"type": "request", "id": "r", "user": "u", "at": 1} | wrong
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(message, schemas()["request"])
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidMessageError):
         decode_event(json.dumps(message).encode())
 
 
@@ -278,7 +278,7 @@ FAR = 253_402_300_800_000
     ids=lambda value: str(value)[:40],
 )
 def test_what_is_wrong_is_named(message: Any, says: str) -> None:
-    with pytest.raises(Invalid) as raised:
+    with pytest.raises(InvalidMessageError) as raised:
         decode_event(json.dumps(message).encode())
     assert says in str(raised.value)
 
@@ -299,14 +299,14 @@ def test_what_is_wrong_is_named(message: Any, says: str) -> None:
     ],
 )
 def test_what_is_no_message_at_all_is_named_too(data: bytes, says: str) -> None:
-    with pytest.raises(Invalid) as raised:
+    with pytest.raises(InvalidMessageError) as raised:
         decode_event(data)
     assert says in str(raised.value).lower()
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_do_more_than_be_invalid(data: bytes) -> None:
-    with suppress(Invalid):
+    with suppress(InvalidMessageError):
         decode_any(data)
 
 
@@ -314,7 +314,7 @@ def test_a_message_may_have_a_million_bytes_and_no_more() -> None:
     tick = encode(Tick(at=1))
     largest = tick + b" " * (MAX_MESSAGE_BYTES - len(tick))
     assert decode_event(largest) == Tick(at=1)
-    with pytest.raises(Invalid, match="at most 1,000,000 bytes, not 1,000,001"):
+    with pytest.raises(InvalidMessageError, match="at most 1,000,000 bytes, not 1,000,001"):
         decode_event(largest + b" ")
 
 
@@ -329,7 +329,9 @@ def deeper(calls: int, data: bytes) -> object:
 @pytest.mark.parametrize("calls", [0, 200])
 def test_how_deep_a_message_may_nest_does_not_depend_on_who_reads_it(calls: int) -> None:
     assert deeper(calls, nested(MAX_DEPTH - 1)) == Tick(at=1)
-    with pytest.raises(Invalid, match="at most 512 lists and objects within each other"):
+    with pytest.raises(
+        InvalidMessageError, match="at most 512 lists and objects within each other"
+    ):
         deeper(calls, nested(MAX_DEPTH))
 
 
@@ -356,7 +358,7 @@ def test_a_refreshed_decision_has_room_for_the_longest_click_id() -> None:
 def test_a_propensity_is_above_zero_and_at_most_one(propensity: float) -> None:
     slot = msgspec.structs.replace(SLOT, propensity=propensity)
     decision = msgspec.structs.replace(EXAMPLES[Decision], slots=(slot,))
-    with pytest.raises(Invalid, match="propensity"):
+    with pytest.raises(InvalidMessageError, match="propensity"):
         decode_decision(encode(decision))
 
 

@@ -27,7 +27,7 @@ from models.events import (
     Features,
     Impression,
     Interaction,
-    Invalid,
+    InvalidMessageError,
     Item,
     Judged,
     Outcome,
@@ -48,7 +48,7 @@ from policies.vowpal import Vowpal
 from policies.vowpal_text import head, item, label, shared
 from stream import build
 from stream.settings import Settings
-from stream.storage.tensor_file import CHECKSUM, DTYPES, HASH_BYTES, CorruptFile, read_tensors
+from stream.storage.tensor_file import CHECKSUM, DTYPES, HASH_BYTES, CorruptFileError, read_tensors
 
 DECODERS: list[Decode[Any]] = [
     decode_any,
@@ -140,11 +140,11 @@ def mutants(draw: st.DrawFn) -> bytes:
 
 
 def holds(data: bytes) -> None:
-    """Each decoder reads it or says Invalid; what it read is written and read again the same."""
+    """Each decoder reads it or raises InvalidMessageError; what it read it can write and read."""
     for decode in DECODERS:
         try:
             message = decode(data)
-        except Invalid:
+        except InvalidMessageError:
             continue
         again = encode(message)
         assert decode(again) == message
@@ -409,7 +409,7 @@ names = st.sampled_from(["a", "memory.mf.p", "../a", "/etc/passwd", "a\0", "", C
 @given(st.dictionaries(names, claimed | anything_clean, max_size=4), st.binary(max_size=64))
 def test_a_forged_header_is_refused_or_means_what_it_says(head: dict, body: bytes) -> None:
     data = forged(head, body)
-    with suppress(CorruptFile):
+    with suppress(CorruptFileError):
         _, arrays = read_tensors(BytesIO(data), len(data))
         assert sum(a.nbytes for a in arrays.values()) == len(body)
 
@@ -425,7 +425,7 @@ def test_a_shape_whose_product_overflows_allocates_nothing(shape: list[int]) -> 
     data = forged(head, b"")
     tracemalloc.start()
     try:
-        with suppress(CorruptFile):
+        with suppress(CorruptFileError):
             _, arrays = read_tensors(BytesIO(data), len(data))
             assert arrays["a"].nbytes == 0
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
@@ -447,5 +447,5 @@ def test_a_shape_whose_product_overflows_allocates_nothing(shape: list[int]) -> 
 )
 def test_a_header_made_to_burst_is_refused(text: bytes) -> None:
     data = forged(text, b"")
-    with pytest.raises(CorruptFile):
+    with pytest.raises(CorruptFileError):
         read_tensors(BytesIO(data), len(data))

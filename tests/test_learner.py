@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from agents.errors import UnknownRecordTypeError
 from agents.learner import Learner
-from agents.ledger import UnknownRecordType
 from models.base import Doubles
 from models.candidates import Candidates
 from models.events import (
@@ -187,7 +187,9 @@ def test_garbage_is_skipped_and_changes_nothing(garbage: bytes) -> None:
 )
 def test_a_record_of_an_unknown_type_stops_the_worker_before_it(data: bytes) -> None:
     fold = learner()
-    with pytest.raises(UnknownRecordType, match="run the release that wrote it, or a newer one"):
+    with pytest.raises(
+        UnknownRecordTypeError, match="run the release that wrote it, or a newer one"
+    ):
         fold(0, data)
     assert fold.version == 0
 

@@ -5,6 +5,7 @@ from msgspec import structs
 
 from agents.attribution import Attribution, AttributionRules, RankingTask
 from agents.bookmark import Bookmark
+from agents.errors import DivergedError
 from agents.ledger import Ledger
 from agents.partition import (
     ANSWERED,
@@ -12,7 +13,6 @@ from agents.partition import (
     AwaitLearner,
     Command,
     Commit,
-    Diverged,
     Partition,
     PublishDeadLetters,
     PublishFeedback,
@@ -168,7 +168,7 @@ def test_a_worker_that_derives_another_record_than_the_one_learned_stops() -> No
     first = partition()
     commands(first, received(CLICK))
     second = partition(ledger=first.ledger)
-    with pytest.raises(Diverged, match="another release or other settings wrote this log"):
+    with pytest.raises(DivergedError, match="another release or other settings wrote this log"):
         commands(second, received(Click(id="c", user="ann", item="z", at=1001)))
 
 
@@ -176,7 +176,7 @@ def test_restoring_a_log_that_says_otherwise_than_what_was_learned_stops() -> No
     first = partition()
     commands(first, received(CLICK))
     changed = Click(id="c", user="ann", item="z", at=1001)
-    with pytest.raises(Diverged, match="differs from the one learned"):
+    with pytest.raises(DivergedError, match="differs from the one learned"):
         list(partition(ledger=first.ledger).restore(received(changed)))
 
 
@@ -196,7 +196,7 @@ def test_restoring_past_a_message_that_cannot_be_used_goes_on_behind_it() -> Non
 def test_restoring_without_the_rankings_it_needs_stops() -> None:
     running = partition().restore(received(REQUEST, Tick(at=1200)))
     assert next(running) == ReadRankings()
-    with pytest.raises(Diverged, match="that offset 1 closes are not in the rankings"):
+    with pytest.raises(DivergedError, match="that offset 1 closes are not in the rankings"):
         running.send(False)
 
 
@@ -227,7 +227,7 @@ def test_who_begins_at_a_bookmark_needs_the_decisions_that_are_still_open() -> N
     one = partition()
     made, _ = commands(one, received(REQUEST, b"{", CLICK))
     two = resumed(one, bookmark(made), *received(REQUEST, b"{", CLICK))
-    with pytest.raises(Diverged, match="the request at offset 0 is not in the rankings"):
+    with pytest.raises(DivergedError, match="the request at offset 0 is not in the rankings"):
         two.restored(3)
 
 
@@ -250,5 +250,5 @@ def test_a_bookmark_that_differs_from_what_was_learned_stops() -> None:
     made, _ = commands(one, received(CLICK))
     other = structs.replace(bookmark(made), chain="another")
     two = resumed(one, other, *received(CLICK))
-    with pytest.raises(Diverged, match="differs from the one learned"):
+    with pytest.raises(DivergedError, match="differs from the one learned"):
         two.restored(1)

@@ -14,10 +14,10 @@ from stream.kafka.producer import (
     ProduceError,
     Producer,
     ProducerRecord,
-    ProducerStopped,
+    ProducerStoppedError,
     dead_letter,
 )
-from stream.kafka.topics import TopicMismatch, Topics, create
+from stream.kafka.topics import TopicMismatchError, Topics, create
 from stream.local.process import free_port
 from stream.local.stack import Stack
 from stream.settings import Settings
@@ -78,9 +78,9 @@ def test_a_stopped_publisher_stays_stopped(producers: list[AIOKafkaProducer]) ->
         while not producers:
             await asyncio.sleep(0)
         await publish.stop()
-        with pytest.raises(ProducerStopped):
+        with pytest.raises(ProducerStoppedError):
             await trying
-        with pytest.raises(ProducerStopped):
+        with pytest.raises(ProducerStoppedError):
             await publish([ProducerRecord("t", b"")])
 
     asyncio.run(run())
@@ -152,7 +152,7 @@ def test_a_topic_of_the_wrong_shape_is_refused_with_its_remedy(
             await admin.create_topics([NewTopic(f"{topic_prefix}.{name}", count, 1, None, config)])
         finally:
             await admin.close()
-        with pytest.raises(TopicMismatch) as refused:
+        with pytest.raises(TopicMismatchError) as refused:
             await create(settings)
         assert remedy in str(refused.value)
 

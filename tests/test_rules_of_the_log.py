@@ -41,7 +41,7 @@ from stream.kafka.producer import dead_letter
 from stream.kafka.topics import APPENDED, Topics, create
 from stream.settings import Settings
 from stream.storage.latest_rankings import MemoryRankings
-from stream.worker.assignment import AssignedPartition, PartitionLost
+from stream.worker.assignment import AssignedPartition, PartitionLostError
 from stream.worker.counters import PartitionCounters
 from stream.worker.engine import Engine
 from tests.attribution_logs import decided
@@ -211,7 +211,7 @@ def test_l12_a_batch_under_way_at_the_switch_decides_nothing_any_more() -> None:
     decide = engine._partition(0).decide
     assert decide(ask).id == "r0"
     engine.ledger(1, encode(Fold(fold="another", expects=engine.fold)))
-    with pytest.raises(PartitionLost, match="another fold"):
+    with pytest.raises(PartitionLostError, match="another fold"):
         decide(ask)
 
 

@@ -12,7 +12,7 @@ import pytest
 from agents.learner import FOLD
 from stream import build
 from stream import settings as module
-from stream.settings import Settings, hash_of, settings_table
+from stream.settings import ROLES, Settings, hash_of, settings_table
 from stream.settings_schema import RENAMED, SettingError, Steers, steering
 
 NAMES = [field.name for field in msgspec.structs.fields(Settings)]
@@ -226,3 +226,19 @@ def test_only_the_names_of_settings_changed_the_hashes() -> None:
     assert hash_of(fold) == "93001fecdd638c1b"
     assert hash_of(decides) == "62b4145f8e93ce2e"
     assert settings.attribution_rules().digest == "d7fe9019"
+
+
+def test_each_role_says_what_its_worker_does():
+    does = {
+        name: msgspec.structs.astuple(role) for name, role in ROLES.items()
+    }  # folds, ranks, embeds
+    assert does == {
+        "all": (True, True, True),
+        "rank": (False, True, False),
+        "learn": (True, False, False),
+        "embed": (False, False, True),
+    }
+    assert {Settings.load({"RANKLOOP_ROLE": name}).role for name in ROLES} == set(ROLES)
+    with pytest.raises(SettingError) as refusal:
+        Settings.load({"RANKLOOP_ROLE": "cook"})
+    assert f"one of {', '.join(map(repr, ROLES))}" in str(refusal.value)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.candidates import Candidates
-from models.events import Features, Invalid, Judged, Outcome, Source
+from models.events import Features, InvalidMessageError, Judged, Outcome, Source
 from policies.vowpal import SavedModel, Vowpal
 from policies.vowpal_explore import VowpalExplore
 from policies.vowpal_text import example, head, item, label, shared
@@ -212,7 +212,7 @@ def test_a_rare_draw_weighs_more_only_where_propensities_are_learned():
 def test_an_outcome_that_cannot_be_used_is_refused_and_nothing_of_it_is_learned(kind, bad):
     policy = taught(kind(), 0, 5)
     before = policy.save()
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidMessageError):
         policy.learn(outcome((Features((1.0, 1.0)), 1.0), bad), 0)
     assert policy.save() == before
 

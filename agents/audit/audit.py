@@ -14,7 +14,7 @@ from agents.partition import ReceivedMessage
 from agents.recommender import DecisionMetadata, Recommender
 from models.events import (
     Decision,
-    Invalid,
+    InvalidMessageError,
     Source,
     decode_decision,
     decode_embedding,
@@ -121,7 +121,7 @@ class Audit:
         self.counts["rankings"] += 1
         try:
             decision = decode_decision(message.data)
-        except Invalid:
+        except InvalidMessageError:
             self.counts["unreadable"] += 1
             return
         taken = _PublishedDecision(
@@ -153,14 +153,14 @@ class Audit:
         """Take a message of the items."""
         try:
             self.catalogues.items.add(message.offset, decode_item(message.data))
-        except Invalid:
+        except InvalidMessageError:
             self.catalogues.items.add(message.offset, None)
 
     def embedding(self, message: ReceivedMessage) -> None:
         """Take a message of the embeddings."""
         try:
             self.catalogues.add_embedding(message.offset, decode_embedding(message.data))
-        except Invalid:
+        except InvalidMessageError:
             self.catalogues.add_embedding(message.offset, None)
 
     def feedback(self, message: ReceivedMessage) -> None:

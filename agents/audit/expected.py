@@ -10,7 +10,7 @@ from models.events import (
     Click,
     Decision,
     Event,
-    Invalid,
+    InvalidMessageError,
     Request,
     Source,
     Tick,
@@ -74,7 +74,7 @@ class ExpectedRecords:
                 self.cut[partition] = message.offset
         try:
             event = decode_event(message.data)
-        except Invalid:
+        except InvalidMessageError:
             self.unreadable += 1
             return
         where = partition, message.offset

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from stream.errors import RankloopError
+
 
 class OneLineErrorGroup(click.Group):
     """A group of commands that end a user's mistake in one line.
@@ -34,47 +36,25 @@ class OneLineErrorGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except Exception as error:
-            if isinstance(error, BrokenPipeError) or not isinstance(error, mistakes()):
-                raise  # who read our output has left: click ends quietly; else: it is ours to mend
+        except BrokenPipeError:
+            raise  # who read our output has left: click ends quietly
+        except (RankloopError, OSError, ValueError, *_client_errors()) as error:
             raise _plain(error) from None
 
 
-def mistakes() -> tuple[type[Exception], ...]:
-    """All that a file, a setting, a folder or a server can be the cause of."""
+def _client_errors() -> tuple[type[Exception], ...]:
+    """What the clients of Kafka and Redis raise; slow to import, so only once something failed."""
     from aiokafka.errors import KafkaError
     from redis.exceptions import RedisError
 
-    from agents.ledger import UnknownRecordType
-    from agents.partition import Diverged
-    from stream.demo.client import NoAnswer
-    from stream.kafka.authorization import AuthorizationDenied, BrokerUnavailable
-    from stream.kafka.producer import ProduceError
-    from stream.kafka.reader import LogTruncated
-    from stream.kafka.topics import TopicMismatch
-    from stream.local.process import StackError
-    from stream.offline.audit import NotAuditable
-    from stream.storage.tensor_file import SnapshotMismatch
-
-    refused = (
-        LogTruncated,
-        AuthorizationDenied,
-        Diverged,
-        SnapshotMismatch,
-        NotAuditable,
-        UnknownRecordType,
-        TopicMismatch,
-    )
-    away = (NoAnswer, StackError, BrokerUnavailable)
-    return KafkaError, OSError, RedisError, ProduceError, ValueError, *refused, *away
+    return KafkaError, RedisError
 
 
 def _plain(error: Exception) -> click.ClickException:
-    from stream.settings_schema import SettingError
-
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
     plain = click.ClickException(text)
-    plain.exit_code = 2 if isinstance(error, SettingError) else 1
+    if isinstance(error, RankloopError):
+        plain.exit_code = error.exit_code
     return plain

@@ -96,6 +96,6 @@ def _says(header: "SnapshotHeader") -> str:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    from stream.storage.tensor_file import SnapshotMismatch
+    from stream.storage.tensor_file import SnapshotMismatchError
 
-    return OSError, ValueError, SnapshotMismatch
+    return OSError, ValueError, SnapshotMismatchError

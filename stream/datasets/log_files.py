@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.events import MAX_MESSAGE_BYTES, Invalid, Message, decode_any, encode
+from models.events import MAX_MESSAGE_BYTES, InvalidMessageError, Message, decode_any, encode
 
 Progress = Callable[[int], None]  # messages done so far
 EVERY = 1_000  # messages between calls of Progress; rows read from Parquet at once
@@ -41,12 +41,12 @@ def ready(*files: Path | None) -> None:
 
 
 def read_log(path: Path, progress: Progress | None = None) -> Iterator[Any]:
-    """The messages of a file, one by one; `Invalid` names the line (or row) that is not one."""
+    """The messages of a file, one by one; an InvalidMessageError names the line (or row)."""
     for number, data in _counted(read_lines(path), progress):
         try:
             yield decode_any(data)
-        except Invalid as error:
-            raise Invalid(f"{path}:{number}: {error}") from None
+        except InvalidMessageError as error:
+            raise InvalidMessageError(f"{path}:{number}: {error}") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -58,15 +58,15 @@ def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with pq.ParquetFile(path) as file:
             if "message" not in file.schema_arrow.names:
-                raise Invalid(f"{path} has no column `message` of encoded messages")
+                raise InvalidMessageError(f"{path} has no column `message` of encoded messages")
             batches = file.iter_batches(EVERY, columns=["message"])
             values = (value for batch in batches for value in batch.column(0).to_pylist())
             for number, value in enumerate(values, 1):
                 if not isinstance(value, bytes):
-                    raise Invalid(f"{path}:{number}: `message` is not bytes")
+                    raise InvalidMessageError(f"{path}:{number}: `message` is not bytes")
                 yield number, value
     except (pa.ArrowInvalid, OSError) as error:
-        raise Invalid(f"{path}: {error}") from None
+        raise InvalidMessageError(f"{path}: {error}") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -77,11 +77,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             try:
                 line = file.readline(MAX_MESSAGE_BYTES + 2)
             except (EOFError, OSError, zlib.error) as error:
-                raise Invalid(f"{path}:{number}: {error}") from None
+                raise InvalidMessageError(f"{path}:{number}: {error}") from None
             if not line:
                 return
             if len(line.rstrip(b"\r\n")) > MAX_MESSAGE_BYTES:
-                raise Invalid(f"{path}:{number}: a line has at most {MAX_MESSAGE_BYTES:,} bytes")
+                raise InvalidMessageError(
+                    f"{path}:{number}: a line has at most {MAX_MESSAGE_BYTES:,} bytes"
+                )
             if line.strip():
                 yield number, line.strip()
 

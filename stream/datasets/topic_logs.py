@@ -12,10 +12,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
 from agents.partition import ReceivedMessage
-from models.events import Invalid
+from models.events import InvalidMessageError
 from stream.datasets.log_files import read_lines
 from stream.kafka import authorization as access
-from stream.kafka.reader import LogTruncated, received_messages
+from stream.kafka.reader import LogTruncatedError, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 
@@ -68,7 +68,7 @@ class KafkaLogs:
                 while left:
                     yield from runner.run(_more(reader, left))
             except OffsetOutOfRangeError as error:
-                raise LogTruncated(
+                raise LogTruncatedError(
                     f"{self._names[name]} was cut while it was read: {error}"
                 ) from error
             finally:
@@ -139,10 +139,12 @@ class FileLogs:
             if name in self._files and (number or "0").isdecimal():
                 before = self._files[name].setdefault(int(number or 0), path)
                 if before != path:
-                    raise Invalid(f"{before} and {path} are the same partition; remove one")
+                    raise InvalidMessageError(
+                        f"{before} and {path} are the same partition; remove one"
+                    )
         for name, files in self._files.items():
             if sorted(files) != list(range(len(files))):
-                raise Invalid(
+                raise InvalidMessageError(
                     f"{folder} has only partitions {sorted(files)} of {name}; add the rest"
                 )
             if not files:
@@ -199,7 +201,7 @@ def _rows(path: Path) -> Iterator[ReceivedMessage]:
                 for offset, appended, data in zip(*columns, strict=True):
                     yield ReceivedMessage(offset, appended, data)
     except (pa.ArrowInvalid, OSError) as error:
-        raise Invalid(f"{path}: {error}") from None
+        raise InvalidMessageError(f"{path}: {error}") from None
 
 
 def _lines(path: Path) -> Iterator[ReceivedMessage]:

@@ -15,7 +15,7 @@ from models.events import (
     Decision,
     Embedding,
     Event,
-    Invalid,
+    InvalidMessageError,
     Item,
     Request,
     Tick,
@@ -24,6 +24,7 @@ from models.events import (
     encode,
 )
 from stream.datasets.publish import producer_record
+from stream.errors import UserError
 from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.topics import Topics
 from stream.settings import Settings
@@ -33,7 +34,7 @@ PATIENCE = 60.0  # seconds without an answer after which the worker must have st
 Progress = Callable[[int], None]
 
 
-class NoAnswer(Exception):
+class NoAnswerError(UserError):
     """Nothing came back: says what was waited for."""
 
 
@@ -69,7 +70,9 @@ async def embed_through(
                 heard = time.monotonic()
                 progress(len(found))
             if time.monotonic() > heard + PATIENCE:
-                raise NoAnswer(f"{len(found)} of {len(items)} items were embedded, then no more")
+                raise NoAnswerError(
+                    f"{len(found)} of {len(items)} items were embedded, then no more"
+                )
     finally:
         await reader.stop()
         await publish.stop()
@@ -117,9 +120,9 @@ class Client:
                 waiting = self._waiting.pop(decision.id, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(decision)
-        except (Invalid, KafkaError) as error:
+        except (InvalidMessageError, KafkaError) as error:
             for waiting in self._waiting.values():
-                waiting.set_exception(NoAnswer(f"the rankings cannot be read: {error}"))
+                waiting.set_exception(NoAnswerError(f"the rankings cannot be read: {error}"))
 
 
 async def serve(
@@ -165,7 +168,7 @@ async def serve(
                 try:
                     decision = await asyncio.wait_for(expected, PATIENCE)
                 except TimeoutError:
-                    raise NoAnswer(f"request {message.id!r} was not answered") from None
+                    raise NoAnswerError(f"request {message.id!r} was not answered") from None
                 millis.append((time.perf_counter() - asked) * 1000)
                 made = visitor.visit(decision)
                 for n, click in enumerate(made):

@@ -23,7 +23,7 @@ from policies.evaluation.intervals import clustered
 from stream.datasets.movielens import find_movielens, movielens
 from stream.datasets.simulated_news import news
 from stream.datasets.topic_logs import KafkaLogs
-from stream.demo.client import ClientStatistics, NoAnswer, embed_through, serve
+from stream.demo.client import ClientStatistics, NoAnswerError, embed_through, serve
 from stream.local.process import free_port
 from stream.local.stack import Stack
 from stream.offline.audit import audit, lines
@@ -179,7 +179,7 @@ Lives = list[dict[str, Any]]
 def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
     """`rankloop worker` in a process of its own, ready; gives what it says of its partitions.
 
-    It is stopped by SIGTERM at the end. Raises NoAnswer, with the end of its log, if it fails.
+    It is stopped by SIGTERM at the end. Raises NoAnswerError, with the end of its log, if it fails.
     """
     port = free_port()
     config, log = folder / "worker.toml", folder / "worker.log"
@@ -192,7 +192,7 @@ def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
 
     def lives() -> Lives:
         if process.poll() is not None:
-            raise NoAnswer(f"the worker ended:\n{log.read_text(errors='replace')[-3000:]}")
+            raise NoAnswerError(f"the worker ended:\n{log.read_text(errors='replace')[-3000:]}")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=2) as page:
                 return list(json.load(page)["partitions"].values())
@@ -211,9 +211,9 @@ def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait for a condition; raises NoAnswer if it does not come true."""
+    """Wait for a condition; raises NoAnswerError if it does not come true."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise NoAnswer(f"waited {seconds:.0f} s for {what}")
+            raise NoAnswerError(f"waited {seconds:.0f} s for {what}")
         time.sleep(0.1)

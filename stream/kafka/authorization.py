@@ -24,6 +24,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from msgspec import Struct
 
+from stream.errors import LogError, RetryableError
 from stream.kafka.protocol import Group, Groups, Metadata
 from stream.settings import Settings
 
@@ -36,11 +37,11 @@ UNSAID = -(2**31)  # a broker without access rules, or too old to tell
 REFUSED = (SaslAuthenticationFailed, UnsupportedSaslMechanismError, IllegalSaslStateError)
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailableError(RetryableError):
     """No broker answers: it may come back."""
 
 
-class AuthorizationDenied(Exception):
+class AuthorizationDeniedError(LogError):
     """Kafka does not trust us, or we do not trust it, or a right is missing: waiting is no use."""
 
 
@@ -67,8 +68,8 @@ class Permission(Struct, frozen=True, order=True):
 async def connected(settings: Settings, server: str = "") -> AsyncIterator[AIOKafkaConnection]:
     """A connection, logged in, to `server` or the first of the brokers that lets us in.
 
-    Raises AuthorizationDenied if one refuses us and none takes us, BrokerUnavailable if none
-    answers.
+    Raises AuthorizationDeniedError if one refuses us and none takes us, BrokerUnavailableError if
+    none answers.
     """
     options = settings.aiokafka_options()
     options["request_timeout_ms"] = int(ANSWER_SECONDS * 1000)
@@ -87,7 +88,7 @@ async def connected(settings: Settings, server: str = "") -> AsyncIterator[AIOKa
         finally:
             connection.close()
         return
-    raise (AuthorizationDenied if denied else BrokerUnavailable)("; ".join(words))
+    raise (AuthorizationDeniedError if denied else BrokerUnavailableError)("; ".join(words))
 
 
 def refusal(settings: Settings, where: str, error: Exception) -> str:
@@ -123,21 +124,21 @@ def refusal(settings: Settings, where: str, error: Exception) -> str:
 
 
 async def reach(settings: Settings) -> None:
-    """Log in once. Raises AuthorizationDenied or BrokerUnavailable."""
+    """Log in once. Raises AuthorizationDeniedError or BrokerUnavailableError."""
     async with connected(settings):
         pass
 
 
 async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int | None]:
     """How many partitions each topic has; None for one that is not there. Raises
-    AuthorizationDenied if one is hidden from us.
+    AuthorizationDeniedError if one is hidden from us.
     """
     found: dict[str, int | None] = {}
     async with connected(settings) as connection:
         for topic in (await ask(connection, Metadata(list(names)))).to_object()["topics"]:
             if topic["error_code"] == TopicAuthorizationFailedError.errno:
                 right = Permission("topic", topic["topic"], "DESCRIBE")
-                raise AuthorizationDenied(lacking(settings, [right]))
+                raise AuthorizationDeniedError(lacking(settings, [right]))
             gone = topic["error_code"] == UnknownTopicOrPartitionError.errno
             found[topic["topic"]] = None if gone else len(topic["partitions"])
     return found
@@ -146,14 +147,14 @@ async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int 
 async def check(settings: Settings, permissions: Iterable[Permission]) -> list[Group]:
     """Log in and ask for each right; the groups among them, as they are now.
 
-    Raises AuthorizationDenied, naming all that are missing, or BrokerUnavailable.
+    Raises AuthorizationDeniedError, naming all that are missing, or BrokerUnavailableError.
     """
     try:
         missing, groups = await _missing(settings, list(permissions))
     except (KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(refusal(settings, settings.brokers, error)) from None
+        raise BrokerUnavailableError(refusal(settings, settings.brokers, error)) from None
     if missing:
-        raise AuthorizationDenied(lacking(settings, missing))
+        raise AuthorizationDeniedError(lacking(settings, missing))
     return groups
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from aiokafka.errors import KafkaError
 
 from stream.kafka.authorization import (
-    AuthorizationDenied,
-    BrokerUnavailable,
+    AuthorizationDeniedError,
+    BrokerUnavailableError,
     Permission,
     check,
     reach,
@@ -33,8 +33,8 @@ def required_permissions(settings: Settings, *embedder: str) -> list[Permission]
     topics = Topics(settings.topic_prefix)
     reads = [topics.items, topics.events, topics.rankings, topics.feedback, topics.embeddings]
     writes = [*reads[1:], topics.deadletters]
-    groups = [f"{settings.group}-partitions"] if settings.role in ("all", "rank") else []
-    groups += embedder if settings.role in ("all", "embed") else ()
+    groups = [f"{settings.group}-partitions"] if settings.worker_role.ranks else []
+    groups += embedder if settings.worker_role.embeds else ()
     return [
         *(Permission("topic", name, "READ") for name in reads),
         *(Permission("topic", name, "WRITE") for name in writes),
@@ -43,16 +43,16 @@ def required_permissions(settings: Settings, *embedder: str) -> list[Permission]
 
 
 async def wait_for_broker(settings: Settings) -> None:
-    """Wait until Kafka lets us in, `connect_seconds` at most: then raises BrokerUnavailable.
+    """Wait until Kafka lets us in, `connect_seconds` at most: then raises BrokerUnavailableError.
 
-    Raises AuthorizationDenied at once: what refuses us will refuse us again.
+    Raises AuthorizationDeniedError at once: what refuses us will refuse us again.
     """
     deadline = time.monotonic() + settings.connect_seconds
     waiting = False
     while True:
         try:
             return await reach(settings)
-        except BrokerUnavailable as away:
+        except BrokerUnavailableError as away:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise
@@ -80,15 +80,15 @@ class BrokerMonitor:
         self._away_since: float | None = None
 
     async def run(self) -> None:
-        """Ask until cancelled. Raises AuthorizationDenied once it is sure."""
+        """Ask until cancelled. Raises AuthorizationDeniedError once it is sure."""
         refusals = 0
         while True:
             await asyncio.sleep(SOON if self._joins.waits else EVERY)
             try:
                 groups = await check(self._settings, self._rights)
-            except BrokerUnavailable as away:
+            except BrokerUnavailableError as away:
                 self._away(str(away))
-            except AuthorizationDenied as denied:
+            except AuthorizationDeniedError as denied:
                 refusals += 1
                 if refusals >= PATIENCE:
                     raise
@@ -104,7 +104,7 @@ class BrokerMonitor:
         if isinstance(error, KafkaError):
             try:
                 await check(self._settings, self._rights)
-            except (AuthorizationDenied, BrokerUnavailable) as cause:
+            except (AuthorizationDeniedError, BrokerUnavailableError) as cause:
                 return str(cause)
             return f"Kafka: {error}"
         return str(error)

@@ -6,12 +6,13 @@ Offsets are not identities (L6): a topic deleted and made again has the same nam
 from aiokafka.client import AIOKafkaClient
 
 from models.events import Begin
+from stream.errors import LogError
 from stream.kafka.protocol import Metadata
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 
 
-class LogMismatch(Exception):
+class LogMismatchError(LogError):
     """Not the log that this was: why, and what to do."""
 
 
@@ -47,28 +48,28 @@ def check_identity(log: Begin, found: Begin) -> None:
     >>> other = Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "2"})
     >>> check_identity(log, other)
     Traceback (most recent call last):
-    stream.kafka.identity.LogMismatch: events is not the topic that the log began with (its id ...
+    stream.kafka.identity.LogMismatchError: events is not the topic that the log began with (its ...
     """
     if log.cluster and found.cluster and log.cluster != found.cluster:
-        raise LogMismatch(
+        raise LogMismatchError(
             f"the log began on the Kafka cluster {log.cluster}, and this is {found.cluster}: "
             "offsets mean something else here. Set RANKLOOP_BROKERS to that cluster, or give the "
             "new log another RANKLOOP_TOPIC_PREFIX"
         )
     for topic, id in sorted(log.topics.items()):
         if found.topics and (now := found.topics.get(topic)) != id:
-            raise LogMismatch(
+            raise LogMismatchError(
                 f"{topic} is not the topic that the log began with (its id is {now}, and was {id}):"
                 " it was deleted and made again. What was learned does not belong to it: start a "
                 "new log under another RANKLOOP_TOPIC_PREFIX and RANKLOOP_GROUP"
             )
     if log.partitions != found.partitions:
-        raise LogMismatch(
+        raise LogMismatchError(
             f"the log began with {log.partitions} partitions, and RANKLOOP_PARTITIONS is "
             f"{found.partitions}: it is fixed for a log's life"
         )
     if log.rules != found.rules:
-        raise LogMismatch(
+        raise LogMismatchError(
             f"the log joins rewards by the rules {log.rules}, and these settings are the rules "
             f"{found.rules}: horizon, early, lateness, future, impressions and refresh are fixed "
             "for a log's life. Set them as they were, or start a new log under another "

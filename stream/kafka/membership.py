@@ -21,7 +21,12 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from msgspec import Struct, field
 
-from stream.kafka.authorization import AuthorizationDenied, BrokerUnavailable, ask, connected
+from stream.kafka.authorization import (
+    AuthorizationDeniedError,
+    BrokerUnavailableError,
+    ask,
+    connected,
+)
 from stream.kafka.protocol import Group, Member
 from stream.settings import Settings
 
@@ -95,7 +100,13 @@ async def remove(settings: Settings, group: str, members: Sequence[Member]) -> N
                 answer = await ask(coordinator, LeaveGroupRequest(group, member.id))
                 if answer.error_code != UnknownMemberIdError.errno:  # gone already
                     _raise_for(answer.error_code)
-    except (KafkaError, OSError, TimeoutError, AuthorizationDenied, BrokerUnavailable) as error:
+    except (
+        KafkaError,
+        OSError,
+        TimeoutError,
+        AuthorizationDeniedError,
+        BrokerUnavailableError,
+    ) as error:
         log.warning("dead members not removed", extra=names | {"reason": str(error)})
     else:
         log.warning("dead members removed", extra=names)

@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from models.events import MAX_MESSAGE_BYTES
+from stream.errors import RetryableError
 from stream.kafka.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ class ProducerRecord(Struct, frozen=True):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class ProduceError(KafkaError):
+class ProduceError(RetryableError, KafkaError):
     """Not all messages were acknowledged: what was to follow must not happen."""
 
 
-class ProducerStopped(ProduceError):
+class ProducerStoppedError(ProduceError):
     """The publisher was stopped: trying again is of no use."""
 
 
@@ -50,7 +51,7 @@ class Producer:
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:
             if self._stopped:
-                raise ProducerStopped("the publisher was stopped")
+                raise ProducerStoppedError("the publisher was stopped")
             if self._producer is None:
                 producer = AIOKafkaProducer(
                     **self._options,
@@ -82,13 +83,13 @@ class Producer:
     async def until_done(self, messages: Sequence[ProducerRecord]) -> None:
         """Publish, again and again until acknowledged: for what may appear more than once.
 
-        Raises ProducerStopped if the publisher is stopped meanwhile.
+        Raises ProducerStoppedError if the publisher is stopped meanwhile.
         """
         while messages:
             try:
                 await self(messages)
                 return
-            except ProducerStopped:
+            except ProducerStoppedError:
                 raise
             except ProduceError as error:
                 log.warning("not published, trying again", extra={"reason": str(error)})
@@ -110,7 +111,7 @@ class Producer:
                 for message in messages
             ]
             return [(await ack).offset for ack in acks]
-        except ProducerStopped:
+        except ProducerStoppedError:
             raise
         except (KafkaError, OSError, AssertionError) as error:
             if producer is not None and self._producer is producer:

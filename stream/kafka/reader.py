@@ -9,12 +9,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
 from agents.partition import ReceivedMessage
-from models.events import Decision, Invalid, decode_decision
+from models.events import Decision, InvalidMessageError, decode_decision
+from stream.errors import LogError
 
 log = logging.getLogger(__name__)
 
 
-class LogTruncated(Exception):
+class LogTruncatedError(LogError):
     """The log does not reach back to where it must be read from."""
 
 
@@ -27,7 +28,7 @@ def decision_of(message: ConsumerRecord) -> Decision | None:
     """The decision in a rankings message; None, and a line in the log, for anything else."""
     try:
         return decode_decision(message.value or b"")
-    except Invalid as invalid:
+    except InvalidMessageError as invalid:
         log.warning(
             "not a decision", extra={"offset": message.offset, "reason": str(invalid)[:200]}
         )

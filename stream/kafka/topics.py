@@ -17,6 +17,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from msgspec import Struct
 
 from models.events import MAX_MESSAGE_BYTES
+from stream.errors import UserError
 from stream.kafka import authorization as access
 from stream.settings import Settings
 
@@ -95,16 +96,16 @@ class Topics(Struct, frozen=True):
         return rules.get(name, {})
 
 
-class TopicMismatch(Exception):
+class TopicMismatchError(UserError):
     """A topic exists with other partitions or settings than it must have."""
 
 
 async def create(settings: Settings) -> dict[str, str]:
     """Make the topics that are missing; says "created" or "exists" for each.
 
-    Raises TopicMismatch if an existing topic has another number of partitions: partition = murmur2
-    (user) mod P is fixed for a log's life. So it does if a setting breaks a promise, where the
-    broker tells its settings. Who finds all six there needs no right to create any.
+    Raises TopicMismatchError if an existing topic has another number of partitions: partition =
+    murmur2(user) mod P is fixed for a log's life. So it does if a setting breaks a promise, where
+    the broker tells its settings. Who finds all six there needs no right to create any.
     """
     topics = Topics(settings.topic_prefix)
     shapes = topics.shapes(settings.partitions)
@@ -133,7 +134,7 @@ async def _made(admin: AIOKafkaAdminClient, topic: NewTopic, settings: Settings)
     error = for_code(code)
     if error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
         lacks = access.lacking(settings, [access.Permission("topic", topic.name, "CREATE")])
-        raise access.AuthorizationDenied(
+        raise access.AuthorizationDeniedError(
             f"there is no topic {topic.name}. {lacks}; or: rankloop topics"
         )
     if code and error is not TopicAlreadyExistsError:
@@ -156,7 +157,7 @@ async def _check(
     if has != count:
         by_user = name in (topics.events, topics.rankings)
         mend = "set RANKLOOP_PARTITIONS to what it has, or " if by_user else ""
-        raise TopicMismatch(
+        raise TopicMismatchError(
             f"topic {name} has {has} partitions, and must have {count}; "
             f"{mend}use another RANKLOOP_TOPIC_PREFIX"
         )
@@ -164,7 +165,7 @@ async def _check(
     told = await _settings(admin, name) if required else {}
     for setting, value in required.items():
         if told.get(setting, value) != value:
-            raise TopicMismatch(
+            raise TopicMismatchError(
                 f"topic {name} has {setting}={told[setting]}, and must have {value}: "
                 f"{REQUIRED[setting]}; set it with kafka-configs.sh --alter --topic {name} "
                 f"--add-config {setting}={value}, or use another RANKLOOP_TOPIC_PREFIX"

@@ -1,1 +1,1 @@
-"""Kafka and Redis as child processes on loopback. Imports nothing of ours."""
+"""Kafka and Redis as child processes on loopback. Imports nothing of ours but the errors."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from stream.errors import UserError
+
 READY_SECONDS = 180.0  # a loaded machine takes its time
 STOP_SECONDS = 15.0
 # A client that retries a closed port of the ephemeral range can connect to itself and hold it:
@@ -19,7 +21,7 @@ PORTS = range(20_000, 30_000)
 API_VERSIONS = bytes.fromhex("0000000a 0012 0000 00000001 ffff")
 
 
-class StackError(RuntimeError):
+class StackError(UserError):
     """Something the local stack needs is missing or did not start; says how to get it."""
 
 

@@ -11,14 +11,15 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from agents.audit.audit import Audit, AuditReport
-from agents.ledger import UnknownRecordType
+from agents.errors import UnknownRecordTypeError
 from agents.partition import ReceivedMessage
 from agents.recommender import Recommender
 from models.base import Floats
-from models.events import Invalid, Source
+from models.events import InvalidMessageError, Source
 from stream import build
 from stream.datasets.topic_logs import FileLogs, KafkaLogs, Logs, save
-from stream.kafka.reader import LogTruncated
+from stream.errors import UserError
+from stream.kafka.reader import LogTruncatedError
 from stream.kafka.topics import owner
 from stream.progress import progress
 from stream.settings import Settings
@@ -27,7 +28,7 @@ from stream.settings import Settings
 ORDER = ("rankings", "events", "items", "embeddings", "feedback")
 
 
-class NotAuditable(Exception):
+class NotAuditableError(UserError):
     """The logs cannot be read to their end; says why and what to do."""
 
 
@@ -171,16 +172,22 @@ def _sources(sources: Iterable[Source]) -> str:
 def run(settings: Settings, source: Path | None, folder: Path | None, as_json: bool) -> bool:
     """Audit topics, or the files in `source`; print what was found; whether all is well.
 
-    Raises NotAuditable.
+    Raises NotAuditableError.
     """
     try:
         if folder is not None and folder.exists() and any(folder.iterdir()):
-            raise NotAuditable(f"{folder} is not empty; save to a new folder")
+            raise NotAuditableError(f"{folder} is not empty; save to a new folder")
         logs: Logs = FileLogs(source) if source else KafkaLogs(settings)
         quiet = as_json or not sys.stderr.isatty()
         report, seconds = audit(settings, logs, folder, quiet)
-    except (LogTruncated, Invalid, KafkaError, OSError, UnknownRecordType) as error:
-        raise NotAuditable(str(error)) from error
+    except (
+        LogTruncatedError,
+        InvalidMessageError,
+        KafkaError,
+        OSError,
+        UnknownRecordTypeError,
+    ) as error:
+        raise NotAuditableError(str(error)) from error
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if as_json:
         found = msgspec.to_builtins(report) | {"ok": report.ok, "seconds": round(seconds, 3)}

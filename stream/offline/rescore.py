@@ -81,9 +81,9 @@ def rescored(
         for name in ORDER:
             messages = bar.track(logs.read(name), logs.total(name), description=name)
             for partition, message in messages:
-                before = made.learner.ledger.counts["learned"]
+                before = made.learner.learned
                 take(made, name, partition, message)
-                if made.learner.ledger.counts["learned"] > before:
+                if made.learner.learned > before:
                     record = decode_record(message.data)
                     if isinstance(record, Outcome):
                         outcomes.append(record)

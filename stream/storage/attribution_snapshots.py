@@ -16,8 +16,8 @@ from msgspec import Struct
 from agents.attribution_state import AttributionState, decode_state, encode_state
 from stream.storage.object_store import ObjectStore
 from stream.storage.tensor_file import (
-    CorruptFile,
-    SnapshotMismatch,
+    CorruptFileError,
+    SnapshotMismatchError,
     pieces,
     read_header,
     read_tensors,
@@ -93,13 +93,13 @@ class AttributionSnapshots:
     def label(self, partition: int, offset: int) -> tuple[AttributionHeader, int]:
         """What a file says of itself, and its size.
 
-        Raises CorruptFile, SnapshotMismatch or OSError.
+        Raises CorruptFileError, SnapshotMismatchError or OSError.
         """
         with self.store.open(file_name(partition, offset)) as (file, size):
             return self._label(read_header(file, size).texts, partition, offset), size
 
     def read(self, partition: int, offset: int) -> AttributionState:
-        """A state, checked in full. Raises CorruptFile, SnapshotMismatch or OSError."""
+        """A state, checked in full. Raises CorruptFileError, SnapshotMismatchError or OSError."""
         with self.store.open(file_name(partition, offset)) as (file, size):
             head, arrays = read_tensors(file, size)
         self._label(head.texts, partition, offset)
@@ -108,11 +108,11 @@ class AttributionSnapshots:
         try:
             state = decode_state(parts, self.rules)
         except ValueError as error:
-            raise CorruptFile(str(error)) from None
+            raise CorruptFileError(str(error)) from None
         if state is None:
-            raise SnapshotMismatch("it is of another release")
+            raise SnapshotMismatchError("it is of another release")
         if (state.partition, state.next) != (partition, offset):
-            raise CorruptFile(f"it is of partition {state.partition} at {state.next}")
+            raise CorruptFileError(f"it is of partition {state.partition} at {state.next}")
         return state
 
     def newest(self, partition: int, first: int, last: int) -> AttributionState | None:
@@ -127,7 +127,7 @@ class AttributionSnapshots:
             where["offset"] = offset
             try:
                 return self.read(partition, offset)
-            except SnapshotMismatch as refused:
+            except SnapshotMismatchError as refused:
                 log.warning("attribution of no use here", extra=where | {"reason": str(refused)})
             except Exception as error:  # damaged, or gone
                 log.error("attribution not used", extra=where | {"reason": str(error)})
@@ -137,12 +137,12 @@ class AttributionSnapshots:
         try:
             label = msgspec.convert(texts, AttributionHeader, strict=False)
         except msgspec.ValidationError as error:
-            raise CorruptFile(f"its label cannot be read: {error}") from None
+            raise CorruptFileError(f"its label cannot be read: {error}") from None
         if (label.partition, label.next) != (partition, offset):
-            raise CorruptFile(f"it is of partition {label.partition} at {label.next}")
+            raise CorruptFileError(f"it is of partition {label.partition} at {label.next}")
         theirs = label.prefix, label.topic, label.rules
         if theirs != (self.prefix, self.topic, self.rules):
-            raise SnapshotMismatch(
+            raise SnapshotMismatchError(
                 f"it is of the log {label.prefix!r} {label.topic} under rules {label.rules}, not "
                 f"of {self.prefix!r} {self.topic} under {self.rules}"
             )

@@ -23,9 +23,9 @@ from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots
 from stream.storage.object_store import ObjectStore, object_store
 from stream.storage.tensor_file import (
-    CorruptFile,
+    CorruptFileError,
     Header,
-    SnapshotMismatch,
+    SnapshotMismatchError,
     pieces,
     read_header,
     read_tensors,
@@ -51,17 +51,17 @@ def check_range(version: int, begins: int, ends: int, topic: str) -> None:
 
     >>> check_range(7, 0, 5, "rankloop.feedback")
     Traceback (most recent call last):
-    stream.storage.tensor_file.SnapshotMismatch: rankloop.feedback ends at 5, but was learned up to
-    7: ...
+    stream.storage.tensor_file.SnapshotMismatchError: rankloop.feedback ends at 5, but was learned
+    up to 7: ...
     """
     if ends < version:
-        raise SnapshotMismatch(
+        raise SnapshotMismatchError(
             f"{topic} ends at {ends}, but was learned up to {version}: it is another log, or was "
             "cut. Restore it; or, if it begins again on purpose, fold it from its start: "
             "`rankloop snapshots rollback 0`"
         )
     if begins > version:
-        raise SnapshotMismatch(
+        raise SnapshotMismatchError(
             f"{topic} begins at {begins}, but was learned up to {version} only: what lies between "
             "is gone. Start from a snapshot of another worker that reaches there "
             "(RANKLOOP_SNAPSHOT_URL), and keep feedback longer than the oldest snapshot"
@@ -71,7 +71,7 @@ def check_range(version: int, begins: int, ends: int, topic: str) -> None:
 def check_last_record(last: str, found: str, version: int, topic: str) -> None:
     """Refuse a log whose record before `version` is not the one that was learned there (L6)."""
     if last != found:
-        raise SnapshotMismatch(
+        raise SnapshotMismatchError(
             f"{topic} holds another record at {version - 1} than the one learned: it is another "
             "log under the same name. Give it another RANKLOOP_TOPIC_PREFIX; or, if it begins "
             "again on purpose, fold it from its start: `rankloop snapshots rollback 0`"
@@ -84,17 +84,20 @@ def texts_of(header: SnapshotHeader) -> dict[str, str]:
 
 
 def decode_header(head: Header) -> SnapshotHeader:
-    """The cover in a header. Raises SnapshotMismatch for another format, CorruptFile for none."""
+    """The cover in a header.
+
+    Raises SnapshotMismatchError for another format, CorruptFileError for none.
+    """
     stated = head.texts.get("format", "")
     if stated != str(FORMAT):
-        raise SnapshotMismatch(
+        raise SnapshotMismatchError(
             f"a snapshot of format {stated[:20]!r}, and this release reads {FORMAT}; run the "
             "release that wrote it, or fold the log again: `rankloop snapshots rollback 0`"
         )
     try:
         return msgspec.convert(head.texts, SnapshotHeader, strict=False)
     except msgspec.ValidationError as error:
-        raise CorruptFile(f"its cover cannot be read: {error}") from None
+        raise CorruptFileError(f"its cover cannot be read: {error}") from None
 
 
 def arrays_of(state: LearnerState) -> Arrays:
@@ -108,12 +111,12 @@ def arrays_of(state: LearnerState) -> Arrays:
 
 
 def state_in(header: SnapshotHeader, arrays: Arrays) -> LearnerState:
-    """The state that `arrays_of` wrote. Raises CorruptFile if there is none."""
+    """The state that `arrays_of` wrote. Raises CorruptFileError if there is none."""
     try:
         ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=LedgerState)
         policy = arrays["policy"].tobytes()
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptFile(f"its ledger cannot be read: {error}") from None
+        raise CorruptFileError(f"its ledger cannot be read: {error}") from None
     return LearnerState(
         ledger=ledger,
         memory=_within("memory.", arrays),
@@ -202,24 +205,24 @@ class Snapshots:
         return any(found > version for found in self.versions())
 
     def read(self, version: int) -> tuple[SnapshotHeader, LearnerState]:
-        """A snapshot, checked in full. Raises CorruptFile, SnapshotMismatch or OSError."""
+        """A snapshot, checked in full: CorruptFileError, SnapshotMismatchError or OSError."""
         with self.store.open(file_name(version)) as (file, size):
             head, arrays = read_tensors(file, size)
         header = decode_header(head)
         if header.version != version:
-            raise CorruptFile(f"it is a snapshot of version {header.version}")
+            raise CorruptFileError(f"it is a snapshot of version {header.version}")
         state = state_in(header, arrays)
         if state.version != version:
-            raise CorruptFile(f"its ledger is of version {state.version}")
+            raise CorruptFileError(f"its ledger is of version {state.version}")
         if state.digest() != header.digest:
-            raise CorruptFile("its digest is wrong")
+            raise CorruptFileError("its digest is wrong")
         return header, state
 
     def restore(self, learner: Learner) -> SnapshotHeader | None:
         """Load the newest good snapshot; None if there is none. Says so for each that is not good.
 
-        Raises SnapshotMismatch for a good one of another log or of other settings: nothing is ever
-        mixed.
+        Raises SnapshotMismatchError for a good one of another log or of other settings: nothing is
+        ever mixed.
         """
         for version in reversed(self.versions()):
             try:
@@ -239,12 +242,12 @@ class Snapshots:
         """Refuse a snapshot of another log, or of a fold that other settings steered."""
         where = f"the snapshot of version {header.version} in {self.store.where}"
         if header.prefix != self.log.prefix:
-            raise SnapshotMismatch(
+            raise SnapshotMismatchError(
                 f"{where} is of the log {header.prefix!r}, not {self.log.prefix!r}; "
                 "give each log a RANKLOOP_SNAPSHOT_URL (or RANKLOOP_DATA_DIR) of its own"
             )
         if header.fold != self.log.fold:
-            raise SnapshotMismatch(
+            raise SnapshotMismatchError(
                 f"{where} was learned under settings {header.fold} (rankloop {header.build}), "
                 f"not {self.log.fold}; run with those settings, or fold the log again: "
                 "`rankloop snapshots rollback 0`"
@@ -262,7 +265,7 @@ class Snapshots:
                 header = decode_header(read_header(file, size))
             self.check(header)
             return SnapshotInfo(name, version, size, header)
-        except (OSError, CorruptFile, SnapshotMismatch) as error:
+        except (OSError, CorruptFileError, SnapshotMismatchError) as error:
             return SnapshotInfo(name, version, size, error=str(error))
 
     def shapes(self, version: int) -> tuple[SnapshotHeader, dict[str, tuple[str, tuple[int, ...]]]]:

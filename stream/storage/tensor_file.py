@@ -17,9 +17,10 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from models.base import Arrays
+from stream.errors import LogError, UserError
 
 
-class SnapshotMismatch(Exception):
+class SnapshotMismatchError(LogError):
     """A good snapshot that must not be used here: why, and what to do."""
 
 
@@ -33,7 +34,7 @@ CHUNK = 1 << 22
 LARGEST_SHAPE = 1 << 48
 
 
-class CorruptFile(ValueError):
+class CorruptFileError(UserError, ValueError):
     """Not the file that was written."""
 
 
@@ -98,35 +99,35 @@ def read_header(file: BinaryIO, size: int) -> Header:
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8 - HASH_BYTES):
-        raise CorruptFile(f"a file of {size:,} bytes cannot have a header of {length:,}")
+        raise CorruptFileError(f"a file of {size:,} bytes cannot have a header of {length:,}")
     text = file.read(length)
     if len(text) < length:
-        raise CorruptFile(f"the file ends within its header, after {8 + len(text):,} bytes")
+        raise CorruptFileError(f"the file ends within its header, after {8 + len(text):,} bytes")
     try:
         claims = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         texts = msgspec.json.decode(claims.pop("__metadata__", b"{}"), type=dict[str, str])
         tensors = {n: msgspec.json.decode(raw, type=Tensor) for n, raw in claims.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptFile(f"its header cannot be read: {error}") from None
+        raise CorruptFileError(f"its header cannot be read: {error}") from None
     tensors = dict(sorted(tensors.items(), key=lambda one: one[1].data_offsets))
     at = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES or not (NAME.fullmatch(name) or name == CHECKSUM):
-            raise CorruptFile(
+            raise CorruptFileError(
                 f"a tensor {name[:50]!r} of type {tensor.dtype[:20]!r} was never written"
             )
         if prod(max(1, n) for n in tensor.shape) > LARGEST_SHAPE:  # also where another side is 0
-            raise CorruptFile(f"{name} of shape {tensor.shape} is larger than any array")
+            raise CorruptFileError(f"{name} of shape {tensor.shape} is larger than any array")
         bytes_needed = prod(tensor.shape) * np.dtype(DTYPES[tensor.dtype]).itemsize
         if tensor.data_offsets != (at, at + bytes_needed):
-            raise CorruptFile(
+            raise CorruptFileError(
                 f"{name} of shape {tensor.shape} lies at {tensor.data_offsets}, not {at}"
             )
         at += bytes_needed
     if next(reversed(tensors), "") != CHECKSUM or tensors[CHECKSUM].shape != (HASH_BYTES,):
-        raise CorruptFile("its last tensor is no checksum")
+        raise CorruptFileError("its last tensor is no checksum")
     if 8 + length + at != size:
-        raise CorruptFile(f"it should have {8 + length + at:,} bytes, and has {size:,}")
+        raise CorruptFileError(f"it should have {8 + length + at:,} bytes, and has {size:,}")
     return Header(texts, tensors, start + text)
 
 
@@ -144,7 +145,7 @@ def read_tensors(file: BinaryIO, size: int) -> tuple[Header, Arrays]:
             digest.update(piece)
         arrays[name] = flat.view(DTYPES[tensor.dtype]).reshape(tensor.shape)
     if file.read(HASH_BYTES) != digest.digest():
-        raise CorruptFile("its checksum is wrong")
+        raise CorruptFileError("its checksum is wrong")
     return found, arrays
 
 
@@ -153,6 +154,6 @@ def _fill(file: BinaryIO, piece: memoryview) -> None:
     while filled < len(piece):
         data = file.read(len(piece) - filled)
         if not data:
-            raise CorruptFile("the file ends within its data")
+            raise CorruptFileError("the file ends within its data")
         piece[filled : filled + len(data)] = data
         filled += len(data)

@@ -16,27 +16,22 @@ import mode.loop
 import msgspec
 from aiokafka.errors import KafkaError
 
-from agents.learner import DigestMismatch
-from agents.ledger import UnknownRecordType
-from agents.partition import Diverged
 from models.base import Encoder
 from stream import build
-from stream.kafka.authorization import AuthorizationDenied, Permission, check
+from stream.errors import LogError
+from stream.kafka.authorization import Permission, check
 from stream.kafka.health import BrokerMonitor, required_permissions, wait_for_broker
-from stream.kafka.identity import LogMismatch
 from stream.kafka.membership import claim, take_over
 from stream.kafka.patches import bound_tls_close, limit_idle_fetches
-from stream.kafka.reader import LogTruncated
 from stream.kafka.topics import create
 from stream.local.process import free_port
 from stream.settings import Settings
 from stream.storage.latest_rankings import LatestRankings, MemoryRankings, RedisRankings
-from stream.storage.tensor_file import SnapshotMismatch
 from stream.storage.vector_cache import RedisVectors
 from stream.worker.embedder import embed_items
 from stream.worker.engine import Engine
 from stream.worker.logging_setup import configure
-from stream.worker.prometheus import CONTENT_TYPE, MetricsCollector
+from stream.worker.prometheus import CONTENT_TYPE
 from stream.worker.shutdown import LIBRARY_SECONDS, SNAPSHOT_SECONDS, ShutdownDeadline
 
 
@@ -51,16 +46,6 @@ def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
 
 
 log = logging.getLogger(__name__)
-# The log is not what it must be, and no retry mends that: said in one line, then a clean stop.
-REFUSALS = (
-    SnapshotMismatch,
-    LogTruncated,
-    AuthorizationDenied,
-    Diverged,
-    DigestMismatch,
-    LogMismatch,
-    UnknownRecordType,
-)
 
 
 def name(settings: Settings, encoder: Encoder) -> str:
@@ -93,11 +78,26 @@ class Guard(faust.Service):
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(work)
-        except* (*REFUSALS, KafkaError) as stopped:
+        except* (LogError, KafkaError) as stopped:  # said in one line, then a clean stop
             stops = bool(self.why)
             self.why.extend([await self.monitor.explain(error) for error in causes(stopped)])
             if not stops:
                 signal.raise_signal(signal.SIGTERM)
+
+
+def _add_pages(made: faust.App, engine: Engine, monitor: BrokerMonitor) -> None:
+    """The pages for people, health checks and Prometheus."""
+
+    @made.page("/status")
+    async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        found = engine.status(digest="digest" in request.query)
+        return web.json(found | {"kafka": monitor.status()})
+
+    page = engine.metrics()
+
+    @made.page("/metrics")
+    async def metrics(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        return web.bytes(page(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def app(
@@ -143,23 +143,13 @@ def app(
         async for batch in stream.take_events(settings.encoder_batch, within=0.05):
             await embed_items(batch, encoder, engine.topics, engine.publish, engine.embedded)
 
-    if settings.role in ("all", "embed"):
+    if settings.worker_role.embeds:
         items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
         made.agent(items, name="embedder")(embedder)
     else:
         made.producer_only = True  # Faust's consumer must not be there without a topic
 
-    @made.page("/status")
-    async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
-        found = engine.status(digest="digest" in request.query)
-        return web.json(found | {"kafka": guard.monitor.status()})
-
-    page = MetricsCollector(engine)
-
-    @made.page("/metrics")
-    async def metrics(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
-        return web.bytes(page(), headers={"Content-Type": CONTENT_TYPE})
-
+    _add_pages(made, engine, guard.monitor)
     return made
 
 

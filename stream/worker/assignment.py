@@ -1,12 +1,16 @@
 """A partition while this worker owns it."""
 
 import time
+from typing import Any
 
 from aiokafka import OffsetAndMetadata
+from msgspec.structs import asdict
 
+from agents.attribution import Attribution
 from agents.attribution_state import AttributionState
 from agents.bookmark import encode_bookmark
 from agents.partition import Commit, Partition
+from stream.errors import RetryableError
 from stream.worker.counters import CounterSnapshot, PartitionCounters
 from stream.worker.restore import RestoreResult
 
@@ -15,7 +19,7 @@ MAX_COMMITS_DUE = (
 )
 
 
-class PartitionLost(Exception):
+class PartitionLostError(RetryableError):
     """The partition is no longer ours, or the batch took too long to be sure that it is."""
 
 
@@ -42,6 +46,11 @@ class AssignedPartition:
             None  # what the commit under way covers
         )
         self._counted = CounterSnapshot.of(partition, 0)
+
+    @property
+    def attribution(self) -> Attribution:
+        """Its partition's, which a restore replaces."""
+        return self.partition.attribution
 
     @property
     def due(self) -> int:
@@ -107,3 +116,17 @@ class AssignedPartition:
             self.committed, self.needed = commit.offset, commit.bookmark.ids_from
             self.counters.committed(self._counted, stand, over=self.lost)
             self._counted, self._offered = stand, None
+
+    def status(self) -> dict[str, Any]:
+        """How far it is, for the status page."""
+        attribution = self.attribution
+        return {
+            "ready": self.ready,
+            "restored": self.restored and asdict(self.restored),
+            "committed": self.committed,
+            "next": attribution.next,
+            "open": attribution.open,
+            "watermark": attribution.watermark,
+            "events": dict(attribution.counts),
+            "deadletters": dict(self.partition.counts),
+        }

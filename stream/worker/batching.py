@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from agents.partition import Commands
-from stream.kafka.identity import LogMismatch
+from stream.kafka.identity import LogMismatchError
 from stream.settings import Settings
 from stream.worker.assignment import AssignedPartition
 
@@ -119,10 +119,10 @@ async def check_gap(
 ) -> None:
     """Say so if retention took events before they were read; `first` is what came instead.
 
-    A gap alone says nothing: transactions leave marks between events. Raises LogMismatch if
+    A gap alone says nothing: transactions leave marks between events. Raises LogMismatchError if
     offsets run back: the log is another one (L6).
     """
-    due = owned.partition.attribution.next
+    due = owned.attribution.next
     if first == due:
         return
     try:
@@ -132,7 +132,7 @@ async def check_gap(
         log.warning("a gap not looked into", extra={"reason": str(error)})
         return
     if first < due and ends < due:
-        raise LogMismatch(
+        raise LogMismatchError(
             f"{tp.topic}-{tp.partition} ends at {ends}, and was read up to {due}: it was deleted "
             "and made again, or cut at its end. Start a new log under another "
             "RANKLOOP_TOPIC_PREFIX and RANKLOOP_GROUP"
@@ -147,4 +147,4 @@ def lag(consumer: AIOKafkaConsumer | None, topic: str, owned: AssignedPartition)
     tp = TopicPartition(topic, owned.number)
     if consumer is None or tp not in consumer.assignment():
         return 0
-    return max(0, (consumer.highwater(tp) or 0) - owned.partition.attribution.next)
+    return max(0, (consumer.highwater(tp) or 0) - owned.attribution.next)

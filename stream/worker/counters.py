@@ -8,11 +8,13 @@ it (Prometheus remembers its last scrape); what it had not committed is counted 
 """
 
 from collections import Counter
+from collections.abc import Iterable
 
 from msgspec import Struct
 from prometheus_client import Histogram
 
 from agents.partition import Partition
+from models.events import Decision
 
 RESULTS = ("asked", "attributed", "organic", "late", "orphan", "duplicate", "too_late", "tick")
 OUTCOMES = ("complete", "expired", "corrected", "unshown", "refused")
@@ -28,7 +30,7 @@ class CounterSnapshot(Struct, frozen=True):
 
     @classmethod
     def of(cls, partition: Partition, taken: int) -> "CounterSnapshot":
-        return cls(taken, partition.attribution.counts.copy(), partition.counts.copy())
+        return cls(taken, Counter(partition.attribution.counts), partition.counts.copy())
 
     @property
     def waiting(self) -> int:
@@ -77,6 +79,10 @@ class PartitionCounters:
         self.restore_seconds += seconds
         self.inherited += stand.waiting
         self.waiting = stand.waiting
+
+    def published(self, decisions: Iterable[Decision]) -> None:
+        """These were acknowledged."""
+        self.rankings.update("refused" if d.refused else "ranked" for d in decisions)
 
     def revoked(self, stand: CounterSnapshot) -> None:
         """A life is over; `stand` is what it committed last."""

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from models.base import Encoder
 from models.bert_encoder import embed
-from models.events import Embedding, Invalid, Item, decode_item, encode
+from models.events import Embedding, InvalidMessageError, Item, decode_item, encode
 from stream.kafka.producer import Producer, ProducerRecord, dead_letter
 from stream.kafka.topics import Topics
 
@@ -51,7 +51,7 @@ async def embed_items(
     for event in batch:
         try:
             item = decode_item(event.value or b"")
-        except Invalid as invalid:
+        except InvalidMessageError as invalid:
             refuse(event, f"invalid: {invalid}")
         else:
             if not item.deleted:

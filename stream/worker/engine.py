@@ -13,23 +13,23 @@ from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
 from msgspec import to_builtins
-from msgspec.structs import asdict
 
 from agents.attribution import Attribution, RankingTask
-from agents.learner import DigestMismatch, Learner
+from agents.learner import Learner
 from agents.ledger import Ledger
 from agents.partition import Partition
 from models.base import Encoder
 from models.events import (
     Begin,
     Decision,
-    Invalid,
+    InvalidMessageError,
     decode_embedding,
     decode_item,
     decode_record,
     encode,
 )
 from stream import build
+from stream.errors import LogError
 from stream.kafka.identity import check_identity, current_identity
 from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.reader import TopicReader
@@ -37,15 +37,20 @@ from stream.kafka.topics import Topics, owner
 from stream.settings import Settings
 from stream.storage.latest_rankings import LatestRankings
 from stream.storage.snapshots import open_attribution_snapshots
-from stream.worker.assignment import PartitionLost
+from stream.worker.assignment import PartitionLostError
 from stream.worker.counters import PartitionCounters, decision_times
 from stream.worker.delivery import RankingWriter
 from stream.worker.embedder import EmbeddingCounters
 from stream.worker.log_monitor import LogMonitor
 from stream.worker.partitions import Partitions
+from stream.worker.prometheus import LogProgress, MetricsCollector
 from stream.worker.snapshotter import AttributionSnapshotter, LearnerSnapshotter
 
 log = logging.getLogger(__name__)
+
+
+class DigestMismatchError(LogError):
+    """What was learned here is not what the log says was learned elsewhere (L7)."""
 
 
 class Engine:
@@ -61,11 +66,12 @@ class Engine:
         options = settings.aiokafka_options()
         self.settings = settings
         self.client_id = client_id
+        self.role = settings.worker_role
         self.fold = settings.fold_hash()
         self.topics = Topics(settings.topic_prefix)
         self.parts = build.parts(settings, encoder)
         own = self.parts.learner.ledger
-        self.ledger = Ledger(policies=own.policies) if settings.role == "rank" else own
+        self.ledger = own if self.role.folds else Ledger(policies=own.policies)
         self.encoder = encoder
         self.rankings = rankings
         self.ranking_writer = RankingWriter(rankings)
@@ -97,10 +103,10 @@ class Engine:
     async def run(self) -> None:
         """Read everything known so far, then join the group; ends when something fails."""
         await self.publish.start()
-        if self.settings.role == "embed":
+        if not (self.role.folds or self.role.ranks):
             return
         await self.reader.start()
-        if self.settings.role != "learn":
+        if self.role.ranks:
             takes = {self.topics.items: self._item, self.topics.embeddings: self._embedding}
             for topic, take in takes.items():
                 self.reader.subscribe(TopicPartition(topic, 0), 0, take)
@@ -113,8 +119,8 @@ class Engine:
             found = await self._agreed()
             gc.collect()
             gc.freeze()  # what stays for good need not be looked through again: it shows in the p99
-            group.create_task(LogMonitor(self, found).run())
-            if self.settings.role != "learn":
+            group.create_task(self._monitor(found).run())
+            if self.role.ranks:
                 group.create_task(self._serve())
 
     async def stop(self) -> None:
@@ -168,7 +174,7 @@ class Engine:
     def _decide(self, ask: RankingTask) -> Decision:
         """A batch under way at the switch decides nothing any more (L12); the next owner does."""
         if self.stands_by:
-            raise PartitionLost("another fold is in force")
+            raise PartitionLostError("another fold is in force")
         began = time.perf_counter()
         decision = self.parts.recommender(ask)
         self.decision_seconds.observe(time.perf_counter() - began)
@@ -209,6 +215,17 @@ class Engine:
             self.client_id,
         )
 
+    def _monitor(self, log: Begin) -> LogMonitor:
+        return LogMonitor(
+            self.settings,
+            log,
+            self.reader,
+            self.publish,
+            self.snapshotter,
+            lambda: self.partitions,
+            lambda: self.stands_by,
+        )
+
     def _renewed(self, learner: Learner) -> None:
         catalogue = self.parts.catalogue
         self.parts = build.Parts(learner, *build.deciding(self.settings, learner, catalogue))
@@ -216,13 +233,13 @@ class Engine:
     def _item(self, message: ConsumerRecord) -> None:
         try:
             self.parts.catalogue.fold_item(message.offset, decode_item(message.value or b""))
-        except Invalid:  # the embedder sends it to the dead letters
+        except InvalidMessageError:  # the embedder sends it to the dead letters
             self.unreadable += 1
 
     def _embedding(self, message: ConsumerRecord) -> None:
         try:
             embedding = decode_embedding(message.value or b"")
-        except Invalid:
+        except InvalidMessageError:
             self.unreadable += 1
         else:
             self.parts.catalogue.fold_embedding(message.offset, embedding)
@@ -254,13 +271,15 @@ class Engine:
             f"up to version {mark.version} this worker learned something else than the one "
             f"(rankloop {mark.build}) that says so in {self.topics.feedback}"
         )
-        if self.snapshotter.snapshots.newest is None and not self._caught_up:
+        if self.snapshotter.newest is None and not self._caught_up:
             learner.differs = None
             log.critical("%s, although it folded all of the log itself: look at that one", what)
             return
-        for name in self.snapshotter.snapshots.rollback(0):
+        for name in self.snapshotter.set_aside():
             log.error("snapshot set aside", extra={"snapshot": name})
-        raise DigestMismatch(f"{what}; its snapshots are set aside: start it again, to fold anew")
+        raise DigestMismatchError(
+            f"{what}; its snapshots are set aside: start it again, to fold anew"
+        )
 
     def _partition(self, number: int) -> Partition:
         return Partition(
@@ -270,37 +289,53 @@ class Engine:
             lambda user: owner(user, self.settings.partitions),
         )
 
+    def progress(self) -> dict[str, LogProgress]:
+        """How far the logs that all workers follow are folded, by name."""
+        catalogue, topics = self.parts.catalogue, self.topics
+        followed = {
+            "feedback": (topics.feedback, self.parts.learner.version),
+            "items": (topics.items, catalogue.items_version),
+            "embeddings": (topics.embeddings, catalogue.embeddings_version),
+        }
+        return {
+            name: LogProgress(version, self.reader.lag(TopicPartition(topic, 0)))
+            for name, (topic, version) in followed.items()
+        }
+
+    def metrics(self) -> MetricsCollector:
+        """All that is counted and held, as Prometheus reads it."""
+        return MetricsCollector(
+            lambda: self.partitions,
+            self.progress,
+            self.snapshotter,
+            self.parts.catalogue,  # a renewal keeps it
+            self.ranking_writer,
+            self.encoder,
+            self.embedded,
+            self.decision_seconds,
+        )
+
     def status(self, digest: bool = False) -> dict[str, Any]:
         """What the worker knows and does, for people and health checks."""
-        parts, assigned = self.parts, self.partitions.assigned
+        learner, catalogue = self.parts.learner, self.parts.catalogue
         return {
             "group": self.settings.group,
             "role": self.settings.role,
             "fold": self.fold,
             "in_force": self.ledger.fold,
-            "policy": parts.learner.policy.name,
-            "scoreboard": to_builtins(parts.learner.scores()),
+            "policy": learner.policy.name,
+            "scoreboard": to_builtins(learner.scores()),
             "encoder": self.encoder.version,
-            "model": parts.learner.version,
-            "behind": self.ledger.version - parts.learner.version,
-            "items": parts.catalogue.items_version,
-            "embeddings": parts.catalogue.embeddings_version,
-            "digest": parts.learner.digest() if digest else None,
+            "model": learner.version,
+            "behind": self.ledger.version - learner.version,
+            "items": catalogue.items_version,
+            "embeddings": catalogue.embeddings_version,
+            "digest": learner.digest() if digest else None,
             "learned": dict(self.ledger.counts),
             "snapshot": self.snapshotter.status(),
             "redis": self.rankings.where,
             "attributions": self.attribution_snapshotter.status(),
             "partitions": {
-                owned.number: {
-                    "ready": owned.ready,
-                    "restored": owned.restored and asdict(owned.restored),
-                    "committed": owned.committed,
-                    "next": owned.partition.attribution.next,
-                    "open": owned.partition.attribution.open,
-                    "watermark": owned.partition.attribution.watermark,
-                    "events": dict(owned.partition.attribution.counts),
-                    "deadletters": dict(owned.partition.counts),
-                }
-                for owned in assigned.values()
+                owned.number: owned.status() for owned in self.partitions.assigned.values()
             },
         }

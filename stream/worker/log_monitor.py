@@ -2,18 +2,17 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from importlib.metadata import version as release
-from typing import Protocol
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from agents.ledger import Ledger
 from models.events import Begin, Champion, Mark, encode
-from stream import build
 from stream.kafka.identity import check_identity, current_identity
 from stream.kafka.producer import ProduceError, Producer, ProducerRecord
 from stream.kafka.reader import TopicReader
+from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.worker.partitions import Partitions
 from stream.worker.snapshotter import LearnerSnapshotter
@@ -22,30 +21,31 @@ log = logging.getLogger(__name__)
 SECONDS = 5.0  # between two looks
 
 
-class Watched(Protocol):
-    """What of a running worker is looked at."""
-
-    settings: Settings
-    parts: build.Parts
-    ledger: Ledger
-    reader: TopicReader
-    publish: Producer
-    snapshotter: LearnerSnapshotter
-    partitions: Partitions
-    feedback: TopicPartition
-
-    @property
-    def stands_by(self) -> bool:
-        """True while workers of another fold decide."""
-        ...
-
-
 class LogMonitor:
-    """Raises LogMismatch if the log is not the one that began; alarms are logged, once each."""
+    """Raises LogMismatchError if the log is not the one that began; logs alarms, once each.
 
-    def __init__(self, worker: Watched, log: Begin) -> None:
-        self.worker = worker
+    `stands_by`: while workers of another fold decide, nobody is promoted.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Begin,
+        reader: TopicReader,
+        publish: Producer,
+        snapshotter: LearnerSnapshotter,
+        partitions: Callable[[], Partitions],
+        stands_by: Callable[[], bool],
+    ) -> None:
+        self.settings = settings
         self.log = log
+        self.reader = reader
+        self.publish = publish
+        self.snapshotter = snapshotter
+        self.partitions = partitions  # others after a stand-by
+        self.stands_by = stands_by
+        self.topics = Topics(settings.topic_prefix)
+        self.feedback = TopicPartition(self.topics.feedback, 0)
         self._marked = 0
         self._said: set[str] = set()
 
@@ -54,7 +54,7 @@ class LogMonitor:
         while True:
             await asyncio.sleep(SECONDS)
             try:
-                check_identity(self.log, await current_identity(self.worker.settings))
+                check_identity(self.log, await current_identity(self.settings))
                 await self._reach()
                 await self._mark()
                 await self._promote()
@@ -63,17 +63,16 @@ class LogMonitor:
 
     async def _reach(self) -> None:
         """Whether a restart would find what it needs: else retention outran snapshots."""
-        worker = self.worker
-        begins = await worker.reader.begins(worker.feedback)
-        newest = worker.snapshotter.snapshots.newest
+        begins = await self.reader.begins(self.feedback)
+        newest = self.snapshotter.newest
         if begins > (newest.version if newest else 0):
             self._alarm(
-                f"{worker.feedback.topic} begins at {begins}, behind this worker's newest snapshot "
+                f"{self.feedback.topic} begins at {begins}, behind this worker's newest snapshot "
                 f"({newest.version if newest else 'none'}): it could not start again from it"
             )
-        for number, needs in worker.partitions.needed().items():
-            events = TopicPartition(worker.partitions.topics.events, number)
-            begins = await worker.reader.begins(events)
+        for number, needs in self.partitions().needed().items():
+            events = TopicPartition(self.topics.events, number)
+            begins = await self.reader.begins(events)
             if begins > needs:
                 self._alarm(
                     f"{events.topic}-{number} begins at {begins} and is needed from {needs} on: "
@@ -89,28 +88,28 @@ class LogMonitor:
     @property
     def _leads(self) -> bool:
         """The owner of the first partition, or who only learns, speaks for all."""
-        role = self.worker.settings.role
-        return role == "learn" or (role != "rank" and 0 in self.worker.partitions.assigned)
+        role = self.settings.worker_role
+        return role.folds and (not role.ranks or 0 in self.partitions().assigned)
 
     async def _promote(self) -> None:
         """Let a challenger that is ahead for sure decide; if two say so, the first counts."""
-        worker, learner = self.worker, self.worker.parts.learner
-        settings, board = worker.settings, learner.board
-        if not settings.promote or board is None or not self._leads or worker.stands_by:
+        settings, learner = self.settings, self.snapshotter.learner
+        board = learner.board
+        if not settings.promote or board is None or not self._leads or self.stands_by():
             return
         name = board.better(settings.promote_margin, settings.promote_min_effective)
         if name is None:
             return
         record = Champion(policy=name, expects=learner.ledger.champion)
         try:
-            await worker.publish([ProducerRecord(worker.feedback.topic, encode(record))])
+            await self.publish([ProducerRecord(self.feedback.topic, encode(record))])
             log.warning("promoted", extra={"policy": name, "champion": record.expects})
         except ProduceError as error:
             log.warning("promotion not published", extra={"reason": str(error)})
 
     async def _mark(self) -> None:
         """Say what was learned (L7)."""
-        worker, learner = self.worker, self.worker.parts.learner
+        learner = self.snapshotter.learner
         newest = max(learner.probes, default=0)
         if not self._leads or newest <= self._marked:
             return
@@ -121,7 +120,7 @@ class LogMonitor:
             build=release("rankloop"),
         )
         try:
-            await worker.publish([ProducerRecord(worker.feedback.topic, encode(mark))])
+            await self.publish([ProducerRecord(self.feedback.topic, encode(mark))])
             self._marked = newest
         except ProduceError as error:
             log.warning("mark not published", extra={"reason": str(error)})

@@ -27,7 +27,7 @@ from stream.kafka.producer import ProduceError, Producer, ProducerRecord, dead_l
 from stream.kafka.reader import TopicReader, decision_of, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.worker.assignment import AssignedPartition, PartitionLost
+from stream.worker.assignment import AssignedPartition, PartitionLostError
 from stream.worker.batching import ROUND, BatchSizer, check_gap, group_consumer, lag, poll_fairly
 from stream.worker.counters import PartitionCounters
 from stream.worker.restore import drive, last_commit, restore
@@ -200,7 +200,7 @@ class Partitions(ConsumerRebalanceListener):
         rankings = TopicPartition(self.topics.rankings, tp.partition)
         position = owned.restored.rankings
         self.reader.subscribe(rankings, position, lambda message: self._read(owned, message))
-        offset = owned.partition.attribution.next
+        offset = owned.attribution.next
         try:
             self._consumer.seek(tp, offset)
             self._consumer.resume(tp)
@@ -212,7 +212,7 @@ class Partitions(ConsumerRebalanceListener):
     def _read(self, owned: AssignedPartition, message: ConsumerRecord) -> None:
         """A decision as read back from the rankings: only now may it be used (L2)."""
         decision = decision_of(message)
-        attribution = owned.partition.attribution
+        attribution = owned.attribution
         if decision is not None and attribution.decided(decision, message.offset):
             self.published(message, decision)
 
@@ -223,7 +223,7 @@ class Partitions(ConsumerRebalanceListener):
 
         async def perform(command: Command) -> Any:
             if owned.lost or time.monotonic() > lease:
-                raise PartitionLost("the lease ran out")
+                raise PartitionLostError("the lease ran out")
             return await self._perform(owned, command)
 
         try:
@@ -232,10 +232,10 @@ class Partitions(ConsumerRebalanceListener):
                     self.batch_sizer.watched(owned.partition.batch(waiting)), perform
                 )
                 if not used:
-                    raise PartitionLost("a request before this batch was never decided")
+                    raise PartitionLostError("a request before this batch was never decided")
                 owned.processed(used)
                 waiting = waiting[used:]
-        except (PartitionLost, ProduceError) as error:
+        except (PartitionLostError, ProduceError) as error:
             extra = {"partition": owned.number, "reason": str(error)}
             log.warning("batch abandoned", extra=extra)
             owned.counters.abandoned += 1
@@ -279,12 +279,12 @@ class Partitions(ConsumerRebalanceListener):
                 for decision in decisions
             ]
         )
-        owned.counters.rankings.update("refused" if d.refused else "ranked" for d in decisions)
+        owned.counters.published(decisions)
         try:
             async with asyncio.timeout(self.settings.session_timeout_seconds / 2):
                 await self.reader.wait_until(rankings, offsets[-1] + 1)
         except TimeoutError:
-            raise PartitionLost("the rankings published were not read back") from None
+            raise PartitionLostError("the rankings published were not read back") from None
 
     async def _tick(self, owned: AssignedPartition, now: float) -> None:
         quiet = now - owned.heard

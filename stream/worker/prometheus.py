@@ -5,10 +5,9 @@ Nothing is counted here. Events and outcomes are counted once their commit was a
 """
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from aiokafka import TopicPartition
+from msgspec import Struct
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -22,14 +21,24 @@ from prometheus_client.core import (
     Metric,
 )
 
+from models.base import Encoder
 from models.bert_encoder import CachedEncoder
+from models.catalogue import Catalogue
 from stream.worker.assignment import MAX_COMMITS_DUE
-
-if TYPE_CHECKING:
-    from stream.worker.engine import Engine
+from stream.worker.delivery import RankingWriter
+from stream.worker.embedder import EmbeddingCounters
+from stream.worker.partitions import Partitions
+from stream.worker.snapshotter import LearnerSnapshotter
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 Values = Iterable[tuple[object, ...]]  # the labels, then the value
+
+
+class LogProgress(Struct, frozen=True):
+    """How far a log is folded: up to `version`; `lag` records are not."""
+
+    version: int
+    lag: int
 
 
 def counter(name: str, says: str, labels: tuple[str, ...], values: Values) -> Metric:
@@ -65,13 +74,30 @@ def histogram(of: Histogram) -> Metric:
 
 
 class MetricsCollector:
-    """All metrics of one engine as text; a collector of `prometheus_client`, in no registry else.
+    """All metrics of one worker as text; a collector of `prometheus_client`, in no registry else.
 
     Every group is a method below: adding a metric is adding a line to one of them.
     """
 
-    def __init__(self, engine: "Engine") -> None:
-        self.engine = engine
+    def __init__(
+        self,
+        partitions: Callable[[], Partitions],
+        progress: Callable[[], Mapping[str, LogProgress]],
+        snapshotter: LearnerSnapshotter,
+        catalogue: Catalogue,
+        ranking_writer: RankingWriter,
+        encoder: Encoder,
+        embedded: EmbeddingCounters,
+        decision_seconds: Histogram,
+    ) -> None:
+        self._assigned = partitions  # others after a stand-by
+        self._progress = progress
+        self._snapshotter = snapshotter
+        self._catalogue = catalogue
+        self._ranking_writer = ranking_writer
+        self._encoder = encoder
+        self._embedded = embedded
+        self._decision_seconds = decision_seconds
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)  # resident memory, processor time, open files
@@ -94,7 +120,7 @@ class MetricsCollector:
 
     def events(self) -> Iterator[Metric]:
         """What came and what became of it: committed events only."""
-        counters = sorted(self.engine.counters.items())
+        counters = sorted(self._assigned().counters.items())
         one, two = ("partition",), ("partition", "result")
         yield counter("events_in", "Messages committed.", one, ((p, t.taken) for p, t in counters))
         yield counter(
@@ -115,7 +141,7 @@ class MetricsCollector:
             ("partition", "direction"),
             (row for p, t in counters for row in ((p, "in", t.inherited), (p, "out", t.released))),
         )
-        embedded = self.engine.embedded.dead_letters
+        embedded = self._embedded.dead_letters
         yield counter(
             "deadletters",
             "Messages that could not be used.",
@@ -138,11 +164,9 @@ class MetricsCollector:
 
     def partitions(self) -> Iterator[Metric]:
         """How each partition fares."""
-        partitions, one, now = self.engine.partitions, ("partition",), time.monotonic()
-        counters, assigned = (
-            sorted(self.engine.counters.items()),
-            sorted(partitions.assigned.items()),
-        )
+        partitions, one, now = self._assigned(), ("partition",), time.monotonic()
+        counters = sorted(partitions.counters.items())
+        assigned = sorted(partitions.assigned.items())
         yield counter(
             "rankings",
             "Rankings published and acknowledged.",
@@ -179,29 +203,22 @@ class MetricsCollector:
 
     def learning(self) -> Iterator[Metric]:
         """How far the logs that all workers follow were folded."""
-        engine, topics = self.engine, self.engine.topics
-        learner, catalogue = engine.parts.learner, engine.parts.catalogue
+        held, logs = self._snapshotter, self._progress()
         yield counter(
             "feedback_records",
             "Records of the feedback log by verdict, from its start: equal on all workers.",
             ("verdict",),
-            ((verdict, n) for verdict, n in sorted(engine.ledger.counts.items())),
+            ((verdict, n) for verdict, n in sorted(held.ledger.counts.items())),
         )
-        followed = {
-            topics.feedback: ("feedback", learner.version),
-            topics.items: ("items", catalogue.items_version),
-            topics.embeddings: ("embeddings", catalogue.embeddings_version),
-        }
         yield gauge(
             "version",
             "The offset a log was folded up to; of feedback, the model's version.",
             ("log",),
-            followed.values(),
+            ((name, log.version) for name, log in logs.items()),
         )
-        behind = ((of, engine.reader.lag(TopicPartition(t, 0))) for t, (of, _) in followed.items())
+        behind = ((name, log.lag) for name, log in logs.items())
         yield gauge("log_lag_records", "Records of a log not folded yet.", ("log",), behind)
-        held = engine.snapshotter
-        newest = held.snapshots.newest
+        newest = held.newest
         if newest is not None:
             yield gauge("snapshot_version", "Of the newest snapshot.", (), [(newest.version,)])
             age = time.time() - newest.written / 1000
@@ -216,7 +233,7 @@ class MetricsCollector:
 
     def scoreboard(self) -> Iterator[Metric]:
         """What the champion earns and its challengers would, if there are any."""
-        scores = self.engine.parts.learner.scores()
+        scores = self._snapshotter.learner.scores()
         if not scores:
             return
         champion = scores[0].policy
@@ -257,11 +274,12 @@ class MetricsCollector:
 
     def serving(self) -> Iterator[Metric]:
         """How long deciding takes, what the text model did, and where rankings are."""
-        embedded = self.engine.embedded
-        yield histogram(self.engine.decision_seconds)
+        embedded = self._embedded
+        yield histogram(self._decision_seconds)
         yield counter("items_embedded", "Items embedded and published.", (), [(embedded.items,)])
         yield counter("embedding_seconds", "Seconds that took.", (), [(embedded.seconds,)])
-        kept = self.engine.rankings.counts
+        writer = self._ranking_writer
+        kept = writer.rankings.counts
         yield counter(
             "latest_rankings",
             "Latest rankings for readers: written, refused by Redis, lost for want of room.",
@@ -269,16 +287,16 @@ class MetricsCollector:
             [
                 ("written", kept.written),
                 ("refused", kept.refused),
-                ("lost", kept.lost + self.engine.ranking_writer.unkept),
+                ("lost", kept.lost + writer.unkept),
             ],
         )
 
     def bounds(self) -> Iterator[Metric]:
         """How much is held of what grows, and its limit: docs/operations.md, "Bounds"."""
-        engine, parts = self.engine, self.engine.parts
-        catalogue, memory, kept = parts.catalogue, parts.learner.memory, engine.rankings.counts
-        assigned = sorted(engine.partitions.assigned.items())
-        window = [(p, owned.partition.attribution.sizes) for p, owned in assigned]
+        partitions, catalogue, writer = self._assigned(), self._catalogue, self._ranking_writer
+        memory, kept = self._snapshotter.learner.memory, writer.rankings.counts
+        assigned = sorted(partitions.assigned.items())
+        window = [(p, owned.attribution.sizes) for p, owned in assigned]
         yield gauge(
             "attribution_entries",
             "What a partition remembers of the last window of event time, by kind.",
@@ -297,18 +315,15 @@ class MetricsCollector:
         )
         held = {
             "items": (catalogue.size, catalogue.limit),
-            "users": (len(memory.histories.users), memory.histories.users.limit),
-            "items_shown": (len(memory.exposure.items), memory.exposure.items.limit),
+            **memory.sizes,
             "latest_rankings": (kept.held, kept.limit),
-            "latest_rankings_on_their_way": (
-                engine.ranking_writer.waiting,
-                engine.ranking_writer.most,
-            ),
+            "latest_rankings_on_their_way": (writer.waiting, writer.most),
             "commits_due": (max((owned.due for _, owned in assigned), default=0), MAX_COMMITS_DUE),
-            "batch": (engine.partitions.batch_sizer.size, engine.settings.batch_events),
+            "batch": (partitions.batch_sizer.size, partitions.batch_sizer.most),
         }
-        if isinstance(engine.encoder, CachedEncoder):
-            held["vectors_cached"] = (len(engine.encoder.memory), engine.encoder.limit)
+        encoder = self._encoder
+        if isinstance(encoder, CachedEncoder):
+            held["vectors_cached"] = (len(encoder.memory), encoder.limit)
         one = ("collection",)
         sizes = ((name, size) for name, (size, _) in held.items())
         limits = ((name, limit) for name, (_, limit) in held.items())

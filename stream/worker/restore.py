@@ -12,8 +12,9 @@ from msgspec import Struct, structs
 
 from agents.attribution import Attribution
 from agents.bookmark import Bookmark, decode_bookmark
-from agents.partition import Command, Commands, Diverged, Partition, ReadRankings
-from stream.kafka.reader import LogTruncated, decision_of, received_messages
+from agents.errors import DivergedError
+from agents.partition import Command, Commands, Partition, ReadRankings
+from stream.kafka.reader import LogTruncatedError, decision_of, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots
@@ -76,8 +77,8 @@ async def restore(
     That is: load the newest good file between what the bookmark needs and the commit, and fold the
     events from there; or fold them from the bookmark on; or, without one that can be used, from the
     start of the log. The rankings are read up to their end, so that what was answered is not
-    answered again. Memory is that of the live state. Raises LogTruncated if what is needed of a
-    log is gone.
+    answered again. Memory is that of the live state. Raises LogTruncatedError if what is needed of
+    a log is gone.
     """
     number, topics = partition.attribution.partition, Topics(settings.topic_prefix)
     events = TopicPartition(topics.events, number)
@@ -90,7 +91,7 @@ async def restore(
         starts = await reader.beginning_offsets([events, rankings])
         ends = await reader.end_offsets([events, rankings])
         if commit.offset > ends[events]:
-            raise LogTruncated(
+            raise LogTruncatedError(
                 f"{events.topic}-{number} ends at {ends[events]}, but was committed up to "
                 f"{commit.offset}: the log begins again; give it another RANKLOOP_GROUP and prefix"
             )
@@ -104,7 +105,7 @@ async def restore(
         begins = begin(partition, commit, spans)
         return await again.read(begins[events], begins[rankings])
     except OffsetOutOfRangeError as error:
-        raise LogTruncated(f"a log was cut while it was read: {error}") from error
+        raise LogTruncatedError(f"a log was cut while it was read: {error}") from error
     finally:
         await reader.stop()
 
@@ -143,7 +144,7 @@ class HistoryReader:
             try:
                 await asyncio.to_thread(attribution.load, state)
                 restored = await self.read(state.next, state.reach.read, bookmark)
-            except (ValueError, Diverged) as error:
+            except (ValueError, DivergedError) as error:
                 how = {"partition": number, "offset": state.next, "reason": str(error)}
                 log.error("attribution not used", extra=how)
                 continue
@@ -156,7 +157,7 @@ class HistoryReader:
     ) -> RestoreResult:
         """Fold the events from `done` on and the decisions from `rankings` on.
 
-        With a bookmark, raises Diverged unless they lead to what it says.
+        With a bookmark, raises DivergedError unless they lead to what it says.
         """
         commit, count = self.commit, 0
         self._position = rankings
@@ -175,7 +176,7 @@ class HistoryReader:
             attribution = self.partition.attribution
             made = attribution.chain, attribution.last
             if bookmark is not None and made != (bookmark.chain, bookmark.last):
-                raise Diverged(
+                raise DivergedError(
                     f"it leads to the record from {attribution.last}, and what was committed "
                     f"to the one from {bookmark.last}: it is of another log"
                 )
@@ -196,9 +197,9 @@ class HistoryReader:
 def begin(
     partition: Partition, commit: OffsetAndMetadata, spans: list[Span]
 ) -> dict[TopicPartition, int]:
-    """Where to read events and rankings from; raises LogTruncated where a log does not reach there.
+    """Where to read events and rankings from.
 
-    `spans` are of these two, in this order.
+    Raises LogTruncatedError where a log does not reach there. `spans`: of these two, in order.
     """
     attribution = partition.attribution
     bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
@@ -214,13 +215,13 @@ def begin(
     for span, need in zip(spans, needed, strict=True):
         tp, start, end = span.tp, span.start, span.end
         if commit.offset and start > need:
-            raise LogTruncated(
+            raise LogTruncatedError(
                 f"{tp.topic}-{tp.partition} begins at {start}, and is needed from {need} on: what "
                 "came before is gone, and the rewards still open cannot be known; keep it longer "
                 "(retention.ms)"
             )
         if end < need:
-            raise LogTruncated(
+            raise LogTruncatedError(
                 f"{tp.topic}-{tp.partition} ends at {end}, but was read up to {need}: the log "
                 "begins again; give it another RANKLOOP_GROUP and prefix"
             )

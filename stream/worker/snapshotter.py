@@ -19,7 +19,7 @@ from stream.kafka.reader import OnRecord, TopicReader
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.storage.attribution_snapshots import AttributionSnapshots
-from stream.storage.snapshots import check_last_record, check_range, open_snapshots
+from stream.storage.snapshots import SnapshotHeader, check_last_record, check_range, open_snapshots
 from stream.worker.assignment import AssignedPartition
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class LearnerSnapshotter:
         renewed: Callable[[Learner], None],
     ) -> None:
         self.settings = settings
+        self.folds = settings.worker_role.folds
         self.learner = learner
         self.ledger = ledger
         self.fresh = fresh
@@ -55,10 +56,19 @@ class LearnerSnapshotter:
         self.error: str | None = None  # why the last one was not written
         self.paused_seconds = 0.0  # that learning waited for a copy, in all
 
+    @property
+    def newest(self) -> SnapshotHeader | None:
+        """The last one that was written or restored here."""
+        return self.snapshots.newest
+
+    def set_aside(self) -> list[str]:
+        """Rename all there are, so that none is started from; their new names."""
+        return self.snapshots.rollback(0)
+
     async def start(self) -> None:
         """Load the newest good snapshot and follow feedback from there.
 
-        Raises SnapshotMismatch if the log is not the one that was learned (L6).
+        Raises SnapshotMismatchError if the log is not the one that was learned (L6).
         """
         began = time.monotonic()
         header = await asyncio.to_thread(self.snapshots.restore, self.learner)
@@ -74,7 +84,7 @@ class LearnerSnapshotter:
 
     async def run(self) -> None:
         """Write a snapshot every `snapshot_seconds`, never if that is 0; or look for newer ones."""
-        if self.settings.role == "rank":
+        if not self.folds:
             while True:
                 await asyncio.sleep(self.settings.snapshot_poll_seconds)
                 await self._renew()
@@ -102,9 +112,9 @@ class LearnerSnapshotter:
 
     async def write(self) -> None:
         """Write a snapshot if something was learned since the last one; a failure is logged."""
-        newest = self.snapshots.newest
+        newest = self.newest
         version = newest.version if newest else 0
-        if self.settings.role == "rank" or self.learner.version == version:
+        if not self.folds or self.learner.version == version:
             return
         began = time.monotonic()
         try:
@@ -127,7 +137,7 @@ class LearnerSnapshotter:
 
     def status(self) -> dict[str, Any]:
         """The last snapshot that this worker wrote or started from."""
-        newest = self.snapshots.newest
+        newest = self.newest
         return {
             "version": newest.version if newest else None,
             "age_seconds": round(time.time() - newest.written / 1000, 1) if newest else None,
@@ -168,7 +178,7 @@ class AttributionSnapshotter:
             taken = next((owned for owned in assigned if self._due(owned)), None)
             if taken is None:
                 return
-            taken.copy = taken.partition.attribution.state()
+            taken.copy = taken.attribution.state()
         if taken.copy is not None and taken.committed >= taken.copy.next:
             self._writing = asyncio.create_task(self._write(taken))
 
@@ -176,7 +186,7 @@ class AttributionSnapshotter:
         """The last ones, at a clean stop."""
         await self.settled()
         for owned in assigned:
-            attribution = owned.partition.attribution
+            attribution = owned.attribution
             if self.every and self._due(owned) and owned.committed >= attribution.next:
                 owned.copy = attribution.state()
                 await self._write(owned)
@@ -191,7 +201,7 @@ class AttributionSnapshotter:
         return {"written": self.written, "failed": self.failed}
 
     def _due(self, owned: AssignedPartition) -> bool:
-        attribution = owned.partition.attribution
+        attribution = owned.attribution
         # Without a record no chain says that a file is of this log: there is little to lose.
         if not owned.ready or attribution.last is None:
             return False

@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["models", "policies.vowpal_text"]):
         Features,
         Impression,
         Interaction,
-        Invalid,
+        InvalidMessageError,
         Item,
         Judged,
         Outcome,
@@ -36,7 +36,7 @@ def one(data: bytes) -> None:
     try:
         message = decode_any(data)
         assert decode_any(encode(message)) == message
-    except Invalid:
+    except InvalidMessageError:
         pass
     text = data.decode("utf-8", "surrogateescape")
     lines = [head(shared(text, {text: text})), item((text,), Features((1.0,), (text,), (1.0,)))]

@@ -25,7 +25,7 @@ Performed = Generator[None, None, int | None]
 NOT_FATES = frozenset(("complete", "expired", "corrected", "unshown", "refused"))
 
 
-class Lost(Exception):
+class LostError(Exception):
     """A record was refused by the broker, or the partition is not this life's any more."""
 
 
@@ -110,7 +110,7 @@ class Life:
                 yield
                 self.worker.follow(self.seen())
                 if self.lost or self.stopping:
-                    raise Lost("not restored to the end")
+                    raise LostError("not restored to the end")
                 try:
                     command = commands.send(answer)
                 except StopIteration:
@@ -140,7 +140,7 @@ class Life:
             except StopIteration as end:
                 return end.value
             if self.lost:
-                raise Lost("a record of it was refused")
+                raise LostError("a record of it was refused")
             answer = yield from self.perform(command)
 
     def perform(self, command: Command) -> Performed:
@@ -176,7 +176,7 @@ class Life:
             if self.chance.odds(0.3):
                 yield
         if torn:
-            raise Lost("a record was not acknowledged")
+            raise LostError("a record was not acknowledged")
         return len(topic)
 
     def read_rankings(self, upto: int) -> None:

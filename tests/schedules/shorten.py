@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from msgspec import structs
 
-from agents.partition import Diverged
+from agents.errors import DivergedError
 from tests.schedules.chance import Frames, Schedule
 from tests.schedules.logs import World
 from tests.schedules.play import Parts, Play
-from tests.schedules.truth import Kind, Wrong, judge
+from tests.schedules.truth import BrokenPromiseError, Kind, judge
 
 LINES = 30  # of a story are shown
 TRIES = 1_500
@@ -16,7 +16,7 @@ TRIES = 1_500
 
 def play(
     seed: int, parts: Parts, schedule: Schedule | None = None, *, telling: bool = False
-) -> tuple[World, Wrong | None]:
+) -> tuple[World, BrokenPromiseError | None]:
     """One schedule: its logs, and what went wrong if something did."""
     world = World(
         seed, schedule, attribution=parts.attribution, ledger=parts.ledger, telling=telling
@@ -25,11 +25,11 @@ def play(
         running = Play(world, parts)
         running.run()
         judge(running)
-    except Wrong as wrong:
+    except BrokenPromiseError as wrong:
         return world, wrong
-    except (AssertionError, Diverged, RuntimeError, ValueError, LookupError) as error:
+    except (AssertionError, DivergedError, RuntimeError, ValueError, LookupError) as error:
         kind: Kind = "lost" if "did not come to an end" in str(error) else "wrong"
-        return world, Wrong(kind, f"{type(error).__name__}: {error}")
+        return world, BrokenPromiseError(kind, f"{type(error).__name__}: {error}")
     return world, None
 
 

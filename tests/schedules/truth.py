@@ -19,7 +19,7 @@ from tests.schedules.play import Play
 Kind = Literal["lost", "twice", "decision", "wrong"]
 
 
-class Wrong(AssertionError):
+class BrokenPromiseError(AssertionError):
     """A promise that was not kept, and of which kind it is."""
 
     def __init__(self, kind: Kind, what: str) -> None:
@@ -28,7 +28,7 @@ class Wrong(AssertionError):
 
 
 def judge(play: Play) -> None:
-    """Raises Wrong."""
+    """Raises BrokenPromiseError."""
     world = play.world
     learned = taken(world)
     for log in world.logs:
@@ -38,7 +38,9 @@ def judge(play: Play) -> None:
     for life in play.lives():
         came, ended = life.accounted()
         if came != ended:
-            raise Wrong("wrong", f"{came} events came to the last owner, {ended} were counted")
+            raise BrokenPromiseError(
+                "wrong", f"{came} events came to the last owner, {ended} were counted"
+            )
     folds(world)
     digests(play)
 
@@ -55,14 +57,16 @@ def uninterrupted(world: World, log: Log) -> list[bytes]:
         event = usable(world, log, message)
         if event is None:
             if message.offset not in log.letters:
-                raise Wrong("lost", f"no dead letter for {message}")
+                raise BrokenPromiseError("lost", f"no dead letter for {message}")
             continue
         caused = fold(message.offset, message.appended, event)
         records += [record.data for record in caused.records]
         for ask in caused.tasks:
             key = ask.source, ask.request.id
             if key not in first:
-                raise Wrong("lost", f"request {key} in {log.number} was never answered")
+                raise BrokenPromiseError(
+                    "lost", f"request {key} in {log.number} was never answered"
+                )
             fold.decided(first[key])
     return records
 
@@ -83,11 +87,13 @@ def compare(log: Log, got: list[bytes], wanted: list[bytes]) -> None:
     times = Counter(got)
     where = f"partition {log.number} learned {len(got)} records, not these {len(wanted)}: "
     if twice := [data for data in wanted if times[data] > 1]:
-        raise Wrong("twice", where + f"twice {twice[0].decode()}")
+        raise BrokenPromiseError("twice", where + f"twice {twice[0].decode()}")
     if gone := [data for data in wanted if not times[data]]:
-        raise Wrong("lost", where + f"without {gone[0].decode()}")
+        raise BrokenPromiseError("lost", where + f"without {gone[0].decode()}")
     strange = [data for data in got if data not in wanted]
-    raise Wrong("wrong", where + (strange[0].decode() if strange else "in another order"))
+    raise BrokenPromiseError(
+        "wrong", where + (strange[0].decode() if strange else "in another order")
+    )
 
 
 def accounted(world: World, log: Log, records: list[bytes]) -> None:
@@ -97,7 +103,7 @@ def accounted(world: World, log: Log, records: list[bytes]) -> None:
         ledger(n, data)
 
     def decide(_: object) -> Decision:
-        raise Wrong("lost", f"a request in {log.number} is answered only now")
+        raise BrokenPromiseError("lost", f"a request in {log.number} is answered only now")
 
     attribution = Attribution(log.number, world.rules)
     for n, data in enumerate(log.rankings):
@@ -108,15 +114,15 @@ def accounted(world: World, log: Log, records: list[bytes]) -> None:
         if isinstance(command, PublishDeadLetters):
             letters = {message.offset for message, _ in command.letters}
         elif not isinstance(command, Commit):
-            raise Wrong("lost", f"only now {command}")
+            raise BrokenPromiseError("lost", f"only now {command}")
     fates = {fate: n for fate, n in attribution.counts.items() if fate not in NOT_FATES}
     counted = sum(fates.values()) + sum(partition.counts.values())
     if counted != len(log.events) or letters != log.letters:
-        raise Wrong("wrong", f"{len(log.events)} events, {counted} counted in {fates}")
+        raise BrokenPromiseError("wrong", f"{len(log.events)} events, {counted} counted in {fates}")
     outcomes = sum(b'"type":"outcome"' in data for data in records)
     closed = sum(attribution.counts[status] for status in ("complete", "expired", "corrected"))
     if outcomes != closed:
-        raise Wrong("wrong", f"{outcomes} outcomes, {closed} counted")
+        raise BrokenPromiseError("wrong", f"{outcomes} outcomes, {closed} counted")
 
 
 def folds(world: World) -> None:
@@ -134,7 +140,7 @@ def folds(world: World) -> None:
             since = force[decision.model :]
             due = since if decision.policy.startswith("rank") else since[:1]
             if decision.settings not in due:
-                raise Wrong(
+                raise BrokenPromiseError(
                     "decision",
                     f"ranking {offset} of {log.number}, by fold {decision.settings} with a model "
                     f"of {decision.model}, where {due[0]} decides",
@@ -146,7 +152,9 @@ def digests(play: Play) -> None:
     world, alone = play.world, dict[str, str]()
     for worker in play.workers:
         if worker.learner.differs is not None:
-            raise Wrong("wrong", f"worker {worker.name} disagrees with {worker.learner.differs}")
+            raise BrokenPromiseError(
+                "wrong", f"worker {worker.name} disagrees with {worker.learner.differs}"
+            )
         if worker.role == "rank":
             continue
         if worker.fold not in alone:
@@ -155,4 +163,6 @@ def digests(play: Play) -> None:
                 fresh(n, data)
             alone[worker.fold] = fresh.digest()
         if worker.learner.digest() != alone[worker.fold]:
-            raise Wrong("wrong", f"worker {worker.name} learned otherwise than a fresh one")
+            raise BrokenPromiseError(
+                "wrong", f"worker {worker.name} learned otherwise than a fresh one"
+            )

@@ -7,7 +7,7 @@ from zlib import crc32
 
 from agents.attribution import RankingTask
 from models.events import Begin, Decision, Mark, Slot, decode_record, encode
-from tests.schedules.life import Life, Lost, Pauses
+from tests.schedules.life import Life, LostError, Pauses
 from tests.schedules.logs import Log, World
 
 ITEMS = "abcdef"
@@ -105,7 +105,7 @@ class Worker:
     def decide(self, ask: RankingTask) -> Decision:
         """A function of the request and the model that differs between workers."""
         if self.stands_by:
-            raise Lost("another fold is in force")
+            raise LostError("another fold is in force")
         request, version = ask.request, self.learner.version
         chosen = crc32(f"{request.id} {version} {self.name}".encode())
         count = request.k if chosen % 10 else 0
@@ -133,7 +133,7 @@ class Worker:
             try:
                 yield from life.run()
                 return
-            except Lost as lost:
+            except LostError as lost:
                 said = self.world.say
                 said("worker {} abandons its batch of {}: {}", self.name, log.number, lost)
                 if generation != log.generation or self.stands_by:

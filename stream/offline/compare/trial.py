@@ -196,7 +196,7 @@ def run(trial: ArmRun, progress: Callable[[int], None] | None = None) -> ArmResu
         scores=scores,
         earned=earned,
         shown=ExposureStatistics(
-            coverage=len(different) / max(1, loop.recommender.catalogue.size),
+            coverage=len(different) / max(1, loop.catalogue.size),
             popularity=sum(heat) / max(1, len(heat)),
             propensities=tuple(bins.tolist()),
         ),

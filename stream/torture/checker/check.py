@@ -12,7 +12,7 @@ from aiokafka import ConsumerRecord
 from aiokafka.partitioner import DefaultPartitioner
 from msgspec import Struct
 
-from models.events import Event, Invalid, Tick, decode_event
+from models.events import Event, InvalidMessageError, Tick, decode_event
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.torture.checker.downtime import Downtime, downtimes
@@ -123,7 +123,7 @@ class Checker:
     def _read(self, message: ConsumerRecord) -> tuple[Event | None, str]:
         try:
             event = decode_event(message.value or b"")
-        except Invalid:
+        except InvalidMessageError:
             return None, "invalid: "
         if event.at > message.timestamp + DAY:
             return None, "future: "

@@ -9,7 +9,7 @@ from sys import intern
 
 from msgspec import Struct
 
-from models.codec import Invalid, chain
+from models.codec import InvalidMessageError, chain
 from models.events import Begin, Control, decode_decision, decode_feedback
 from stream.torture.checker.expected import ExpectedRecord, expected_record
 
@@ -42,7 +42,7 @@ class ObservedRankings:
         """Take a message of the rankings."""
         try:
             decision = decode_decision(data)
-        except Invalid:
+        except InvalidMessageError:
             self.unreadable += 1
             return
         known = self.first.setdefault(partition, {})
@@ -79,7 +79,7 @@ class ObservedRecords:
         """Take the message at `offset`; the partition of its record, whatever became of it."""
         try:
             record = decode_feedback(data)
-        except Invalid:
+        except InvalidMessageError:
             self.verdicts["invalid"] += 1
             return None
         if isinstance(record, Control):  # about the log itself: no event caused it
