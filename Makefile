@@ -32,14 +32,14 @@ torture: $(RUN)
 	$(BIN)/rankloop torture --events 1000000 --faults 200 --interval 10 $(ARGS)
 
 torture-check: $(DEV)
-	RANKLOOP_TEST_SLOW=1 $(BIN)/python -m pytest tests/test_torture.py $(ARGS)
+	RANKLOOP_TEST_SLOW=1 $(BIN)/python -m pytest tests/broker/test_torture.py $(ARGS)
 
 fuzz: $(DEV)
 	$(BIN)/python -m pip install --quiet atheris
-	PYTHONPATH=. $(BIN)/python tests/fuzz/codec.py -max_total_time=300 $(ARGS)
+	PYTHONPATH=. $(BIN)/python tests/properties/fuzz/codec.py -max_total_time=300 $(ARGS)
 
 schedules: $(DEV)
-	$(BIN)/python -m tests.schedules $(ARGS)
+	$(BIN)/python -m tests.properties.schedules $(ARGS)
 
 soak: $(DEV)
 	$(BIN)/python tests/benchmarks/soak.py $(ARGS)

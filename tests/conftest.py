@@ -15,13 +15,13 @@ from msgspec import Struct
 from stream.local.process import Server, free_port, kafka_answers
 from stream.local.servers import kafka_version, noida, redis_server
 from stream.local.stack import Stack
+from tests.support import shared
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-collect_ignore = ["fuzz"]  # it needs atheris, and runs by `make fuzz`
-NEXT_TO_US = Path(__file__).parents[1] / ".." / "shared" / "kafka"
+collect_ignore = ["properties/fuzz"]  # it needs atheris, and runs by `make fuzz`
 IMAGE = "apache/kafka:4.1.1"
 
 
@@ -72,12 +72,19 @@ def docker_answers() -> bool:
 
 def apache_home() -> Path | None:
     """KAFKA_HOME, or ../shared/kafka, if there is a Kafka in it and Java on PATH."""
-    homes = [os.environ.get("KAFKA_HOME"), NEXT_TO_US]
+    homes = [os.environ.get("KAFKA_HOME"), shared.KAFKA]
     if shutil.which("java"):
         for home in (Path(home).resolve() for home in homes if home):
             if any((home / "libs").glob("kafka-clients-*.jar")):
                 return home
     return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `shared` what needs an Apache Kafka."""
+    for item in items:
+        if {"apache_kafka", "kafka_home"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("shared")
 
 
 def pytest_report_header() -> str:

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.events import Click, Item
 from stream.local.stack import Stack
-from tests.kafka_helpers import World, now
-from tests.kafka_worker import Worker, eventually
+from tests.support.kafka_helpers import World, now
+from tests.support.kafka_worker import Worker, eventually
 
 CLICKS = 30
 

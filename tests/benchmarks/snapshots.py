@@ -52,7 +52,7 @@ from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.storage.snapshots import open_snapshots, trim_malloc
-from tests.kafka_worker import eventually
+from tests.support.kafka_worker import eventually
 
 T = TypeVar("T")
 console = Console(width=120)

@@ -19,15 +19,15 @@ from stream.demo.client import Client
 from stream.kafka.topics import create
 from stream.local.stack import Stack
 from stream.settings import Settings
-from tests.kafka_worker import Worker, eventually
+from tests.support.kafka_worker import Worker, eventually
+from tests.support.shared import KAFKA
 
 PATIENCE = 300.0  # seconds until something counts as never coming
-BESIDE_US = Path(__file__).parents[2] / ".." / "shared" / "kafka"
 
 
 def kafka_home() -> str:
     """KAFKA_HOME, else ../shared/kafka, if there is a Kafka in it and Java; else ""."""
-    homes = [Settings.load().kafka_home, str(BESIDE_US.resolve())] if shutil.which("java") else []
+    homes = [Settings.load().kafka_home, str(KAFKA)] if shutil.which("java") else []
     found = (home for home in homes if home and list(Path(home, "libs").glob("kafka-clients-*")))
     return next(found, "")
 

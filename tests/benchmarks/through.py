@@ -14,7 +14,7 @@ from stand import PATIENCE, Answer, BenchClient, Stand, gathered, paced, publish
 
 from models.events import Click, Reward
 from stream.settings import Settings
-from tests.kafka_worker import Worker, eventually
+from tests.support.kafka_worker import Worker, eventually
 
 CLICKS_A_SECOND = 50.0
 SPAN = 12_500  # milliseconds of event time in the burst: two in three of its rankings close in it
