@@ -37,10 +37,12 @@ from models.events import (
 from models.hash_encoder import HashEncoder
 from models.memory import Memory
 from policies.uniform import Uniform
+from stream import build
 from stream.kafka.producer import dead_letter
 from stream.kafka.topics import APPENDED, Topics, create
 from stream.settings import Settings
 from stream.storage.latest_rankings import MemoryRankings
+from stream.storage.snapshots import open_snapshots
 from stream.worker.assignment import AssignedPartition, PartitionLostError
 from stream.worker.counters import PartitionCounters
 from stream.worker.engine import Engine
@@ -202,6 +204,22 @@ def test_l11_other_kernels_other_threads_and_another_hash_seed_give_the_same_bit
         for other in others
     }
     assert len(digests) == 1 and digests != {""}
+
+
+def test_the_metrics_of_a_worker_that_ranks_follow_what_it_takes_from_snapshots(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(role="rank", data_dir=str(tmp_path))
+    engine = Engine(settings, HashEncoder(8), MemoryRankings())
+    page = engine.metrics()
+    assert b'rankloop_held{what="users"} 0.0' in page()
+    learner = build.learner(settings)
+    learner(0, encode(Interaction("i", "ann", "film", 7, 1.0, Source(0, 0, 0))))
+    open_snapshots(settings).write(learner.state())
+    asyncio.run(engine.snapshotter._renew())
+    assert b'rankloop_held{what="users"} 1.0' in page()
+    assert b'rankloop_version{log="feedback"} 1.0' in page()
+    assert b"rankloop_snapshot_version 1.0" in page()
 
 
 def test_l12_a_batch_under_way_at_the_switch_decides_nothing_any_more() -> None:
