@@ -55,14 +55,80 @@ class SeenIds:
                 heappush(self._ages, (self._at[id], id))
 
 
-class WindowSizes(Struct, frozen=True):
-    """How much an attribution remembers."""
+class EarlyEvent:
+    """One event that waits, or is part of the decision it waited for."""
 
-    pending: int  # decisions that take events: `open` ones, and those that may be corrected
-    open: int
-    seen: int  # ids
-    waiting: int  # events that came before their request
-    ahead: int  # decisions that came before their request
+    def __init__(self, event: Joined | None, source: int, until: int) -> None:
+        self.event = event  # while it waits
+        self.source = source
+        self.until = until
+        self.joined: PendingDecision | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self.event is not None
+
+    def live(self, now: int) -> bool:
+        """True while it waits, or its decision is needed."""
+        return self.waiting or (self.joined is not None and self.joined.live(now))
+
+    def join(self, pending: PendingDecision) -> bool:
+        """Its request has come; False if that is another user's."""
+        event, self.event = self.event, None
+        if event is None or not pending.add(event):
+            return False
+        self.joined = pending
+        return True
+
+    def state(self) -> EarlyEventState:
+        """The event while it waits, then whose part it is."""
+        joined = None if self.joined is None else self.joined.source
+        return EarlyEventState(self.source, self.until, self.event, joined)
+
+
+class EarlyEventBuffer:
+    """Who waits for which request, and until when.
+
+    >>> from models.events import Click
+    >>> early = EarlyEvent(Click(id="c", user="u", item="i", at=1, request="r"), 7, until=5)
+    >>> waiting = EarlyEventBuffer([early])
+    >>> waiting.expire(5), waiting.expire(6), early.live(6)
+    (0, 1, False)
+    """
+
+    def __init__(self, waiting: Iterable[EarlyEvent] = ()) -> None:
+        self._early: dict[str, dict[int, EarlyEvent]] = {}  # request -> offset -> event
+        self._until: list[tuple[int, int, str]] = []  # heap: until when, offset, request
+        for early in waiting:
+            self.add(early)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._early.values()))
+
+    def add(self, early: EarlyEvent) -> EarlyEvent:
+        """Let an event wait, in the order of their offsets."""
+        request = (early.event and early.event.request) or ""
+        self._early.setdefault(request, {})[early.source] = early
+        heappush(self._until, (early.until, early.source, request))
+        return early
+
+    def take(self, request: str) -> list[EarlyEvent]:
+        """Those that waited for a request, which has come."""
+        return list(self._early.pop(request, {}).values())
+
+    def expire(self, now: int) -> int:
+        """How many have waited too long, and wait no more."""
+        gone = 0
+        while self._until and self._until[0][0] < now:
+            _, source, request = heappop(self._until)
+            held = self._early.get(request, {})
+            early = held.pop(source, None)
+            if early is not None:
+                early.event = None
+                gone += 1
+            if not held:
+                self._early.pop(request, None)
+        return gone
 
 
 class DecisionJoin:
@@ -148,35 +214,14 @@ class DecisionJoin:
         self._due = sorted((one.deadline, source) for source, one in self._undecided.items())
 
 
-class EarlyEvent:
-    """One event that waits, or is part of the decision it waited for."""
+class WindowSizes(Struct, frozen=True):
+    """How much an attribution remembers."""
 
-    def __init__(self, event: Joined | None, source: int, until: int) -> None:
-        self.event = event  # while it waits
-        self.source = source
-        self.until = until
-        self.joined: PendingDecision | None = None
-
-    @property
-    def waiting(self) -> bool:
-        return self.event is not None
-
-    def live(self, now: int) -> bool:
-        """True while it waits, or its decision is needed."""
-        return self.waiting or (self.joined is not None and self.joined.live(now))
-
-    def join(self, pending: PendingDecision) -> bool:
-        """Its request has come; False if that is another user's."""
-        event, self.event = self.event, None
-        if event is None or not pending.add(event):
-            return False
-        self.joined = pending
-        return True
-
-    def state(self) -> EarlyEventState:
-        """The event while it waits, then whose part it is."""
-        joined = None if self.joined is None else self.joined.source
-        return EarlyEventState(self.source, self.until, self.event, joined)
+    pending: int  # decisions that take events: `open` ones, and those that may be corrected
+    open: int
+    seen: int  # ids
+    waiting: int  # events that came before their request
+    ahead: int  # decisions that came before their request
 
 
 def revived(state: AttributionState) -> tuple[list[PendingDecision], list[EarlyEvent]]:
@@ -190,48 +235,3 @@ def revived(state: AttributionState) -> tuple[list[PendingDecision], list[EarlyE
                 raise ValueError(f"the event at {one.source} is part of nothing")
             early[-1].joined = held[one.joined]
     return list(held.values()), early
-
-
-class EarlyEventBuffer:
-    """Who waits for which request, and until when.
-
-    >>> from models.events import Click
-    >>> early = EarlyEvent(Click(id="c", user="u", item="i", at=1, request="r"), 7, until=5)
-    >>> waiting = EarlyEventBuffer([early])
-    >>> waiting.expire(5), waiting.expire(6), early.live(6)
-    (0, 1, False)
-    """
-
-    def __init__(self, waiting: Iterable[EarlyEvent] = ()) -> None:
-        self._early: dict[str, dict[int, EarlyEvent]] = {}  # request -> offset -> event
-        self._until: list[tuple[int, int, str]] = []  # heap: until when, offset, request
-        for early in waiting:
-            self.add(early)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._early.values()))
-
-    def add(self, early: EarlyEvent) -> EarlyEvent:
-        """Let an event wait, in the order of their offsets."""
-        request = (early.event and early.event.request) or ""
-        self._early.setdefault(request, {})[early.source] = early
-        heappush(self._until, (early.until, early.source, request))
-        return early
-
-    def take(self, request: str) -> list[EarlyEvent]:
-        """Those that waited for a request, which has come."""
-        return list(self._early.pop(request, {}).values())
-
-    def expire(self, now: int) -> int:
-        """How many have waited too long, and wait no more."""
-        gone = 0
-        while self._until and self._until[0][0] < now:
-            _, source, request = heappop(self._until)
-            held = self._early.get(request, {})
-            early = held.pop(source, None)
-            if early is not None:
-                early.event = None
-                gone += 1
-            if not held:
-                self._early.pop(request, None)
-        return gone

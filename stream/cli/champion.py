@@ -1,49 +1,17 @@
 """The command group `rankloop champion`: who decides, who would do better, and the switch."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 from rich.table import Table
 
-from agents.scoreboard import Score
+from agents.ledger import Ledger
+from agents.scoreboard import Score, Scoreboard, scoreboard
+from models.events import Champion
 from stream.cli.errors import OneLineErrorGroup
+from stream.cli.fold import publish, read
 from stream.settings import Settings
-
-
-def score_table(scores: list[Score]) -> Table:
-    """The scoreboard; the champion comes first."""
-    made = Table(title="Reward a ranking, on the rankings of the champion")
-    for i, name in enumerate(
-        ("policy", "mean [95%]", "ahead [95%, all]", "effective", "mean weight", "cut", "rankings")
-    ):
-        made.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for score in scores:
-        made.add_row(
-            score.policy,
-            str(score.value),
-            str(score.ahead) if score.ahead else "champion",
-            f"{score.effective:,.0f}",
-            f"{score.weight:.3f}",
-            f"{score.cut:.1%}",
-            f"{score.outcomes:,}",
-        )
-    return made
-
-
-def score_lines(scores: list[Score]) -> list[str]:
-    """What to beware of."""
-    return [
-        f"warning: {score.policy}: the champion shows only {score.weight:.0%} of what it would, "
-        "and the rest counts as worth nothing; explore more (epsilon, temperature, gamma)"
-        for score in scores
-        if score.outcomes and score.weight < 0.8
-    ]
-
-
-if TYPE_CHECKING:
-    from agents.ledger import Ledger
-    from agents.scoreboard import Scoreboard
 
 
 @click.group(cls=OneLineErrorGroup)
@@ -62,10 +30,6 @@ def champion(context: click.Context) -> None:
 @click.pass_obj
 def show(settings: Settings) -> None:
     """Show the champion and what its challengers would have earned in its place."""
-    from rich.console import Console
-
-    from stream.cli.champion import score_lines, score_table
-
     ledger, board = asyncio.run(_read(settings))
     where = _in_force(settings, ledger)
     click.echo(f"champion at version {ledger.version}: {ledger.champion}{where}")
@@ -100,19 +64,8 @@ def rollback(settings: Settings) -> None:
     _switch(settings, ledger.former, ledger)
 
 
-def _in_force(settings: Settings, ledger: "Ledger") -> str:
-    mine = settings.fold_hash()
-    if ledger.fold in ("", mine):
-        return ""
-    return f" (by these settings, whose fold {mine} is not in force: {ledger.fold} is)"
-
-
-async def _read(settings: Settings) -> "tuple[Ledger, Scoreboard | None]":
+async def _read(settings: Settings) -> tuple[Ledger, Scoreboard | None]:
     """All of feedback taken in, as far as champions go."""
-    from agents.ledger import Ledger
-    from agents.scoreboard import scoreboard
-    from stream.cli.fold import read
-
     ledger = Ledger(policies=settings.policies)
     board = scoreboard(settings.policies, settings.scoreboard_max_reward)
 
@@ -125,10 +78,7 @@ async def _read(settings: Settings) -> "tuple[Ledger, Scoreboard | None]":
     return ledger, board
 
 
-def _switch(settings: Settings, name: str, ledger: "Ledger") -> None:
-    from models.events import Champion
-    from stream.cli.fold import publish
-
+def _switch(settings: Settings, name: str, ledger: Ledger) -> None:
     if ledger.begin is None:
         raise click.ClickException("the log has not begun: start a worker first")
     if ledger.fold != settings.fold_hash():
@@ -139,3 +89,40 @@ def _switch(settings: Settings, name: str, ledger: "Ledger") -> None:
     record = Champion(policy=name, expects=ledger.champion)
     offset = asyncio.run(publish(settings, record))
     click.echo(f"from {offset} on {name} decides; before, {ledger.champion} did")
+
+
+def _in_force(settings: Settings, ledger: Ledger) -> str:
+    mine = settings.fold_hash()
+    if ledger.fold in ("", mine):
+        return ""
+    return f" (by these settings, whose fold {mine} is not in force: {ledger.fold} is)"
+
+
+def score_table(scores: list[Score]) -> Table:
+    """The scoreboard; the champion comes first."""
+    made = Table(title="Reward a ranking, on the rankings of the champion")
+    for i, name in enumerate(
+        ("policy", "mean [95%]", "ahead [95%, all]", "effective", "mean weight", "cut", "rankings")
+    ):
+        made.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for score in scores:
+        made.add_row(
+            score.policy,
+            str(score.value),
+            str(score.ahead) if score.ahead else "champion",
+            f"{score.effective:,.0f}",
+            f"{score.weight:.3f}",
+            f"{score.cut:.1%}",
+            f"{score.outcomes:,}",
+        )
+    return made
+
+
+def score_lines(scores: list[Score]) -> list[str]:
+    """What to beware of."""
+    return [
+        f"warning: {score.policy}: the champion shows only {score.weight:.0%} of what it would, "
+        "and the rest counts as worth nothing; explore more (epsilon, temperature, gamma)"
+        for score in scores
+        if score.outcomes and score.weight < 0.8
+    ]

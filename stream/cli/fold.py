@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import click
 
+from agents.ledger import Ledger
+from models.events import Control, Fold, encode
 from stream.cli.errors import OneLineErrorGroup
 from stream.settings import Settings
-
-if TYPE_CHECKING:
-    from agents.ledger import Ledger
-    from models.events import Control
 
 
 @click.group(cls=OneLineErrorGroup)
@@ -53,16 +50,12 @@ def switch(settings: Settings, to: str | None) -> None:
     if ledger.fold == chosen:
         click.echo(f"{chosen} is in force already")
         return
-    from models.events import Fold
-
     offset = asyncio.run(publish(settings, Fold(fold=chosen, expects=ledger.fold)))
     click.echo(f"from {offset} on {chosen} decides; before, {ledger.fold} did")
 
 
-async def _read(settings: Settings) -> "Ledger":
+async def _read(settings: Settings) -> Ledger:
     """All of feedback taken in, as far as who decides goes."""
-    from agents.ledger import Ledger
-
     ledger = Ledger()
     await read(settings, lambda offset, data: ledger(offset, data) and None)
     return ledger
@@ -75,15 +68,15 @@ async def read(settings: Settings, take: Callable[[int, bytes], None]) -> None:
     from stream.kafka.reader import TopicReader
     from stream.kafka.topics import Topics
 
-    follower = TopicReader(settings.aiokafka_options())
+    reader = TopicReader(settings.aiokafka_options())
     feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
     try:
-        await follower.start()
-        begins, end = await follower.begins(feedback), await follower.end(feedback)
-        follower.subscribe(feedback, begins, lambda m: take(m.offset, m.value or b""))
-        reading = asyncio.create_task(follower.run())
+        await reader.start()
+        begins, end = await reader.begins(feedback), await reader.end(feedback)
+        reader.subscribe(feedback, begins, lambda m: take(m.offset, m.value or b""))
+        reading = asyncio.create_task(reader.run())
         await asyncio.wait(
-            {reading, reached := asyncio.create_task(follower.wait_until(feedback, end))},
+            {reading, reached := asyncio.create_task(reader.wait_until(feedback, end))},
             return_when=asyncio.FIRST_COMPLETED,
         )
         reached.cancel()
@@ -91,18 +84,17 @@ async def read(settings: Settings, take: Callable[[int, bytes], None]) -> None:
             await reading
         reading.cancel()
     finally:
-        await follower.stop()
+        await reader.stop()
 
 
-async def publish(settings: Settings, record: "Control") -> int:
+async def publish(settings: Settings, record: Control) -> int:
     """Put a record into feedback; its offset."""
-    from models.events import encode
     from stream.kafka.producer import Producer, ProducerRecord
     from stream.kafka.topics import Topics
 
-    publisher = Producer(settings.aiokafka_options())
+    producer = Producer(settings.aiokafka_options())
     try:
         feedback = Topics(settings.topic_prefix).feedback
-        return (await publisher([ProducerRecord(feedback, encode(record))]))[0]
+        return (await producer([ProducerRecord(feedback, encode(record))]))[0]
     finally:
-        await publisher.stop()
+        await producer.stop()

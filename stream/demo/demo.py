@@ -43,6 +43,7 @@ LEFT_OUT += ("security_protocol", "sasl_username", "sasl_password", "redis_cafil
 LEFT_OUT += ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_key_password")
 OTHERS = ("uniform", "popular", "knn", "mf", "content", "blend")
 console = Console(width=110)
+PartitionStates = list[dict[str, Any]]  # what `/status` says of each
 
 
 class DemoLogEnvironment(LogEnvironment, frozen=True):
@@ -121,7 +122,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
             log_level="WARNING",
         )
         console.print(f"{stack.describes}; texts by {settings.encoder_name}", highlight=False)
-        with worker(settings, folder) as lives:
+        with worker(settings, folder) as partitions:
             items = played_with.items
             told = _told(bar, "titles embedded", len(items))
             vectors = asyncio.run(embed_through(settings, items, told))
@@ -129,7 +130,7 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
             world = played_with.world(vectors, text)
             told = _told(bar, "requests ranked through Kafka", requests)
             served = asyncio.run(serve(settings, world.messages(), world.visitor(), told))
-            until(lambda: {life["open"] for life in lives()} == {0}, "horizons to close")
+            until(lambda: {one["open"] for one in partitions()} == {0}, "horizons to close")
         report, _ = audit(settings, KafkaLogs(settings), quiet=True)
     trials = [Run(settings=settings.alone(p), world=world) for p in OTHERS]
     others = side_by_side(run, trials, len(served.users) * len(trials), jobs=2)
@@ -172,11 +173,8 @@ def _told(bar: Progress, what: str, total: int) -> Callable[[int], None]:
     return lambda count: bar.update(task, completed=count)
 
 
-Lives = list[dict[str, Any]]
-
-
 @contextmanager
-def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
+def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], PartitionStates]]:
     """`rankloop worker` in a process of its own, ready; gives what it says of its partitions.
 
     It is stopped by SIGTERM at the end. Raises NoAnswerError, with the end of its log, if it fails.
@@ -190,7 +188,7 @@ def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
             command, env=others_environ(), stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
 
-    def lives() -> Lives:
+    def partitions() -> PartitionStates:
         if process.poll() is not None:
             raise NoAnswerError(f"the worker ended:\n{log.read_text(errors='replace')[-3000:]}")
         try:
@@ -200,8 +198,10 @@ def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], Lives]]:
             return []
 
     try:
-        until(lambda: sum(life["ready"] for life in lives()) == settings.partitions, "the worker")
-        yield lives
+        until(
+            lambda: sum(one["ready"] for one in partitions()) == settings.partitions, "the worker"
+        )
+        yield partitions
     finally:
         process.terminate()
         try:

@@ -10,6 +10,7 @@ from aiokafka.consumer.fetcher import Fetcher
 
 LONGEST = 0.02  # seconds between fetches from an idle broker that does not wait
 STEP = 0.001  # longer after each empty answer
+PATIENCE = 1.0  # seconds for what was sent to go out, and for TLS to be closed on both sides
 
 
 def limit_idle_fetches() -> None:
@@ -34,9 +35,6 @@ def limit_idle_fetches() -> None:
 
     Fetcher.rests = 0.0  # pyright: ignore[reportAttributeAccessIssue]
     Fetcher._proc_fetch_request = paced  # pyright: ignore[reportAttributeAccessIssue]
-
-
-PATIENCE = 1.0  # seconds for what was sent to go out, and for TLS to be closed on both sides
 
 
 def bound_tls_close() -> None:

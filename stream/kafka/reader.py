@@ -12,30 +12,12 @@ from agents.partition import ReceivedMessage
 from models.events import Decision, InvalidMessageError, decode_decision
 from stream.errors import LogError
 
+OnRecord = Callable[[ConsumerRecord], None]
 log = logging.getLogger(__name__)
 
 
 class LogTruncatedError(LogError):
     """The log does not reach back to where it must be read from."""
-
-
-def received_messages(messages: list[ConsumerRecord]) -> list[ReceivedMessage]:
-    """Kafka's records as the agents know them; a null value becomes an empty message."""
-    return [ReceivedMessage(m.offset, m.timestamp, m.value or b"") for m in messages]
-
-
-def decision_of(message: ConsumerRecord) -> Decision | None:
-    """The decision in a rankings message; None, and a line in the log, for anything else."""
-    try:
-        return decode_decision(message.value or b"")
-    except InvalidMessageError as invalid:
-        log.warning(
-            "not a decision", extra={"offset": message.offset, "reason": str(invalid)[:200]}
-        )
-        return None
-
-
-OnRecord = Callable[[ConsumerRecord], None]
 
 
 class TopicReader:
@@ -196,3 +178,19 @@ class TopicReader:
             else:
                 still.append((partition, offset, waiter))
         self._waiting = still
+
+
+def received_messages(messages: list[ConsumerRecord]) -> list[ReceivedMessage]:
+    """Kafka's records as the agents know them; a null value becomes an empty message."""
+    return [ReceivedMessage(m.offset, m.timestamp, m.value or b"") for m in messages]
+
+
+def decision_of(message: ConsumerRecord) -> Decision | None:
+    """The decision in a rankings message; None, and a line in the log, for anything else."""
+    try:
+        return decode_decision(message.value or b"")
+    except InvalidMessageError as invalid:
+        log.warning(
+            "not a decision", extra={"offset": message.offset, "reason": str(invalid)[:200]}
+        )
+        return None

@@ -28,6 +28,8 @@ from stream import build
 from stream.settings import Settings
 from stream.simulation.event_log import EventLog, liked
 
+DEPTH = 100  # places looked at: below them a reciprocal rank counts as 0
+
 
 class Ranking(Protocol):
     def top(self, user: str, n: int) -> list[str]: ...
@@ -49,6 +51,16 @@ class BlendedRanking:
         z = standardised(np.array(x, np.float64).T)
         total = (z * np.array([weight for _, weight in self._models])).sum(axis=1)
         return best(total, items, n)
+
+
+class RandomRanking:
+    """A random order of the items known so far, new for every question: the lower bound."""
+
+    def __init__(self, items: Sequence[str], seed: int) -> None:
+        self._items, self._rng = items, Random(seed)
+
+    def top(self, user: str, n: int) -> list[str]:
+        return self._rng.sample(self._items, min(n, len(self._items)))
 
 
 class Inventory:
@@ -76,30 +88,6 @@ class Inventory:
             self.there.append(item.id)
             self.ever.add(item.id)
             self.gone.discard(item.id)
-
-
-class RandomRanking:
-    """A random order of the items known so far, new for every question: the lower bound."""
-
-    def __init__(self, items: Sequence[str], seed: int) -> None:
-        self._items, self._rng = items, Random(seed)
-
-    def top(self, user: str, n: int) -> list[str]:
-        return self._rng.sample(self._items, min(n, len(self._items)))
-
-
-def unseen(model: Ranking, user: str, seen: Set[str], n: int) -> list[str]:
-    """The model's first `n` items that the user has not met; fewer if it knows no more."""
-    ask = n + 50
-    while True:
-        items = model.top(user, ask)
-        left = [item for item in items if item not in seen]
-        if len(left) >= n or len(items) < ask:
-            return left[:n]
-        ask *= 4
-
-
-DEPTH = 100  # places looked at: below them a reciprocal rank counts as 0
 
 
 class ModelResult(Struct, frozen=True):
@@ -190,19 +178,6 @@ class RankRecorder:
         )
 
 
-def _models(loop: Loop, stock: Inventory, seed: int) -> dict[str, Ranking]:
-    """All that rank in a replay, by name."""
-    memory, content = loop.learner.memory, loop.recommender.retrieval.content
-    assert memory.popularity is not None
-    scorers = {"popularity": memory.popularity, **memory.scorers}
-    return {
-        "random": RandomRanking(stock.there, seed),
-        **scorers,
-        "content": content,
-        "blend": BlendedRanking({**scorers, "content": content}, build.BLEND),
-    }
-
-
 def evaluate_prequentially(
     log: EventLog, settings: Settings, *, k: int = 10, limit: int | None = None, window: int = 2_000
 ) -> PrequentialResult:
@@ -245,3 +220,27 @@ def evaluate_prequentially(
         events_a_second=done / seconds,
         rows=rows,
     )
+
+
+def _models(loop: Loop, stock: Inventory, seed: int) -> dict[str, Ranking]:
+    """All that rank in a replay, by name."""
+    memory, content = loop.learner.memory, loop.recommender.retrieval.content
+    assert memory.popularity is not None
+    scorers = {"popularity": memory.popularity, **memory.scorers}
+    return {
+        "random": RandomRanking(stock.there, seed),
+        **scorers,
+        "content": content,
+        "blend": BlendedRanking({**scorers, "content": content}, build.BLEND),
+    }
+
+
+def unseen(model: Ranking, user: str, seen: Set[str], n: int) -> list[str]:
+    """The model's first `n` items that the user has not met; fewer if it knows no more."""
+    ask = n + 50
+    while True:
+        items = model.top(user, ask)
+        left = [item for item in items if item not in seen]
+        if len(left) >= n or len(items) < ask:
+            return left[:n]
+        ask *= 4

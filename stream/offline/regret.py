@@ -24,7 +24,6 @@ from stream.simulation.experiment import POLICIES, side_by_side
 
 if TYPE_CHECKING:
     from stream.offline.plotting import Figure
-
 LEARNER = "bandit"
 HORIZON = 1_800.0  # seconds that a decision waits for clicks, which come up to 20 minutes late
 POINTS = 60  # of a curve
@@ -37,25 +36,6 @@ class RegretRun(Struct, frozen=True, kw_only=True):
     requests: int
     articles: int
     readers: int
-
-
-def run(trial: RegretRun, progress: Callable[[int], None] | None = None) -> list[float]:
-    """The regret of each ranking, in clicks."""
-    settings = structs.replace(
-        trial.settings, refresh_on_click=False, exclude_seen=False, horizon_seconds=HORIZON
-    )
-    world = drifting_news_environment(
-        settings, requests=trial.requests, articles=trial.articles, readers=trial.readers
-    )
-    loop, visitor = build.loop(settings, world.encoder), world.visitor()
-    regrets: list[float] = []
-    for decision, _, _ in play(loop, world.messages(), visitor):
-        at, user = decision.at, decision.user
-        best = visitor.best(user, world.available(at), world.k, at)
-        regrets.append(best - visitor.value(decision))
-        if progress and len(regrets) % 50 == 0:
-            progress(50)
-    return regrets
 
 
 class RegretCurve(Struct, frozen=True):
@@ -87,21 +67,6 @@ class Regret(Struct, frozen=True):
         return next(one for one in self.courses if one.policy == policy)
 
 
-def says(result: Regret) -> list[str]:
-    """Whether the learner's regret bends, and whether it ends below all others."""
-    learner = result.of(LEARNER)
-    falls = f"{learner.first.mean:.2f} to {learner.last.mean:.2f} clicks a ranking"
-    change = f"{learner.bend.mean:+.2f} [{learner.bend.low:+.2f}, {learner.bend.high:+.2f}]"
-    bends = "it bends" if learner.bend.high < 0 else "it does not surely bend"
-    others = [one for one in result.courses if one.policy != LEARNER]
-    not_above = [one.policy for one in others if one.total.low <= learner.total.high]
-    ends = f"not surely below {', '.join(not_above)}" if not_above else "below every other policy"
-    return [
-        f"regret of {LEARNER} goes from {falls} ({change}): {bends}",
-        f"in all it ends {ends}" + ("" if not_above else ", intervals apart"),
-    ]
-
-
 def report(
     settings: Settings,
     *,
@@ -129,42 +94,6 @@ def report(
     if plot is not None:
         save_png(draw(result), plot)
         console.print(f"drawn in {plot}", markup=False)
-
-
-def regret_table(result: Regret) -> Table:
-    """Policies by what they lost against the best."""
-    table = columns(
-        f"{result.requests:,} rankings, seeds {result.seeds[0]} to {result.seeds[-1]}, "
-        f"{result.readers} readers, {result.articles:,} articles",
-        f"clicks lost against the best ranking of each moment; intervals 95% over seeds (Student); "
-        f"texts by {result.encoder}; {result.seconds:.0f} s",
-        "policy",
-        "regret in all",
-        "a ranking, first third",
-        "last third",
-        "last less first",
-    )
-    for one in result.courses:
-        total = f"{one.total.mean:,.0f} [{one.total.low:,.0f}, {one.total.high:,.0f}]"
-        rest = short(one.first), short(one.last), signed(one.bend)
-        table.add_row(one.policy, total, *rest)
-    return table
-
-
-def draw(result: Regret) -> "Figure":
-    """Cumulative regret with bands."""
-    drawn = figure(9, 5)
-    axes = drawn.add_subplot()
-    for i, one in enumerate(result.courses):
-        colour = "black" if one.policy == LEARNER else COLOURS[i % len(COLOURS)]
-        lows, highs = [y.low for y in one.curve], [y.high for y in one.curve]
-        axes.fill_between(result.at, lows, highs, color=colour, alpha=0.2)
-        axes.plot(result.at, [y.mean for y in one.curve], color=colour, label=one.policy)
-    axes.set_xlabel("rankings")
-    axes.set_ylabel(f"regret in clicks, 95% over {len(result.seeds)} seeds")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return drawn
 
 
 def regret(
@@ -207,6 +136,25 @@ def regret(
     )
 
 
+def run(trial: RegretRun, progress: Callable[[int], None] | None = None) -> list[float]:
+    """The regret of each ranking, in clicks."""
+    settings = structs.replace(
+        trial.settings, refresh_on_click=False, exclude_seen=False, horizon_seconds=HORIZON
+    )
+    world = drifting_news_environment(
+        settings, requests=trial.requests, articles=trial.articles, readers=trial.readers
+    )
+    loop, visitor = build.loop(settings, world.encoder), world.visitor()
+    regrets: list[float] = []
+    for decision, _, _ in play(loop, world.messages(), visitor):
+        at, user = decision.at, decision.user
+        best = visitor.best(user, world.available(at), world.k, at)
+        regrets.append(best - visitor.value(decision))
+        if progress and len(regrets) % 50 == 0:
+            progress(50)
+    return regrets
+
+
 def course(policy: str, regrets: Doubles, at: Sequence[int]) -> RegretCurve:
     """From the regrets of each seed, shape (seeds, requests)."""
     third = max(1, regrets.shape[1] // 3)
@@ -221,3 +169,54 @@ def course(policy: str, regrets: Doubles, at: Sequence[int]) -> RegretCurve:
         bend=student(last - first),
         seeds=upto[:, -1].tolist(),
     )
+
+
+def says(result: Regret) -> list[str]:
+    """Whether the learner's regret bends, and whether it ends below all others."""
+    learner = result.of(LEARNER)
+    falls = f"{learner.first.mean:.2f} to {learner.last.mean:.2f} clicks a ranking"
+    change = f"{learner.bend.mean:+.2f} [{learner.bend.low:+.2f}, {learner.bend.high:+.2f}]"
+    bends = "it bends" if learner.bend.high < 0 else "it does not surely bend"
+    others = [one for one in result.courses if one.policy != LEARNER]
+    not_above = [one.policy for one in others if one.total.low <= learner.total.high]
+    ends = f"not surely below {', '.join(not_above)}" if not_above else "below every other policy"
+    return [
+        f"regret of {LEARNER} goes from {falls} ({change}): {bends}",
+        f"in all it ends {ends}" + ("" if not_above else ", intervals apart"),
+    ]
+
+
+def regret_table(result: Regret) -> Table:
+    """Policies by what they lost against the best."""
+    table = columns(
+        f"{result.requests:,} rankings, seeds {result.seeds[0]} to {result.seeds[-1]}, "
+        f"{result.readers} readers, {result.articles:,} articles",
+        f"clicks lost against the best ranking of each moment; intervals 95% over seeds (Student); "
+        f"texts by {result.encoder}; {result.seconds:.0f} s",
+        "policy",
+        "regret in all",
+        "a ranking, first third",
+        "last third",
+        "last less first",
+    )
+    for one in result.courses:
+        total = f"{one.total.mean:,.0f} [{one.total.low:,.0f}, {one.total.high:,.0f}]"
+        rest = short(one.first), short(one.last), signed(one.bend)
+        table.add_row(one.policy, total, *rest)
+    return table
+
+
+def draw(result: Regret) -> "Figure":
+    """Cumulative regret with bands."""
+    drawn = figure(9, 5)
+    axes = drawn.add_subplot()
+    for i, one in enumerate(result.courses):
+        colour = "black" if one.policy == LEARNER else COLOURS[i % len(COLOURS)]
+        lows, highs = [y.low for y in one.curve], [y.high for y in one.curve]
+        axes.fill_between(result.at, lows, highs, color=colour, alpha=0.2)
+        axes.plot(result.at, [y.mean for y in one.curve], color=colour, label=one.policy)
+    axes.set_xlabel("rankings")
+    axes.set_ylabel(f"regret in clicks, 95% over {len(result.seeds)} seeds")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return drawn

@@ -22,17 +22,6 @@ from redis.backoff import NoBackoff
 
 from stream.storage.circuit_breaker import CircuitBreaker, Clock
 
-
-class StoreCounts(Struct, frozen=True):
-    """Rankings written where readers look, refused there, and lost for want of room here."""
-
-    written: int
-    refused: int
-    lost: int
-    held: int  # in this process; for Redis, those that it has not got yet
-    limit: int
-
-
 log = logging.getLogger(__name__)
 CHUNK = 500  # commands or keys in one round trip
 LOST = (redis.RedisError, OSError, TimeoutError)
@@ -44,6 +33,16 @@ redis.call('HSET', KEYS[1], 'log', ARGV[1], 'offset', ARGV[2], 'decision', ARGV[
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
+
+
+class StoreCounts(Struct, frozen=True):
+    """Rankings written where readers look, refused there, and lost for want of room here."""
+
+    written: int
+    refused: int
+    lost: int
+    held: int  # in this process; for Redis, those that it has not got yet
+    limit: int
 
 
 class LatestRanking(Struct, frozen=True):

@@ -32,6 +32,9 @@ from stream.storage.tensor_file import (
 )
 
 FORMAT = 2
+NAME = re.compile(r"(\d{20})\.safetensors")
+ASIDE = ".aside"
+log = logging.getLogger(__name__)
 
 
 class SnapshotHeader(Struct, frozen=True, kw_only=True):
@@ -44,97 +47,6 @@ class SnapshotHeader(Struct, frozen=True, kw_only=True):
     fold: str
     build: str
     written: int  # milliseconds since 1970
-
-
-def check_range(version: int, begins: int, ends: int, topic: str) -> None:
-    """Refuse to go on from `version` in a log that does not reach to it, or not back to it (L6).
-
-    >>> check_range(7, 0, 5, "rankloop.feedback")
-    Traceback (most recent call last):
-    stream.storage.tensor_file.SnapshotMismatchError: rankloop.feedback ends at 5, but was learned
-    up to 7: ...
-    """
-    if ends < version:
-        raise SnapshotMismatchError(
-            f"{topic} ends at {ends}, but was learned up to {version}: it is another log, or was "
-            "cut. Restore it; or, if it begins again on purpose, fold it from its start: "
-            "`rankloop snapshots rollback 0`"
-        )
-    if begins > version:
-        raise SnapshotMismatchError(
-            f"{topic} begins at {begins}, but was learned up to {version} only: what lies between "
-            "is gone. Start from a snapshot of another worker that reaches there "
-            "(RANKLOOP_SNAPSHOT_URL), and keep feedback longer than the oldest snapshot"
-        )
-
-
-def check_last_record(last: str, found: str, version: int, topic: str) -> None:
-    """Refuse a log whose record before `version` is not the one that was learned there (L6)."""
-    if last != found:
-        raise SnapshotMismatchError(
-            f"{topic} holds another record at {version - 1} than the one learned: it is another "
-            "log under the same name. Give it another RANKLOOP_TOPIC_PREFIX; or, if it begins "
-            "again on purpose, fold it from its start: `rankloop snapshots rollback 0`"
-        )
-
-
-def texts_of(header: SnapshotHeader) -> dict[str, str]:
-    """A cover as a header's texts."""
-    return {name: str(value) for name, value in msgspec.structs.asdict(header).items()}
-
-
-def decode_header(head: Header) -> SnapshotHeader:
-    """The cover in a header.
-
-    Raises SnapshotMismatchError for another format, CorruptFileError for none.
-    """
-    stated = head.texts.get("format", "")
-    if stated != str(FORMAT):
-        raise SnapshotMismatchError(
-            f"a snapshot of format {stated[:20]!r}, and this release reads {FORMAT}; run the "
-            "release that wrote it, or fold the log again: `rankloop snapshots rollback 0`"
-        )
-    try:
-        return msgspec.convert(head.texts, SnapshotHeader, strict=False)
-    except msgspec.ValidationError as error:
-        raise CorruptFileError(f"its cover cannot be read: {error}") from None
-
-
-def arrays_of(state: LearnerState) -> Arrays:
-    """A state as named arrays; they share its memory."""
-    ledger = msgspec.json.encode(state.ledger)
-    memory = {f"memory.{name}": array for name, array in state.memory.items()}
-    rivals = {f"challenger.{name}": learned for name, learned in state.challengers.items()}
-    board = {"board": state.board} if state.board else {}
-    texts = {"ledger": ledger, "policy": state.policy, **rivals, **board}
-    return memory | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
-
-
-def state_in(header: SnapshotHeader, arrays: Arrays) -> LearnerState:
-    """The state that `arrays_of` wrote. Raises CorruptFileError if there is none."""
-    try:
-        ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=LedgerState)
-        policy = arrays["policy"].tobytes()
-    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptFileError(f"its ledger cannot be read: {error}") from None
-    return LearnerState(
-        ledger=ledger,
-        memory=_within("memory.", arrays),
-        policy=policy,
-        challengers={n: a.tobytes() for n, a in _within("challenger.", arrays).items()},
-        board=arrays["board"].tobytes() if "board" in arrays else b"",
-    )
-
-
-def _within(first: str, arrays: Arrays) -> Arrays:
-    """Those whose names begin so, by what follows."""
-    cut = len(first)
-    return {name[cut:]: array for name, array in arrays.items() if name.startswith(first)}
-
-
-log = logging.getLogger(__name__)
-NAME = re.compile(r"(\d{20})\.safetensors")
-ASIDE = ".aside"
 
 
 class LogId(Struct, frozen=True):
@@ -311,6 +223,92 @@ def _where(settings: Settings) -> str:
 def file_name(version: int) -> str:
     """The file of a version; names sort as versions do."""
     return f"{version:020}.safetensors"
+
+
+def texts_of(header: SnapshotHeader) -> dict[str, str]:
+    """A cover as a header's texts."""
+    return {name: str(value) for name, value in msgspec.structs.asdict(header).items()}
+
+
+def decode_header(head: Header) -> SnapshotHeader:
+    """The cover in a header.
+
+    Raises SnapshotMismatchError for another format, CorruptFileError for none.
+    """
+    stated = head.texts.get("format", "")
+    if stated != str(FORMAT):
+        raise SnapshotMismatchError(
+            f"a snapshot of format {stated[:20]!r}, and this release reads {FORMAT}; run the "
+            "release that wrote it, or fold the log again: `rankloop snapshots rollback 0`"
+        )
+    try:
+        return msgspec.convert(head.texts, SnapshotHeader, strict=False)
+    except msgspec.ValidationError as error:
+        raise CorruptFileError(f"its cover cannot be read: {error}") from None
+
+
+def arrays_of(state: LearnerState) -> Arrays:
+    """A state as named arrays; they share its memory."""
+    ledger = msgspec.json.encode(state.ledger)
+    memory = {f"memory.{name}": array for name, array in state.memory.items()}
+    rivals = {f"challenger.{name}": learned for name, learned in state.challengers.items()}
+    board = {"board": state.board} if state.board else {}
+    texts = {"ledger": ledger, "policy": state.policy, **rivals, **board}
+    return memory | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
+
+
+def state_in(header: SnapshotHeader, arrays: Arrays) -> LearnerState:
+    """The state that `arrays_of` wrote. Raises CorruptFileError if there is none."""
+    try:
+        ledger = msgspec.json.decode(arrays["ledger"].tobytes(), type=LedgerState)
+        policy = arrays["policy"].tobytes()
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptFileError(f"its ledger cannot be read: {error}") from None
+    return LearnerState(
+        ledger=ledger,
+        memory=_within("memory.", arrays),
+        policy=policy,
+        challengers={n: a.tobytes() for n, a in _within("challenger.", arrays).items()},
+        board=arrays["board"].tobytes() if "board" in arrays else b"",
+    )
+
+
+def _within(first: str, arrays: Arrays) -> Arrays:
+    """Those whose names begin so, by what follows."""
+    cut = len(first)
+    return {name[cut:]: array for name, array in arrays.items() if name.startswith(first)}
+
+
+def check_range(version: int, begins: int, ends: int, topic: str) -> None:
+    """Refuse to go on from `version` in a log that does not reach to it, or not back to it (L6).
+
+    >>> check_range(7, 0, 5, "rankloop.feedback")
+    Traceback (most recent call last):
+    stream.storage.tensor_file.SnapshotMismatchError: rankloop.feedback ends at 5, but was learned
+    up to 7: ...
+    """
+    if ends < version:
+        raise SnapshotMismatchError(
+            f"{topic} ends at {ends}, but was learned up to {version}: it is another log, or was "
+            "cut. Restore it; or, if it begins again on purpose, fold it from its start: "
+            "`rankloop snapshots rollback 0`"
+        )
+    if begins > version:
+        raise SnapshotMismatchError(
+            f"{topic} begins at {begins}, but was learned up to {version} only: what lies between "
+            "is gone. Start from a snapshot of another worker that reaches there "
+            "(RANKLOOP_SNAPSHOT_URL), and keep feedback longer than the oldest snapshot"
+        )
+
+
+def check_last_record(last: str, found: str, version: int, topic: str) -> None:
+    """Refuse a log whose record before `version` is not the one that was learned there (L6)."""
+    if last != found:
+        raise SnapshotMismatchError(
+            f"{topic} holds another record at {version - 1} than the one learned: it is another "
+            "log under the same name. Give it another RANKLOOP_TOPIC_PREFIX; or, if it begins "
+            "again on purpose, fold it from its start: `rankloop snapshots rollback 0`"
+        )
 
 
 def trim_malloc() -> None:

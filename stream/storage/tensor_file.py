@@ -19,11 +19,6 @@ from msgspec import Meta, Struct
 from models.base import Arrays
 from stream.errors import LogError, UserError
 
-
-class SnapshotMismatchError(LogError):
-    """A good snapshot that must not be used here: why, and what to do."""
-
-
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 CHECKSUM = "~checksum"  # sorts behind every allowed name
@@ -36,6 +31,10 @@ LARGEST_SHAPE = 1 << 48
 
 class CorruptFileError(UserError, ValueError):
     """Not the file that was written."""
+
+
+class SnapshotMismatchError(LogError):
+    """A good snapshot that must not be used here: why, and what to do."""
 
 
 class Tensor(Struct, frozen=True, forbid_unknown_fields=True):

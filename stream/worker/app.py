@@ -34,29 +34,7 @@ from stream.worker.logging_setup import configure
 from stream.worker.prometheus import CONTENT_TYPE
 from stream.worker.shutdown import LIBRARY_SECONDS, SNAPSHOT_SECONDS, ShutdownDeadline
 
-
-def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
-    """The errors in a group, and in the groups in it.
-
-    >>> list(causes(ExceptionGroup("", [ExceptionGroup("", [KeyError(1)]), KeyError(2)])))
-    [KeyError(1), KeyError(2)]
-    """
-    for error in errors.exceptions:
-        yield from causes(error) if isinstance(error, BaseExceptionGroup) else [error]
-
-
 log = logging.getLogger(__name__)
-
-
-def name(settings: Settings, encoder: Encoder) -> str:
-    """The Faust app's, and so its group's: a new encoder reads all items again, from the start.
-
-    >>> from models.hash_encoder import HashEncoder
-    >>> name(Settings(), HashEncoder(64)), name(Settings(), HashEncoder(128))
-    ('rankloop-c51ac14b', 'rankloop-11094d61')
-    """
-    version = blake2b(encoder.version.encode(), digest_size=4).hexdigest()
-    return f"{settings.group}-{version}"
 
 
 class Guard(faust.Service):
@@ -83,84 +61,6 @@ class Guard(faust.Service):
             self.why.extend([await self.monitor.explain(error) for error in causes(stopped)])
             if not stops:
                 signal.raise_signal(signal.SIGTERM)
-
-
-def _add_pages(made: faust.App, engine: Engine, monitor: BrokerMonitor) -> None:
-    """The pages for people, health checks and Prometheus."""
-
-    @made.page("/status")
-    async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
-        found = engine.status(digest="digest" in request.query)
-        return web.json(found | {"kafka": monitor.status()})
-
-    page = engine.metrics()
-
-    @made.page("/metrics")
-    async def metrics(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
-        return web.bytes(page(), headers={"Content-Type": CONTENT_TYPE})
-
-
-def app(
-    settings: Settings,
-    encoder: Encoder,
-    rankings: LatestRankings,
-    guard: Guard,
-    deadline: ShutdownDeadline,
-    client_id: str,
-) -> faust.App:
-    """The Faust app: the embedder agent, the engine as a service, the status page."""
-    made = faust.App(
-        name(settings, encoder),
-        **settings.faust_options(),
-        broker_client_id=client_id,
-        store="memory://",
-        topic_disable_leader=True,
-        topic_allow_declare=False,
-        web_host=settings.web_host,
-        web_port=settings.web_port,
-        web_bind=settings.web_host,
-        datadir=settings.data_dir,
-        broker_session_timeout=settings.session_timeout_seconds,
-        broker_heartbeat_interval=max(0.1, settings.session_timeout_seconds / 10),
-        consumer_auto_offset_reset="earliest",
-    )
-    engine = Engine(settings, encoder, rankings, client_id)
-
-    @made.service
-    class Living(faust.Service):  # pyright: ignore[reportUnusedClass]
-        """Lives as long as the app."""
-
-        async def on_stop(self) -> None:
-            deadline.within(SNAPSHOT_SECONDS)
-            await engine.stop()
-            deadline.within(LIBRARY_SECONDS)
-
-        @faust.Service.task
-        async def _live(self) -> None:
-            await guard.doing(engine.run())
-
-    async def embedder(stream: Any) -> None:
-        async for batch in stream.take_events(settings.encoder_batch, within=0.05):
-            await embed_items(batch, encoder, engine.topics, engine.publish, engine.embedded)
-
-    if settings.worker_role.embeds:
-        items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
-        made.agent(items, name="embedder")(embedder)
-    else:
-        made.producer_only = True  # Faust's consumer must not be there without a topic
-
-    _add_pages(made, engine, guard.monitor)
-    return made
-
-
-async def _opened(settings: Settings, client_id: str) -> None:
-    await wait_for_broker(settings)
-    await _let_in(settings, required_permissions(settings), client_id)
-    await create(settings)
-
-
-async def _let_in(settings: Settings, permissions: list[Permission], client_id: str) -> None:
-    await take_over(settings, await check(settings, permissions), client_id)
 
 
 def run(settings: Settings) -> None:
@@ -203,3 +103,102 @@ def run(settings: Settings) -> None:
         finish()
         if why:
             sys.exit(1)
+
+
+async def _opened(settings: Settings, client_id: str) -> None:
+    await wait_for_broker(settings)
+    await _let_in(settings, required_permissions(settings), client_id)
+    await create(settings)
+
+
+async def _let_in(settings: Settings, permissions: list[Permission], client_id: str) -> None:
+    await take_over(settings, await check(settings, permissions), client_id)
+
+
+def app(
+    settings: Settings,
+    encoder: Encoder,
+    rankings: LatestRankings,
+    guard: Guard,
+    deadline: ShutdownDeadline,
+    client_id: str,
+) -> faust.App:
+    """The Faust app: the embedder agent, the engine as a service, the status page."""
+    made = faust.App(
+        name(settings, encoder),
+        **settings.faust_options(),
+        broker_client_id=client_id,
+        store="memory://",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_host=settings.web_host,
+        web_port=settings.web_port,
+        web_bind=settings.web_host,
+        datadir=settings.data_dir,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_heartbeat_interval=max(0.1, settings.session_timeout_seconds / 10),
+        consumer_auto_offset_reset="earliest",
+    )
+    engine = Engine(settings, encoder, rankings, client_id)
+
+    @made.service
+    class EngineService(faust.Service):  # pyright: ignore[reportUnusedClass]
+        """The engine, for as long as the app runs."""
+
+        async def on_stop(self) -> None:
+            deadline.within(SNAPSHOT_SECONDS)
+            await engine.stop()
+            deadline.within(LIBRARY_SECONDS)
+
+        @faust.Service.task
+        async def _live(self) -> None:
+            await guard.doing(engine.run())
+
+    async def embedder(stream: Any) -> None:
+        async for batch in stream.take_events(settings.encoder_batch, within=0.05):
+            await embed_items(batch, encoder, engine.topics, engine.publish, engine.embedded)
+
+    if settings.worker_role.embeds:
+        items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
+        made.agent(items, name="embedder")(embedder)
+    else:
+        made.producer_only = True  # Faust's consumer must not be there without a topic
+
+    _add_pages(made, engine, guard.monitor)
+    return made
+
+
+def name(settings: Settings, encoder: Encoder) -> str:
+    """The Faust app's, and so its group's: a new encoder reads all items again, from the start.
+
+    >>> from models.hash_encoder import HashEncoder
+    >>> name(Settings(), HashEncoder(64)), name(Settings(), HashEncoder(128))
+    ('rankloop-c51ac14b', 'rankloop-11094d61')
+    """
+    version = blake2b(encoder.version.encode(), digest_size=4).hexdigest()
+    return f"{settings.group}-{version}"
+
+
+def _add_pages(made: faust.App, engine: Engine, monitor: BrokerMonitor) -> None:
+    """The pages for people, health checks and Prometheus."""
+
+    @made.page("/status")
+    async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        found = engine.status(digest="digest" in request.query)
+        return web.json(found | {"kafka": monitor.status()})
+
+    page = engine.metrics()
+
+    @made.page("/metrics")
+    async def metrics(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        return web.bytes(page(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def causes(errors: BaseExceptionGroup) -> Iterator[Any]:
+    """The errors in a group, and in the groups in it.
+
+    >>> list(causes(ExceptionGroup("", [ExceptionGroup("", [KeyError(1)]), KeyError(2)])))
+    [KeyError(1), KeyError(2)]
+    """
+    for error in errors.exceptions:
+        yield from causes(error) if isinstance(error, BaseExceptionGroup) else [error]

@@ -30,33 +30,6 @@ class Span(Struct, frozen=True):
     end: int
 
 
-async def drive(commands: Commands, perform: Callable[[Command], Awaitable[Any]]) -> int:
-    """Perform a partition's commands, each answer sent back; returns how many messages it used."""
-    answer: Any = None
-    while True:
-        try:
-            command = commands.send(answer)
-        except StopIteration as end:
-            return end.value
-        answer = await perform(command)
-
-
-async def last_commit(settings: Settings, number: int) -> OffsetAndMetadata:
-    """Where the partition's group goes on, and the bookmark for it; (0, "") before all commits."""
-    events = TopicPartition(Topics(settings.topic_prefix).events, number)
-    admin = AIOKafkaAdminClient(**settings.aiokafka_options())
-    await admin.start()
-    try:
-        group = f"{settings.group}-partitions"
-        found = await admin.list_consumer_group_offsets(group, partitions=[events])
-    finally:
-        await admin.close()
-    commit = found.get(events)
-    if commit is None or commit.offset < 0:
-        return OffsetAndMetadata(0, "")
-    return commit
-
-
 class RestoreResult(Struct, frozen=True):
     """How a partition's attribution was made again; its rankings are to be followed from there."""
 
@@ -227,3 +200,30 @@ def begin(
             )
         begins[tp] = max(start, need)
     return begins
+
+
+async def drive(commands: Commands, perform: Callable[[Command], Awaitable[Any]]) -> int:
+    """Perform a partition's commands, each answer sent back; returns how many messages it used."""
+    answer: Any = None
+    while True:
+        try:
+            command = commands.send(answer)
+        except StopIteration as end:
+            return end.value
+        answer = await perform(command)
+
+
+async def last_commit(settings: Settings, number: int) -> OffsetAndMetadata:
+    """Where the partition's group goes on, and the bookmark for it; (0, "") before all commits."""
+    events = TopicPartition(Topics(settings.topic_prefix).events, number)
+    admin = AIOKafkaAdminClient(**settings.aiokafka_options())
+    await admin.start()
+    try:
+        group = f"{settings.group}-partitions"
+        found = await admin.list_consumer_group_offsets(group, partitions=[events])
+    finally:
+        await admin.close()
+    commit = found.get(events)
+    if commit is None or commit.offset < 0:
+        return OffsetAndMetadata(0, "")
+    return commit
