@@ -139,8 +139,8 @@ class Attribution:
         self._closing = DeadlineQueue(rules.lateness)
         self._seen = SeenIds()
         self._early = EarlyEventBuffer()
-        self._answers = DecisionJoin()
-        self._reach = RestartTracker(rules.window)
+        self._decision_join = DecisionJoin()
+        self._restarts = RestartTracker(rules.window)
         self._from: Bookmark | None = None  # while the state is made again
 
     @property
@@ -151,21 +151,21 @@ class Attribution:
     @property
     def sizes(self) -> WindowSizes:
         """How much is remembered: the log's last window of event time, whatever that holds."""
-        ahead = len(self._answers)
+        ahead = len(self._decision_join)
         return WindowSizes(len(self._pending), self.open, len(self._seen), len(self._early), ahead)
 
     @property
     def idle(self) -> bool:
         """True if nothing is remembered: no event of the past matters any more."""
-        return self._reach.idle and not self._seen
+        return self._restarts.idle and not self._seen
 
     def blocked(self, appended: int, event: Event) -> bool:
         """True if folding the event now would close a request that is not decided yet (L1)."""
-        return self._answers.blocks(self._advanced(appended, event))
+        return self._decision_join.blocks(self._advanced(appended, event))
 
     def undecided(self, source: int) -> bool:
         """True if the event at that offset asked, and no decision was read back yet."""
-        return source in self._answers
+        return source in self._decision_join
 
     def decided(self, decision: Decision, offset: int = 0) -> bool:
         """Take a decision as read back from the rankings at `offset`; call it in their order.
@@ -173,10 +173,10 @@ class Attribution:
         False if another came first (L2). It belongs to the event that asked for it: an id may come
         again after the window.
         """
-        self._reach.read = max(self._reach.read, offset + 1)
+        self._restarts.read = max(self._restarts.read, offset + 1)
         if decision.source >= self.next:
-            return self._answers.ahead(decision, offset)
-        pending = self._answers.take(decision)
+            return self._decision_join.ahead(decision, offset)
+        pending = self._decision_join.take(decision)
         if pending is not None:
             self._decide(pending, decision, offset)
         return pending is not None
@@ -185,14 +185,14 @@ class Attribution:
         pending.decision = decision
         if self._from is not None:  # a click asked as a request that is not there any more
             pending.asked(decision)
-        self._reach.decided(pending.source, offset)
+        self._restarts.decided(pending.source, offset)
 
     def bookmark(self) -> Bookmark:
         """Where to read on from so that `resume` comes to this state; all must be decided."""
-        ids_from, watermark, open_from, rankings_from = self._reach.places(self.next)
+        ids_from, watermark, open_from, rankings_from = self._restarts.places(self.next)
         if self.idle:
             ids_from, watermark = self.next, self.watermark
-        ahead = self._answers.ahead_from
+        ahead = self._decision_join.ahead_from
         return Bookmark(
             ids_from=ids_from,
             watermark=watermark,
@@ -215,10 +215,10 @@ class Attribution:
             last=self.last,
             counts=dict(self.counts),
             closed=self._closing.last,
-            reach=self._reach.state(),
-            ahead=self._answers.state(),
-            early=self._reach.early(self.watermark),
-            held=self._reach.pending(self.watermark),
+            reach=self._restarts.state(),
+            ahead=self._decision_join.state(),
+            early=self._restarts.early(self.watermark),
+            held=self._restarts.pending(self.watermark),
             seen=self._seen.state(),
         )
 
@@ -230,10 +230,10 @@ class Attribution:
         self.chain, self.last, self.counts = state.chain, state.last, Counter(state.counts)
         held, early = revived(state)
         self._pending = {one.request.id: one for one in held if not one.forgotten}
-        self._reach = RestartTracker.of(self.rules.window, state.reach, [*held, *early])
+        self._restarts = RestartTracker.of(self.rules.window, state.reach, [*held, *early])
         self._early = EarlyEventBuffer(one for one in early if one.waiting)
         waiting = (one for one in held if not one.decided and not one.done)
-        self._answers = DecisionJoin(waiting, state.ahead)
+        self._decision_join = DecisionJoin(waiting, state.ahead)
         self._closing = DeadlineQueue(self.rules.lateness, state.closed, held)
         self._seen = SeenIds(state.seen)
 
@@ -248,7 +248,7 @@ class Attribution:
         self.next = bookmark.open_from
         self.watermark = bookmark.watermark
         self._closing.last = bookmark.closed
-        self._reach = RestartTracker.at(self.rules.window, bookmark)
+        self._restarts = RestartTracker.at(self.rules.window, bookmark)
 
     def resumed(self, next: int) -> list[int]:
         """All below `next` and all rankings were read; the requests whose decision is missing.
@@ -259,22 +259,22 @@ class Attribution:
         self.next = max(self.next, next)
         if bookmark is not None:
             self.chain, self.last = bookmark.chain, bookmark.last
-            self._answers.drop_dead()
+            self._decision_join.drop_dead()
         self.counts = Counter(waiting=len(self._early))
-        return self._answers.undecided
+        return self._decision_join.undecided
 
     def skip(self, offset: int) -> None:
         """Go on behind `offset`: what lies there is folded, or is no event."""
         self.next = max(self.next, offset + 1)
-        self._answers.skip(offset)
+        self._decision_join.skip(offset)
 
     def __call__(self, offset: int, appended: int, event: Event) -> Effects:
         """Fold the event at `offset`, which the broker appended at `appended` (milliseconds)."""
         before, self.watermark = self.watermark, self._advanced(appended, event)
         self._offset, self._index, self._records = offset, 0, list[LearningRecord]()
-        asks: list[RankingTask] = []
+        tasks: list[RankingTask] = []
         self._expire()
-        self._reach.mark(offset, before, self.idle)
+        self._restarts.mark(offset, before, self.idle)
         at = min(event.at, self.watermark)
         if isinstance(event, Tick):
             fate = "tick"
@@ -288,7 +288,7 @@ class Attribution:
                 fate = "noted"
             elif isinstance(event, Request):
                 fate = "asked"
-                asks.append(self._open(event, at))
+                tasks.append(self._open(event, at))
             else:
                 if record := interaction(event, at, self._source(), self.chain):
                     self._learn(record)
@@ -296,10 +296,10 @@ class Attribution:
                 if isinstance(event, Click) and refreshes:
                     about = self._pending.get(event.request or "")
                     request = refresh(event, about and about.request, self.rules.refresh_k)
-                    asks.append(self._open(request, at, refresh=True))
+                    tasks.append(self._open(request, at, refresh=True))
         self.skip(offset)
         self.counts[fate] += 1
-        return Effects(self._records, asks, fate)
+        return Effects(self._records, tasks, fate)
 
     def _advanced(self, appended: int, event: Event) -> int:
         return max(self.watermark, min(event.at, appended + self.rules.future))
@@ -317,11 +317,11 @@ class Attribution:
         explicit = refresh or not self.rules.implied
         deadline, until = at + self.rules.horizon, at + self.rules.window
         pending = PendingDecision(request, self._offset, deadline, explicit, until)
-        ahead = self._answers.ask(pending)
+        ahead = self._decision_join.add_request(pending)
         if ahead is not None:
             self._decide(pending, *ahead)
         self._pending[request.id] = pending
-        self._reach.hold(pending)
+        self._restarts.hold(pending)
         self._closing.add(pending)
         for early in self._early.take(request.id):
             self._settle("attributed" if early.join(pending) else "orphan")
@@ -338,7 +338,7 @@ class Attribution:
         pending = self._pending.get(event.request)
         if pending is None:
             until = at + self.rules.early
-            self._reach.hold(self._early.add(EarlyEvent(event, self._offset, until)))
+            self._restarts.hold(self._early.add(EarlyEvent(event, self._offset, until)))
             return "waiting"
         if not pending.add(event):
             return "orphan"
@@ -361,7 +361,7 @@ class Attribution:
         if gone := self._early.expire(now):
             self._settle("orphan", gone)
         self._seen.forget(now - self.rules.window)
-        self._reach.expire(self._offset, now)
+        self._restarts.expire(self._offset, now)
 
     def _source(self) -> Source:
         return Source(self.partition, self._offset, self._index)

@@ -1,4 +1,4 @@
-"""Simulated visitors: they look at a decision and click, and what they truly like is known.
+"""Click models: simulated users look at a decision and click, and what they truly like is known.
 
 Both are functions of their arguments and the decision: no clock, no generator. A decision seen
 twice is clicked alike, with the same click ids.
@@ -26,11 +26,11 @@ class LoggedClickModel:
 
     >>> from models.events import Slot
     >>> log = [Click(id=i, user="ann", item=i, at=10 + n) for n, i in enumerate("ab")]
-    >>> visitor = LoggedClickModel(log, window=1)
+    >>> click_model = LoggedClickModel(log, window=1)
     >>> slots = tuple(Slot(item=i, propensity=0.5) for i in "ba")
     >>> where = {"model": 0, "items": 0, "embeddings": 0, "source": 0, "slots": slots}
     >>> decision = Decision(id="r", user="ann", at=5, k=2, policy="uniform", **where)
-    >>> [click.item for click in visitor.visit(decision)]
+    >>> [click.item for click in click_model.clicks(decision)]
     ['a']
     """
 
@@ -47,7 +47,7 @@ class LoggedClickModel:
         self._future = {user: sorted(seen, key=lambda one: one[0]) for user, seen in future.items()}
         self._clicked: dict[tuple[str, str], str] = {}  # (user, item): the decision
 
-    def visit(self, decision: Decision) -> list[Click]:
+    def clicks(self, decision: Decision) -> list[Click]:
         """The clicks on this decision, from the top down."""
         wanted = self.wanted(decision.user, decision.at)
         clicks: list[Click] = []
@@ -89,10 +89,10 @@ class PositionBasedModel:
     times attraction. Chance is a hash of (seed, decision id, item), so slots are independent. One
     click in five comes late: up to `late` milliseconds more.
 
-    >>> visitor = PositionBasedModel({"ann": [1, 0]}, {"a": [1, 0], "b": [0, 1]})
-    >>> round(visitor.probability("ann", "a", 0), 2), round(visitor.probability("ann", "b", 0), 2)
-    (0.92, 0.01)
-    >>> round(visitor.best("ann", ["a", "b"], k=2), 2)
+    >>> click_model = PositionBasedModel({"ann": [1, 0]}, {"a": [1, 0], "b": [0, 1]})
+    >>> [round(click_model.probability("ann", item, 0), 2) for item in "ab"]
+    [0.92, 0.01]
+    >>> round(click_model.best("ann", ["a", "b"], k=2), 2)
     0.93
     """
 
@@ -116,7 +116,7 @@ class PositionBasedModel:
         self._steepness, self._demand = steepness, demand
         self._drift, self._late = drift, late
 
-    def visit(self, decision: Decision) -> list[Click]:
+    def clicks(self, decision: Decision) -> list[Click]:
         """The clicks on this decision, from the top down."""
         clicks = [
             click(decision, position)

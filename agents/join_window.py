@@ -1,4 +1,4 @@
-"""Which ids were seen within the window: by these alone is an event known to be a duplicate."""
+"""What a window of a log holds: ids seen, events before their request, decisions before theirs."""
 
 from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
@@ -137,7 +137,7 @@ class DecisionJoin:
     >>> from models.events import Request
     >>> answers = DecisionJoin()
     >>> request = Request(id="r", user="u", at=0)
-    >>> answers.ask(PendingDecision(request, 7, deadline=10, explicit=False))
+    >>> answers.add_request(PendingDecision(request, 7, deadline=10, explicit=False))
     >>> answers.blocks(10), answers.blocks(11), 7 in answers
     (False, True, True)
     """
@@ -151,7 +151,7 @@ class DecisionJoin:
         for offset, decision in ahead:
             self.ahead(decision, offset)
         for pending in undecided:
-            self.ask(pending)
+            self.add_request(pending)
 
     def state(self) -> tuple[tuple[int, Decision], ...]:
         """The decisions that came before their request, by rankings offset."""
@@ -180,7 +180,7 @@ class DecisionJoin:
         """True if a request that is not decided yet would close by then."""
         return bool(self._due) and self._due[0][0] < watermark
 
-    def ask(self, pending: PendingDecision) -> tuple[Decision, int] | None:
+    def add_request(self, pending: PendingDecision) -> tuple[Decision, int] | None:
         """The decision and its rankings offset, if it came before; else the request waits."""
         source = pending.source
         ahead = self._ahead.pop(source, {}).get(pending.request.id)

@@ -42,7 +42,7 @@ class Loop:
         caused = self.attribution(self.attribution.next, event.at, event)
         for record in caused.records:
             self.learn(record.data)
-        decisions = [self.decide(ask) for ask in caused.tasks]
+        decisions = [self.decide(task) for task in caused.tasks]
         for decision in decisions:
             self.attribution.decided(decision)
         return decisions
@@ -51,6 +51,6 @@ class Loop:
         """The second fold's next record."""
         self.learner(self.learner.version, record)
 
-    def decide(self, ask: RankingTask) -> Decision:
+    def decide(self, task: RankingTask) -> Decision:
         """The answer to a request, by what is learned so far."""
-        return self.recommender(ask)
+        return self.recommender(task)

@@ -1,4 +1,4 @@
-"""One partition's life without I/O: what to publish, wait for and commit, in which order.
+"""One partition without I/O: what to publish, wait for and commit, in which order.
 
 `batch` and `restore` are generators of commands; whoever drives them performs each and sends the
 answer back. The worker drives them against Kafka, the tests through random schedules.
@@ -151,7 +151,7 @@ class Partition:
         """Handle messages in order; returns how many: it stops before one that must wait (L1)."""
         records: list[LearningRecord] = []
         letters: list[tuple[ReceivedMessage, str]] = []
-        asks: list[RankingTask] = []
+        tasks: list[RankingTask] = []
         used = 0
         for message in messages:
             if len(records) >= MAX_RECORDS_PER_BATCH:
@@ -166,7 +166,7 @@ class Partition:
             else:
                 caused = self.attribution(message.offset, message.appended, event)
                 records += caused.records
-                asks += caused.tasks
+                tasks += caused.tasks
                 if caused.fate == "too_late":
                     letters.append((message, f"too_late: at {event.at} is beyond the window"))
             used += 1
@@ -174,10 +174,10 @@ class Partition:
             yield PublishDeadLetters(letters)
         if fresh := self._agree(records):
             yield AwaitLearner((yield PublishFeedback(fresh)))
-        for n in range(0, len(asks), ANSWERED):
-            piece = [a for a in asks[n : n + ANSWERED] if self.attribution.undecided(a.source)]
+        for n in range(0, len(tasks), ANSWERED):
+            piece = [a for a in tasks[n : n + ANSWERED] if self.attribution.undecided(a.source)]
             if piece:
-                yield PublishRankings([self.decide(ask) for ask in piece])
+                yield PublishRankings([self.decide(task) for task in piece])
         yield Commit(self.attribution.next, self.attribution.last, self.attribution.bookmark())
         return used
 

@@ -10,8 +10,8 @@ from models.events import (
     Click,
     Decision,
     Impression,
-    Judged,
     Outcome,
+    OutcomeSlot,
     Request,
     Reward,
     Source,
@@ -153,11 +153,11 @@ class PendingDecision:
         share = self.whole / len(known) if known else 0.0
         where = {slot.item: n for n, slot in enumerate(decision.slots)} if decision.weights else {}
         judged = tuple(
-            Judged(
+            OutcomeSlot(
                 item=slot.item,
                 position=position,
                 propensity=slot.propensity,
-                reward=bounded(self.rewards.get(slot.item, 0.0) + share),
+                reward=bounded_reward(self.rewards.get(slot.item, 0.0) + share),
                 features=slot.features,
             )
             for position, slot in known
@@ -172,7 +172,7 @@ class PendingDecision:
             slots=judged,
             features=decision.features,
             context=decision.context,
-            reward=bounded(sum(self.rewards.get(item, 0.0) for item in shown) + self.whole),
+            reward=bounded_reward(sum(self.rewards.get(item, 0.0) for item in shown) + self.whole),
             foreign=tuple(item for item in shown if item not in slots),
             source=source,
             prev=prev,
@@ -183,10 +183,10 @@ class PendingDecision:
         )
 
 
-def bounded(value: float) -> float:
+def bounded_reward(value: float) -> float:
     """Many large rewards may add up beyond what an Outcome can hold.
 
-    >>> bounded(3e6)
+    >>> bounded_reward(3e6)
     1000000.0
     """
     return max(-1e6, min(1e6, value))

@@ -57,27 +57,27 @@ class Recommender:
         """What ranks by text alone."""
         return self.retrieval.content
 
-    def __call__(self, ask: RankingTask) -> Decision:
+    def __call__(self, task: RankingTask) -> Decision:
         """The decision for a request; one that cannot be served says why in `refused`.
 
         Nor does one that a model or the policy fails at stop the others: whoever tries it again
         would fail alike.
         """
         try:
-            return self._ranked(ask)
+            return self._ranked(task)
         except Exception as error:
-            log.exception("request not ranked", extra={"request": ask.request.id})
-            return self._decision(ask, refused=f"failed: {type(error).__name__}")
+            log.exception("request not ranked", extra={"request": task.request.id})
+            return self._decision(task, refused=f"failed: {type(error).__name__}")
 
-    def _ranked(self, ask: RankingTask) -> Decision:
-        request, policy = ask.request, self.learner.policy
+    def _ranked(self, task: RankingTask) -> Decision:
+        request, policy = task.request, self.learner.policy
         candidates = self.retrieval(request)
         if not candidates.items:
-            return self._decision(ask, refused="no candidates: the catalogue or the list is empty")
+            return self._decision(task, refused="no candidates: the catalogue or the list is empty")
         rng = Random(seeded(self.terms.seed, request.id))
         slots = rank(policy, request.user, request.context, candidates, request.k, rng)
         decision = self._decision(
-            ask,
+            task,
             slots=slots,
             features=candidates.names,
             candidates=candidates.items if self.terms.log_candidates else None,
@@ -85,7 +85,7 @@ class Recommender:
         )
         size = len(encode(decision))
         if size > MAX_DECISION_BYTES:
-            return self._decision(ask, refused=f"too large: {size} bytes")
+            return self._decision(task, refused=f"too large: {size} bytes")
         return decision
 
     def _weights(
@@ -107,8 +107,8 @@ class Recommender:
                 found[name] = (0.0,) * len(slots)
         return found
 
-    def _decision(self, ask: RankingTask, **rest: object) -> Decision:
-        request: Request = ask.request
+    def _decision(self, task: RankingTask, **rest: object) -> Decision:
+        request: Request = task.request
         return Decision(
             id=request.id,
             user=request.user,
@@ -120,7 +120,7 @@ class Recommender:
             items=self.catalogue.items_version,
             embeddings=self.catalogue.embeddings_version,
             encoder=self.catalogue.encoder,
-            source=ask.source,
+            source=task.source,
             build=self.terms.build,
             settings=self.terms.settings,
             seed=self.terms.seed,

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from agents.ledger import Ledger
-from models.events import Control, Fold, Judged, Outcome, Record
+from models.events import Control, Fold, Outcome, OutcomeSlot, Record
 from models.fields import MAX_CHALLENGERS
 from policies.evaluation.confidence_sequences import BettingSequence, RunningInterval
 from policies.evaluation.intervals import Interval
@@ -79,7 +79,7 @@ class Scoreboard:
 
     >>> from models.events import Source
     >>> board = Scoreboard(("popular", "bandit"))
-    >>> slot = Judged(item="film", position=0, propensity=0.5, reward=1.0)
+    >>> slot = OutcomeSlot(item="film", position=0, propensity=0.5, reward=1.0)
     >>> board.count(Outcome(id="r", user="u", at=1, status="complete", policy="popular", model=0,
     ...     slots=(slot,), source=Source(0, 0, 0), weights={"bandit": (1.5,)}))
     >>> [(score.policy, score.value.mean) for score in board.scores()]
@@ -209,7 +209,7 @@ def scoreboard(policies: Sequence[str], reward: float) -> Scoreboard | None:
     return Scoreboard(policies, reward=reward) if len(policies) > 1 else None
 
 
-def _earned(slots: Sequence[Judged], most: float) -> list[float]:
+def _earned(slots: Sequence[OutcomeSlot], most: float) -> list[float]:
     """Each slot's reward, as far as those above it leave of `most`; none below 0."""
     left, found = most, list[float]()
     for slot in slots:

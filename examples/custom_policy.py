@@ -76,9 +76,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(encoder="hash", data_dir=folder, horizon_seconds=10)
         # 60 readers of known taste, 300 articles in English and Chinese, 1,500 requests.
-        world = news_environment(settings, requests=1_500, articles=300, readers=60)
+        environment = news_environment(settings, requests=1_500, articles=300, readers=60)
         results = {
-            name: run(Run(settings=settings.alone(name), world=world))
+            name: run(Run(settings=settings.alone(name), environment=environment))
             for name in ("uniform", "popular", "tag_rates")
         }
     popular = np.array(results["popular"].rewards)

@@ -8,7 +8,7 @@ Run it with:  python examples/off_policy_evaluation.py
 import numpy as np
 
 from policies.evaluation.diagnostics import estimate, support
-from policies.evaluation.estimators import Logged, doubly_robust, ips, snips
+from policies.evaluation.estimators import BanditLog, doubly_robust, ips, snips
 from policies.evaluation.reward_model import cross_fitted
 
 rng = np.random.default_rng(1)
@@ -40,7 +40,7 @@ def features(item: int | np.ndarray) -> np.ndarray:
 
 modelled, every = cross_fitted(features(shown), rewards, users, ITEMS, features)
 
-log = Logged(
+log = BanditLog(
     rewards=rewards,
     propensities=logging[row, shown],
     chances=target[row, shown],  # the target's probability of what was shown

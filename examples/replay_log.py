@@ -18,7 +18,7 @@ from stream.offline.prequential import evaluate_prequentially
 from stream.settings import Settings
 from stream.simulation.closed_loop import Run, run
 from stream.simulation.environment import LogEnvironment
-from stream.simulation.event_log import read
+from stream.simulation.event_log import read_event_log
 
 
 # %% A small log: 120 films of four genres, 40 users who like one genre each.
@@ -55,7 +55,7 @@ def main() -> None:
             write(path)
         # A ranking waits 10 s (of the log's time) for its clicks, then it is learned from.
         settings = Settings(encoder="hash", data_dir=folder, horizon_seconds=10)
-        log = read(path, settings)
+        log = read_event_log(path, settings)
 
         # %% Models: rank all items just before each liked item is learned; where was it?
         result = evaluate_prequentially(log, settings, k=10)
@@ -65,10 +65,10 @@ def main() -> None:
             print(f"{one.model:12} {one.recall}  {one.ndcg.mean:.4f}   {one.mrr.mean:.4f}")
 
         # %% Policies: each answers the same 400 requests, and learns from its own clicks.
-        world = LogEnvironment(log, requests=400, k=10)
+        environment = LogEnvironment(log, requests=400, k=10)
         print(f"\n{'policy':12} clicks a ranking [95%]")
         for name in ("uniform", "popular", "knn", "bandit"):
-            done = run(Run(settings=settings.alone(name), world=world))
+            done = run(Run(settings=settings.alone(name), environment=environment))
             print(f"{name:12} {clustered(done.rewards, done.users)}")
 
 

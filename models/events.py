@@ -196,7 +196,7 @@ class Interaction(Message, frozen=True, tag="interaction"):
     prev: str = ""
 
 
-class Judged(Struct, frozen=True, kw_only=True):
+class OutcomeSlot(Struct, frozen=True, kw_only=True):
     """A slot that was shown, with what it earned."""
 
     item: Id
@@ -220,7 +220,7 @@ class Outcome(Message, frozen=True, tag="outcome"):
     status: Literal["complete", "expired", "corrected"]
     policy: str
     model: int
-    slots: tuple[Judged, ...]
+    slots: tuple[OutcomeSlot, ...]
     source: Source
     features: tuple[str, ...] = ()
     context: Flat = {}

@@ -1,4 +1,4 @@
-"""What a field may hold: every id, time and number has its bounds here, at the door."""
+"""What a field may hold: every id, time and number has its bounds here, checked as it comes in."""
 
 from typing import Annotated
 

@@ -7,7 +7,7 @@ from math import log2
 import numpy as np
 
 from models.arrays.id_table import IdTable
-from models.arrays.lru_index import LruIndex, finite, grown, nested, part
+from models.arrays.lru_index import LruIndex, all_finite, grown, nested, part
 from models.arrays.packed_rows import PackedRows, cell, numbers, position
 from models.base import Arrays, Doubles
 from models.events import MAX_CANDIDATES, Interaction, Outcome
@@ -215,7 +215,7 @@ class Exposure:
         self.items.load(part(state, "items"))
         if len(counts) != len(self.items) or total.shape != (4,):
             raise ValueError(f"{len(counts)} counts are not those of {len(self.items)} items")
-        if not (finite(counts) and finite(total) and 0 <= total[3] < 2**53):
+        if not (all_finite(counts) and all_finite(total) and 0 <= total[3] < 2**53):
             raise ValueError("counts are finite, and none is below 0")
         self._counts = grown(counts.copy(), 1)
         self._total = total[:3].copy()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.arrays.id_table import IdTable
-from models.arrays.lru_index import LruIndex, best, copied, finite, nested, part
+from models.arrays.lru_index import LruIndex, all_finite, best, copied, nested, part
 from models.arrays.packed_rows import PackedRows, cell, numbers, position, starts
 from models.base import Arrays, Doubles, Floats
 from models.matrix_factorisation import Ranker
@@ -155,7 +155,7 @@ class ItemKNN(Ranker):
         self._users.load(part(state, "users"))
         self._items.load(part(state, "items"))
         likes, stamps, known = state["likes"], state["stamps"], len(self._items)
-        if len(likes) != known or not finite(likes) or likes.max(initial=0.0) > MOST + self.one:
+        if len(likes) != known or not all_finite(likes) or likes.max(initial=0.0) > MOST + self.one:
             raise ValueError(f"{known} items have as many likes, of 0 to {MOST:.0f}")
         rows = np.arange(known, dtype=np.int32)
         if len(stamps) != known or (stamps % self.items != rows).any() or stamps.min(initial=0) < 0:

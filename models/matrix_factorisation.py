@@ -145,7 +145,7 @@ class MatrixFactorisation(Ranker):
         steps -= decay * vectors
         steps *= self._rate
         steps += vectors
-        steps = bounded(steps)
+        steps = clamped(steps)
         self._q[rows] = steps[:-1]
         self._p[u, :-1] = steps[-1, :-1]
 
@@ -184,7 +184,7 @@ class MatrixFactorisation(Ranker):
         return vectors, row
 
 
-def bounded(vectors: Floats) -> Floats:
+def clamped(vectors: Floats) -> Floats:
     """Entries within -8 and 8: whatever the log and the settings, no score overflows."""
     return np.maximum(np.minimum(vectors, MOST), LEAST)
 

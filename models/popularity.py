@@ -7,7 +7,7 @@ from decimal import Decimal
 import numpy as np
 
 from models.arrays.id_table import IdTable
-from models.arrays.lru_index import LruIndex, finite, grown, nested, part
+from models.arrays.lru_index import LruIndex, all_finite, grown, nested, part
 from models.base import Arrays, Floats
 
 RESCALE = 2.0**500  # far below overflow; a power of two scales without rounding
@@ -110,7 +110,7 @@ class Popularity:
         self.items.load(part(state, "items"))
         if len(counts) != len(self.items) or weight.shape != (1,):
             raise ValueError(f"{len(counts)} counts are not those of {len(self.items)} items")
-        if not (finite(counts) and finite(weight) and 1 <= weight[0] <= RESCALE):
+        if not (all_finite(counts) and all_finite(weight) and 1 <= weight[0] <= RESCALE):
             raise ValueError("counts are finite, and the latest like weighs at least 1")
         self._weight = float(weight[0])
         self._counts = counts.copy()

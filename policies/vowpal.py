@@ -187,12 +187,12 @@ def teach(model: Workspace, outcome: Outcome, weigh: bool, largest: float = LARG
     """
     first = head(shared(outcome.user, outcome.context))
     names = outcome.features
-    lessons = [
+    examples = [
         f"{label(cut(slot.reward, largest), slot.propensity, weigh)} {item(names, slot.features)}"
         for slot in outcome.slots
     ]
-    for lesson in lessons:
-        model.learn([first, lesson])
+    for one in examples:
+        model.learn([first, one])
 
 
 def cut(reward: float, largest: float) -> float:

@@ -45,7 +45,7 @@ def shared(user: str, context: Context) -> dict[str, Pairs]:
 
 
 @lru_cache(maxsize=256)
-def columns(letter: str, names: tuple[str, ...]) -> str:
+def namespace(letter: str, names: tuple[str, ...]) -> str:
     """A namespace of named numbers, waiting for its values."""
     return " ".join([f"|{letter}", *(f"{number(name)}:%.6f" for name in names)])
 
@@ -73,10 +73,10 @@ def item(names: tuple[str, ...], features: Features) -> str:
     finite(sum(map(abs, x)) + sum(map(abs, text)), "the size of x and text together")
     return " ".join(
         (
-            columns("x", names if x else ()) % x,
+            namespace("x", names if x else ()) % x,
             "|t",
             *(str(number(tag)) for tag in features.tags),
-            columns("e", dimensions(len(text))) % text,
+            namespace("e", dimensions(len(text))) % text,
         )
     )
 

@@ -19,15 +19,15 @@ from models.fields import MAX_CHALLENGERS
 from stream.settings_schema import (
     PREFIX,
     SettingError,
-    check,
+    check_rules,
     decides,
     folds,
     joins,
+    markdown_table,
     public,
-    read,
+    read_settings,
     says,
     steering,
-    table,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Connection(Struct, frozen=True, kw_only=True):
     redis_cafile: Annotated[str, says("CA certificates for Redis (PEM); empty: the system's")] = ""
 
     def __post_init__(self) -> None:
-        check(self)
+        check_rules(self)
         if self.security_protocol.startswith("SASL") and not (
             self.sasl_username and self.sasl_password
         ):
@@ -296,7 +296,7 @@ class Settings(Connection, frozen=True, kw_only=True):
     ) -> "Settings":
         """Defaults < TOML file (`file`, else RANKLOOP_CONFIG) < RANKLOOP_* of the environment."""
         environ = os.environ if environ is None else environ
-        values = read(cls, environ, file or environ.get(PREFIX + "CONFIG"))
+        values = read_settings(cls, environ, file or environ.get(PREFIX + "CONFIG"))
         if home := environ.get("KAFKA_HOME"):
             values.setdefault("kafka_home", home)
         return cls(**values)
@@ -394,4 +394,4 @@ def settings_table() -> str:
     >>> print(settings_table().splitlines()[2])
     | `brokers` | `"127.0.0.1:9092"` | Kafka servers, host:port, comma-separated |
     """
-    return table(Settings())
+    return markdown_table(Settings())

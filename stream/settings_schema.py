@@ -66,12 +66,14 @@ def decides(text: str, **rule: Any) -> Meta:
     return says(text, steers="deciding", **rule)
 
 
-def read(kind: type[Struct], environ: Mapping[str, str], path: str | Path | None) -> dict[str, Any]:
+def read_settings(
+    kind: type[Struct], environ: Mapping[str, str], path: str | Path | None
+) -> dict[str, Any]:
     """The settings that a TOML file and, above it, RANKLOOP_* variables give.
 
-    >>> class Door(Struct):
+    >>> class Window(Struct):
     ...     width: int = 80
-    >>> read(Door, {"RANKLOOP_WIDHT": "90"}, None)
+    >>> read_settings(Window, {"RANKLOOP_WIDHT": "90"}, None)
     Traceback (most recent call last):
     stream.settings_schema.SettingError: RANKLOOP_WIDHT is no setting; did you mean RANKLOOP_WIDTH?
     """
@@ -87,7 +89,7 @@ def read(kind: type[Struct], environ: Mapping[str, str], path: str | Path | None
     return values
 
 
-def check(settings: Struct) -> None:
+def check_rules(settings: Struct) -> None:
     """Refuse the first field that breaks its declared type or rule."""
     for name, declared in _types(type(settings)).items():
         _parse(name, declared, getattr(settings, name), strict=True)
@@ -111,7 +113,7 @@ def steering(settings: Struct, *what: Steers) -> dict[str, Any]:
     return values | whole
 
 
-def table(defaults: Struct) -> str:
+def markdown_table(defaults: Struct) -> str:
     """Every setting as a row of a Markdown table."""
     rows = ["| setting | default | what it says |", "|---|---|---|"]
     for name, declared in _types(type(defaults)).items():

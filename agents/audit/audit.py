@@ -7,7 +7,15 @@ from msgspec import Struct
 
 from agents.attribution import AttributionRules, RankingTask
 from agents.audit.catalogues import CatalogueHistory
-from agents.audit.differences import ENCODER, REQUEST, Cause, Difference, compared, likely, shown
+from agents.audit.differences import (
+    ENCODER,
+    REQUEST,
+    Cause,
+    Difference,
+    difference_of,
+    likely,
+    short_json,
+)
 from agents.audit.expected import ExpectedRecords
 from agents.learner import Learner
 from agents.partition import ReceivedMessage
@@ -246,7 +254,7 @@ class Audit:
             self.counts["same"] += 1
             self.counts["refused"] += made.refused is not None
             return
-        found = compared(decision, made)
+        found = difference_of(decision, made)
         if taken.embeddings and not self.catalogues.knows(taken.encoder):
             why = ENCODER
         else:
@@ -273,8 +281,8 @@ class Audit:
                     items=taken.items,
                     embeddings=taken.embeddings,
                     field=field,
-                    logged=shown(logged),
-                    made=shown(made),
+                    logged=short_json(logged),
+                    made=short_json(made),
                     cause=why.cause,
                     because=why.because,
                 )

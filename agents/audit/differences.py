@@ -87,7 +87,7 @@ def first_difference(logged: Any, made: Any, path: str = "") -> tuple[str, Any, 
     return path, cast(Any, logged), cast(Any, made)
 
 
-def compared(logged: Decision, made: Decision) -> tuple[str, Any, Any]:
+def difference_of(logged: Decision, made: Decision) -> tuple[str, Any, Any]:
     """The first difference of two decisions; `bytes` if all values are equal."""
     return first_difference(_fields(logged), _fields(made)) or (
         "bytes",
@@ -160,7 +160,7 @@ def _close(one: float, other: float) -> bool:
     return isclose(one, other, rel_tol=1e-5, abs_tol=1e-5)
 
 
-def shown(value: Any) -> str:
+def short_json(value: Any) -> str:
     """A value as a report shows it: JSON, not too long."""
     text = value if value is ABSENT else msgspec.json.encode(value).decode()
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

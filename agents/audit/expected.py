@@ -87,10 +87,10 @@ class ExpectedRecords:
             caused = fold(message.offset, appended, event)
             for record in caused.records:
                 self._implied[record.source] = chain(record.data)
-            for ask in caused.tasks:
+            for task in caused.tasks:
                 if where in self._events and partition not in self.cut:
-                    self._events[where] = encode(ask.request)
-                fold.decided(self._answer(partition, ask))
+                    self._events[where] = encode(task.request)
+                fold.decided(self._answer(partition, task))
             reason = None if caused.tasks else caused.fate
         if asks and reason:
             self.discarded[reason] += 1
@@ -128,9 +128,9 @@ class ExpectedRecords:
             if source.partition not in {other.partition for other in self.strange}:
                 self.strange.append(source)
 
-    def _answer(self, partition: int, ask: RankingTask) -> Decision:
-        request = ask.request
-        data = self._decided.pop((partition, ask.source, request.id), None)
+    def _answer(self, partition: int, task: RankingTask) -> Decision:
+        request = task.request
+        data = self._decided.pop((partition, task.source, request.id), None)
         if data is None and partition in self.cut:
             self.unsure += 1
         else:
@@ -148,7 +148,7 @@ class ExpectedRecords:
             model=0,
             items=0,
             embeddings=0,
-            source=ask.source,
+            source=task.source,
         )
 
     def _discards(self, partition: int, appended: int, event: Event) -> str | None:

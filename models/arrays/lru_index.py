@@ -147,7 +147,7 @@ def copied(code: str, numbers: NDArray[Any]) -> "array[Any]":
     return copy
 
 
-def finite(numbers: NDArray[np.floating[Any]]) -> bool:
+def all_finite(numbers: NDArray[np.floating[Any]]) -> bool:
     """Whether none of `numbers` is endless, below 0 or no number."""
     return bool(((numbers >= 0) & (numbers < np.inf)).all())
 

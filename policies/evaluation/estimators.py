@@ -11,7 +11,7 @@ from msgspec import Struct
 from models.base import Doubles
 
 
-class Logged(Struct, frozen=True, kw_only=True):
+class BanditLog(Struct, frozen=True, kw_only=True):
     """One row a decision of one slot; all arrays of shape (n,).
 
     `propensities` are the logging policy's probabilities of what was shown, `chances` the
@@ -19,7 +19,7 @@ class Logged(Struct, frozen=True, kw_only=True):
     and the mean over what the target would choose. `beyond` is the target's probability of what
     the logging policy could never show, where that is known.
 
-    >>> log = Logged(rewards=np.array([1.0, 0.0]), propensities=np.array([0.5, 0.5]),
+    >>> log = BanditLog(rewards=np.array([1.0, 0.0]), propensities=np.array([0.5, 0.5]),
     ...     chances=np.array([0.9, 0.1]), users=("ann", "bob"))
     >>> log.weights.tolist(), ips(log).value
     ([1.8, 0.2], 0.9)
@@ -95,7 +95,7 @@ def valued(means: Doubles) -> Doubles:
     return means[:, 0] + ratio.sum(axis=1)
 
 
-Estimator = Callable[[Logged], EstimatorTerms]
+Estimator = Callable[[BanditLog], EstimatorTerms]
 
 
 def plain(values: Doubles) -> EstimatorTerms:
@@ -108,7 +108,7 @@ def normalised(sure: Doubles, weighed: Doubles, by: Doubles) -> EstimatorTerms:
     return EstimatorTerms(sure, weighed[:, None], by[:, None])
 
 
-def replay(log: Logged) -> EstimatorTerms:
+def replay(log: BanditLog) -> EstimatorTerms:
     """The mean reward of rows on which both agree; right only where the log is uniform.
 
     Li, Chu, Langford & Wang 2011 (WSDM, arXiv:1003.5956), the evaluator for a finite log. Where
@@ -117,7 +117,7 @@ def replay(log: Logged) -> EstimatorTerms:
     return normalised(np.zeros(len(log.users)), log.chances * log.rewards, log.chances)
 
 
-def ips(log: Logged) -> EstimatorTerms:
+def ips(log: BanditLog) -> EstimatorTerms:
     """Inverse propensity scores: mean(w r), unbiased where the log can show all the target can.
 
     Horvitz & Thompson 1952; for policies Dudik, Erhan, Langford & Li 2014 (Statistical Science
@@ -126,7 +126,7 @@ def ips(log: Logged) -> EstimatorTerms:
     return plain(log.weights * log.rewards)
 
 
-def clipped_ips(log: Logged, most: float = 10.0) -> EstimatorTerms:
+def clipped_ips(log: BanditLog, most: float = 10.0) -> EstimatorTerms:
     """IPS with min(w, most): less variance for a bias towards 0.
 
     Ionides 2008, "Truncated importance sampling"; Bottou et al. 2013 (JMLR 14), section 4.4.
@@ -134,7 +134,7 @@ def clipped_ips(log: Logged, most: float = 10.0) -> EstimatorTerms:
     return plain(np.minimum(log.weights, most) * log.rewards)
 
 
-def snips(log: Logged) -> EstimatorTerms:
+def snips(log: BanditLog) -> EstimatorTerms:
     """Self-normalised IPS: mean(w r) / mean(w), within the range of rewards, equivariant to shifts.
 
     Swaminathan & Joachims 2015, "The self-normalized estimator for counterfactual learning" (NIPS),
@@ -143,7 +143,7 @@ def snips(log: Logged) -> EstimatorTerms:
     return normalised(np.zeros(len(log.users)), log.weights * log.rewards, log.weights)
 
 
-def direct(log: Logged) -> EstimatorTerms:
+def direct(log: BanditLog) -> EstimatorTerms:
     """The direct method: mean(q(x, pi_e)), as good as the model, blind to its errors.
 
     Dudik et al. 2014, section 2.1.
@@ -151,7 +151,7 @@ def direct(log: Logged) -> EstimatorTerms:
     return plain(log.model[1])
 
 
-def doubly_robust(log: Logged) -> EstimatorTerms:
+def doubly_robust(log: BanditLog) -> EstimatorTerms:
     """DR: mean(q(x, pi_e) + w (r - q(x, a))), right if either the propensities or the model are.
 
     Dudik, Langford & Li 2011 (ICML, arXiv:1103.4601), equation (1).
@@ -160,7 +160,7 @@ def doubly_robust(log: Logged) -> EstimatorTerms:
     return plain(chosen + log.weights * (log.rewards - shown))
 
 
-def self_normalised_dr(log: Logged) -> EstimatorTerms:
+def self_normalised_dr(log: BanditLog) -> EstimatorTerms:
     """SNDR: mean(q(x, pi_e)) + mean(w (r - q(x, a))) / mean(w).
 
     Robins et al. 2007; for one step of Thomas & Brunskill 2016's weighted doubly robust estimator
@@ -170,7 +170,7 @@ def self_normalised_dr(log: Logged) -> EstimatorTerms:
     return normalised(chosen, log.weights * (log.rewards - shown), log.weights)
 
 
-def switch_dr(log: Logged, most: float = 10.0) -> EstimatorTerms:
+def switch_dr(log: BanditLog, most: float = 10.0) -> EstimatorTerms:
     """DR where w <= most, the model alone where it is more.
 
     Wang, Agarwal & Dudik 2017 (ICML, arXiv:1612.01205), the estimator SWITCH of section 4, with DR
@@ -181,7 +181,7 @@ def switch_dr(log: Logged, most: float = 10.0) -> EstimatorTerms:
     return plain(chosen + np.where(w <= most, w, 0.0) * (log.rewards - shown))
 
 
-def shrunk_dr(log: Logged, most: float = 100.0) -> EstimatorTerms:
+def shrunk_dr(log: BanditLog, most: float = 100.0) -> EstimatorTerms:
     """DRos, DR with optimistic shrinkage: weights most w / (w^2 + most), 0 the direct method.
 
     Su, Dimakopoulou, Krishnamurthy & Dudik 2020 (ICML, arXiv:1907.09623), section 3.2. The largest

@@ -10,7 +10,7 @@ from agents.ledger import Ledger
 from agents.scoreboard import Score, Scoreboard, scoreboard
 from models.events import Champion
 from stream.cli.errors import OneLineErrorGroup
-from stream.cli.fold import publish, read
+from stream.cli.fold import append_record, read_feedback
 from stream.settings import Settings
 
 
@@ -74,7 +74,7 @@ async def _read(settings: Settings) -> tuple[Ledger, Scoreboard | None]:
         if board is not None and verdict in ("learned", "noted"):
             board(record, ledger)
 
-    await read(settings, take)
+    await read_feedback(settings, take)
     return ledger, board
 
 
@@ -87,7 +87,7 @@ def _switch(settings: Settings, name: str, ledger: Ledger) -> None:
         click.echo(f"{name} is champion already")
         return
     record = Champion(policy=name, expects=ledger.champion)
-    offset = asyncio.run(publish(settings, record))
+    offset = asyncio.run(append_record(settings, record))
     click.echo(f"from {offset} on {name} decides; before, {ledger.champion} did")
 
 

@@ -50,18 +50,18 @@ def switch(settings: Settings, to: str | None) -> None:
     if ledger.fold == chosen:
         click.echo(f"{chosen} is in force already")
         return
-    offset = asyncio.run(publish(settings, Fold(fold=chosen, expects=ledger.fold)))
+    offset = asyncio.run(append_record(settings, Fold(fold=chosen, expects=ledger.fold)))
     click.echo(f"from {offset} on {chosen} decides; before, {ledger.fold} did")
 
 
 async def _read(settings: Settings) -> Ledger:
     """All of feedback taken in, as far as who decides goes."""
     ledger = Ledger()
-    await read(settings, lambda offset, data: ledger(offset, data) and None)
+    await read_feedback(settings, lambda offset, data: ledger(offset, data) and None)
     return ledger
 
 
-async def read(settings: Settings, take: Callable[[int, bytes], None]) -> None:
+async def read_feedback(settings: Settings, take: Callable[[int, bytes], None]) -> None:
     """Feedback up to its present end, record by record."""
     from aiokafka import TopicPartition
 
@@ -87,7 +87,7 @@ async def read(settings: Settings, take: Callable[[int, bytes], None]) -> None:
         await reader.stop()
 
 
-async def publish(settings: Settings, record: Control) -> int:
+async def append_record(settings: Settings, record: Control) -> int:
     """Put a record into feedback; its offset."""
     from stream.kafka.producer import Producer, ProducerRecord
     from stream.kafka.topics import Topics

@@ -26,11 +26,12 @@ def imports() -> None:
 )
 def movielens(folder: Path, out: Path, user_tags: int) -> None:
     """MovieLens in DIR as a log OUT (.jsonl, .jsonl.gz or .parquet)."""
-    from stream.datasets import movielens as datasets
+    from stream.datasets.log_files import write_log
+    from stream.datasets.movielens import find_movielens, movielens_messages
 
-    found = datasets.find_movielens(folder)
+    found = find_movielens(folder)
     assert found is not None  # it raises for a folder without ratings
-    written = datasets.write_log(out, datasets.movielens(found, user_tags=user_tags))
+    written = write_log(out, movielens_messages(found, user_tags=user_tags))
     click.echo(f"{written} messages in {out}")
 
 
@@ -46,11 +47,11 @@ def readers(file: Path, out: Path, **options: Any) -> None:
 
     What a reader likes is three categories, which the log does not tell: see `compare`.
     """
-    from stream.datasets import movielens as datasets
-    from stream.datasets.simulated_readers import reading
+    from stream.datasets.log_files import write_log
+    from stream.datasets.simulated_readers import simulated_readings
 
-    log = reading(file, **options)
-    click.echo(f"{datasets.write_log(out, log)} messages in {out}")
+    log = simulated_readings(file, **options)
+    click.echo(f"{write_log(out, log)} messages in {out}")
 
 
 @imports.command(name="open-bandit")
@@ -59,8 +60,8 @@ def readers(file: Path, out: Path, **options: Any) -> None:
 @click.option("--campaign", default="men", show_default=True, help="men, women or all.")
 def open_bandit(folder: Path, out: Path, campaign: str) -> None:
     """Open Bandit Dataset in DIR as a log OUT of outcomes with propensities, for evaluate."""
-    from stream.datasets import movielens as datasets
-    from stream.datasets.open_bandit import open_bandit as read
+    from stream.datasets.log_files import write_log
+    from stream.datasets.open_bandit import open_bandit_messages
 
-    written = datasets.write_log(out, read(folder, campaign))
+    written = write_log(out, open_bandit_messages(folder, campaign))
     click.echo(f"{written} messages in {out}")

@@ -64,9 +64,9 @@ def demo(context: click.Context, data: Path | None, requests: int, events: int) 
     REQUESTS spread over them, lets a visitor click what its logged self liked next, compares the
     policies on the same requests, audits every ranking, and stops everything.
     """
-    from stream.demo.demo import demo as run
+    from stream.demo.demo import run_demo
 
-    context.exit(0 if run(_settings(context), data, requests, events) else 1)
+    context.exit(0 if run_demo(_settings(context), data, requests, events) else 1)
 
 
 @main.command()
@@ -108,12 +108,12 @@ def worker(context: click.Context, web_port: int | None, role: str | None) -> No
     Roles: rank answers by the snapshots that learn writes to a common RANKLOOP_SNAPSHOT_URL instead
     of learning itself; embed has the text model to itself, and a GPU; all does everything.
     """
-    from stream.worker.app import run
+    from stream.worker.app import run_worker
 
     settings = _settings(context)
     chosen = {"web_port": web_port, "role": role}
     given = {name: value for name, value in chosen.items() if value is not None}
-    run(msgspec.structs.replace(settings, **given))
+    run_worker(msgspec.structs.replace(settings, **given))
 
 
 @main.command()
@@ -154,9 +154,9 @@ def audit(context: click.Context, source: Path | None, folder: Path | None, as_j
     Run it with the settings of the workers. The exit code is 0 only if every ranking came out the
     same and no request is unanswered. Workers may run on; what comes later is not looked at.
     """
-    from stream.offline.audit import run
+    from stream.offline.audit import run_audit
 
-    context.exit(0 if run(_settings(context), source, folder, as_json) else 1)
+    context.exit(0 if run_audit(_settings(context), source, folder, as_json) else 1)
 
 
 @main.command()
@@ -179,12 +179,12 @@ def torture(
     FAULTS runs, and checks every event, ranking and record against what the logs imply, by code
     that is not the workers'. The exit code is 0 only if every promise was kept.
     """
-    from stream.torture.command import torture as run
+    from stream.torture.command import run_torture
     from stream.torture.faults import kinds_of
-    from stream.torture.harness import Plan
+    from stream.torture.harness import TorturePlan
 
-    plan = Plan(kinds=kinds_of(kinds), **options)
-    context.exit(0 if run(_settings(context), plan, folder, out) else 1)
+    plan = TorturePlan(kinds=kinds_of(kinds), **options)
+    context.exit(0 if run_torture(_settings(context), plan, folder, out) else 1)
 
 
 @main.command()

@@ -41,7 +41,7 @@ def replay(context: click.Context, file: Path, policies: str | None, **options: 
     from stream.offline import reports
 
     chosen = reports.ReplayOptions(policies=policies, **options)
-    reports.replay(Settings.load(file=context.obj), file, chosen)
+    reports.run_replay(Settings.load(file=context.obj), file, chosen)
 
 
 @click.command()
@@ -59,7 +59,7 @@ def simulate(context: click.Context, policies: str, **options: Any) -> None:
     from stream.offline import reports
 
     chosen = reports.SimulateOptions(policies=policies, **options)
-    reports.simulate(Settings.load(file=context.obj), chosen)
+    reports.run_simulation(Settings.load(file=context.obj), chosen)
 
 
 @click.command()
@@ -89,7 +89,7 @@ def compare(context: click.Context, file: Path, **options: Any) -> None:
     from stream.offline.compare import command
 
     settings = Settings.load(file=context.obj)
-    command.compare(settings, file, command.Options(**options))
+    command.run_comparison(settings, file, command.ComparisonOptions(**options))
 
 
 @click.command()
@@ -118,9 +118,9 @@ def finetune(context: click.Context, file: Path, folder: Path, **options: Any) -
     pairs of likes). RANKLOOP_ENCODER=FOLDER then reads with it; `compare LOG --tuned FOLDER` says
     whether it is worth that, on what came after. On a GPU if there is one.
     """
-    from stream.offline.finetune import run
+    from stream.offline.finetune import run_finetuning
 
-    run(Settings.load(file=context.obj), file, folder, **options)
+    run_finetuning(Settings.load(file=context.obj), file, folder, **options)
 
 
 @click.command()
@@ -165,6 +165,6 @@ def evaluate(context: click.Context, log: str, policies: tuple[str, ...], **opti
     uniform and the policies that are in it; from a folder or topics, every policy, since each
     request's candidates are found again as they were.
     """
-    from stream.offline.off_policy import run
+    from stream.offline.off_policy import run_evaluation
 
-    run(Settings.load(file=context.obj), log, policies, **options)
+    run_evaluation(Settings.load(file=context.obj), log, policies, **options)

@@ -1,4 +1,4 @@
-"""Data sets as our event log: MovieLens here; simulated news and logs in files beside it."""
+"""MovieLens as our event log: films, tags and ratings as items, clicks and rewards."""
 
 import csv
 import re
@@ -11,20 +11,6 @@ import pyarrow as pa
 import pyarrow.csv
 
 from models.events import Click, Item, Reward
-from stream.datasets.log_files import read_lines, read_log, write_log
-from stream.datasets.simulated_news import News, news
-
-__all__ = [
-    "News",
-    "films",
-    "find_movielens",
-    "movielens",
-    "news",
-    "ratings",
-    "read_lines",
-    "read_log",
-    "write_log",
-]
 
 LIKED = 4.0  # a rating from which a film counts as clicked
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
@@ -50,7 +36,7 @@ def find_movielens(given: Path | None = None, here: Path = Path()) -> Path | Non
     return None
 
 
-def movielens(folder: Path, *, user_tags: int = 0) -> Iterator[Item | Click | Reward]:
+def movielens_messages(folder: Path, *, user_tags: int = 0) -> Iterator[Item | Click | Reward]:
     """All films as items, then all ratings in the order of (time, user, film).
 
     Four stars or more are a `Click`, fewer a `Reward` of stars - 4; neither has a request. Ratings

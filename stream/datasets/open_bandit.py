@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from models.events import Item, Judged, Outcome, Source, chain, encode
+from models.events import Item, Outcome, OutcomeSlot, Source, chain, encode
 
 POLICIES = {"random": "uniform", "bts": "bts"}  # their folders, our names
 _CONTEXT = tuple(f"user_feature_{i}" for i in range(4))
 _COLUMNS = ("timestamp", "item_id", "position", "click", "propensity_score", *_CONTEXT)
 
 
-def open_bandit(folder: Path, campaign: str = "men") -> Iterator[Item | Outcome]:
+def open_bandit_messages(folder: Path, campaign: str = "men") -> Iterator[Item | Outcome]:
     """The items, then each policy's rows in order; a policy is a partition of its own.
 
     The data name no users: each row has a user of its own.
@@ -54,7 +54,7 @@ def _outcomes(path: Path, partition: int, policy: str) -> Iterator[Outcome]:
             policy=policy,
             model=0,
             slots=(
-                Judged(
+                OutcomeSlot(
                     item=f"item:{int(row['item_id'])}",
                     position=int(row["position"]) - 1,
                     propensity=float(row["propensity_score"]),

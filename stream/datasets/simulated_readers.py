@@ -19,7 +19,7 @@ NOISE = 0.05  # share of visits with a text read by chance
 MOST = 200_000  # texts of a file that are looked at
 
 
-def reading(
+def simulated_readings(
     path: Path, *, texts: int, readers: int, hits: float = 0.0, seed: int = 1
 ) -> Iterator[Item | Click]:
     """The texts of a CSV file (`text`, `category`) as items that come all day, and who reads what.

@@ -168,7 +168,7 @@ class FileLogs:
             yield from ((partition, message) for message in messages)
 
 
-def save(logs: Logs, folder: Path, name: str) -> Iterator[tuple[int, ReceivedMessage]]:
+def save_topic(logs: Logs, folder: Path, name: str) -> Iterator[tuple[int, ReceivedMessage]]:
     """Write a topic to `folder`, a Parquet file a partition, and pass its messages on."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}-{n}.parquet" for n in range(logs.partitions(name))]

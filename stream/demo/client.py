@@ -126,7 +126,7 @@ class Client:
 
 
 async def serve(
-    settings: Settings, messages: Messages, visitor: ClickModel, progress: Progress
+    settings: Settings, messages: Messages, click_model: ClickModel, progress: Progress
 ) -> ClientStatistics:
     """Publish a log through Kafka; wait for each request's ranking; publish what is clicked.
 
@@ -170,7 +170,7 @@ async def serve(
                 except TimeoutError:
                     raise NoAnswerError(f"request {message.id!r} was not answered") from None
                 millis.append((time.perf_counter() - asked) * 1000)
-                made = visitor.visit(decision)
+                made = click_model.clicks(decision)
                 for n, click in enumerate(made):
                     heappush(clicks, (click.at, 100 * len(users) + n, click))
                 users.append(decision.user)

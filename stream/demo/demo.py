@@ -20,13 +20,13 @@ from rich.table import Table
 
 from models.events import Embedding, Event, Item
 from policies.evaluation.intervals import clustered
-from stream.datasets.movielens import find_movielens, movielens
+from stream.datasets.movielens import find_movielens, movielens_messages
 from stream.datasets.simulated_news import news
 from stream.datasets.topic_logs import KafkaLogs
 from stream.demo.client import ClientStatistics, NoAnswerError, embed_through, serve
 from stream.local.process import free_port
 from stream.local.stack import Stack
-from stream.offline.audit import audit, lines
+from stream.offline.audit import audit_logs, report_lines
 from stream.progress import progress
 from stream.settings import Settings, others_environ
 from stream.simulation.closed_loop import Run, run
@@ -77,7 +77,7 @@ class Scenario(Struct, frozen=True):
 
     says: str
     items: tuple[Item, ...]
-    world: Callable[[tuple[Embedding, ...], EncoderIdentity], Environment]
+    environment: Callable[[tuple[Embedding, ...], EncoderIdentity], Environment]
 
 
 def scenario(settings: Settings, data: Path | None, requests: int, events: int) -> Scenario:
@@ -92,7 +92,7 @@ def scenario(settings: Settings, data: Path | None, requests: int, events: int) 
                 found, vectors, text, requests, settings.seed
             ),
         )
-    known = list(movielens(folder, user_tags=0))  # tags are hindsight
+    known = list(movielens_messages(folder, user_tags=0))  # tags are hindsight
     films = tuple(one for one in known if isinstance(one, Item))
     log = tuple(one for one in known if not isinstance(one, Item))[:events]
     return Scenario(
@@ -102,7 +102,7 @@ def scenario(settings: Settings, data: Path | None, requests: int, events: int) 
     )
 
 
-def demo(settings: Settings, data: Path | None, requests: int, events: int) -> bool:
+def run_demo(settings: Settings, data: Path | None, requests: int, events: int) -> bool:
     """Run all of it and print what was measured; whether the audit found everything the same."""
     began = time.monotonic()
     played_with = scenario(settings, data, requests, events)
@@ -122,32 +122,36 @@ def demo(settings: Settings, data: Path | None, requests: int, events: int) -> b
             log_level="WARNING",
         )
         console.print(f"{stack.describes}; texts by {settings.encoder_name}", highlight=False)
-        with worker(settings, folder) as partitions:
+        with worker_process(settings, folder) as partitions:
             items = played_with.items
             told = _told(bar, "titles embedded", len(items))
             vectors = asyncio.run(embed_through(settings, items, told))
             text = EncoderIdentity(vectors[0].encoder, len(vectors[0].vector) // 2)
-            world = played_with.world(vectors, text)
+            environment = played_with.environment(vectors, text)
             told = _told(bar, "requests ranked through Kafka", requests)
-            served = asyncio.run(serve(settings, world.messages(), world.visitor(), told))
+            served = asyncio.run(
+                serve(settings, environment.messages(), environment.click_model(), told)
+            )
             until(lambda: {one["open"] for one in partitions()} == {0}, "horizons to close")
-        report, _ = audit(settings, KafkaLogs(settings), quiet=True)
-    trials = [Run(settings=settings.alone(p), world=world) for p in OTHERS]
+        report, _ = audit_logs(settings, KafkaLogs(settings), quiet=True)
+    trials = [Run(settings=settings.alone(p), environment=environment) for p in OTHERS]
     others = side_by_side(run, trials, len(served.users) * len(trials), jobs=2)
-    console.print(table({one.policy: one.rewards for one in others}, served, settings.policy))
+    console.print(
+        reward_table({one.policy: one.rewards for one in others}, served, settings.policy)
+    )
     p50, p99 = np.percentile(served.millis, [50, 99])
     console.print(
         f"request to ranking as a customer reads it: p50 {p50:.1f} ms, p99 {p99:.1f} ms, asked one "
         f"by one; {served.events:,} events, {served.events / served.seconds:,.0f} a second",
         highlight=False,
     )
-    for line in lines(report):
+    for line in report_lines(report):
         console.print(f"audit: {line}", highlight=False)
     console.print(f"{time.monotonic() - began:.0f} s in all; everything is stopped")
     return report.ok
 
 
-def table(rewards: dict[str, list[float]], served: ClientStatistics, champion: str) -> Table:
+def reward_table(rewards: dict[str, list[float]], served: ClientStatistics, champion: str) -> Table:
     """What each policy earned on the same requests, and how much more the champion did."""
     best = np.array(served.rewards)
     made = Table(
@@ -174,7 +178,7 @@ def _told(bar: Progress, what: str, total: int) -> Callable[[int], None]:
 
 
 @contextmanager
-def worker(settings: Settings, folder: Path) -> Iterator[Callable[[], PartitionStates]]:
+def worker_process(settings: Settings, folder: Path) -> Iterator[Callable[[], PartitionStates]]:
     """`rankloop worker` in a process of its own, ready; gives what it says of its partitions.
 
     It is stopped by SIGTERM at the end. Raises NoAnswerError, with the end of its log, if it fails.

@@ -144,7 +144,7 @@ async def partitions(settings: Settings, names: Iterable[str]) -> dict[str, int 
     return found
 
 
-async def check(settings: Settings, permissions: Iterable[Permission]) -> list[Group]:
+async def check_permissions(settings: Settings, permissions: Iterable[Permission]) -> list[Group]:
     """Log in and ask for each right; the groups among them, as they are now.
 
     Raises AuthorizationDeniedError, naming all that are missing, or BrokerUnavailableError.

@@ -12,7 +12,7 @@ from stream.kafka.authorization import (
     AuthorizationDeniedError,
     BrokerUnavailableError,
     Permission,
-    check,
+    check_permissions,
     reach,
 )
 from stream.kafka.membership import JoinMonitor, remove
@@ -85,7 +85,7 @@ class BrokerMonitor:
         while True:
             await asyncio.sleep(SOON if self._joins.waits else EVERY)
             try:
-                groups = await check(self._settings, self._rights)
+                groups = await check_permissions(self._settings, self._rights)
             except BrokerUnavailableError as away:
                 self._away(str(away))
             except AuthorizationDeniedError as denied:
@@ -103,7 +103,7 @@ class BrokerMonitor:
         """Why the worker ends: what Kafka refuses, if that is the cause, or else the error's."""
         if isinstance(error, KafkaError):
             try:
-                await check(self._settings, self._rights)
+                await check_permissions(self._settings, self._rights)
             except (AuthorizationDeniedError, BrokerUnavailableError) as cause:
                 return str(cause)
             return f"Kafka: {error}"

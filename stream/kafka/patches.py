@@ -1,4 +1,4 @@
-"""Paces fetching from a broker that answers at once although it has nothing new."""
+"""Patches of aiokafka: idle fetches are paced, and closing a TLS connection takes bounded time."""
 
 import asyncio
 import time

@@ -32,7 +32,7 @@ class ProduceError(RetryableError, KafkaError):
 
 
 class ProducerStoppedError(ProduceError):
-    """The publisher was stopped: trying again is of no use."""
+    """The producer was stopped: trying again is of no use."""
 
 
 class Producer:
@@ -51,7 +51,7 @@ class Producer:
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:
             if self._stopped:
-                raise ProducerStoppedError("the publisher was stopped")
+                raise ProducerStoppedError("the producer was stopped")
             if self._producer is None:
                 producer = AIOKafkaProducer(
                     **self._options,
@@ -83,7 +83,7 @@ class Producer:
     async def until_done(self, messages: Sequence[ProducerRecord]) -> None:
         """Publish, again and again until acknowledged: for what may appear more than once.
 
-        Raises ProducerStoppedError if the publisher is stopped meanwhile.
+        Raises ProducerStoppedError if the producer is stopped meanwhile.
         """
         while messages:
             try:

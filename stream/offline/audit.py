@@ -17,7 +17,7 @@ from agents.recommender import Recommender
 from models.base import Floats
 from models.events import InvalidMessageError, Source
 from stream import build
-from stream.datasets.topic_logs import FileLogs, KafkaLogs, Logs, save
+from stream.datasets.topic_logs import FileLogs, KafkaLogs, Logs, save_topic
 from stream.errors import UserError
 from stream.kafka.reader import LogTruncatedError
 from stream.kafka.topics import owner
@@ -44,7 +44,7 @@ class RecordedEncoder:
         raise RuntimeError(f"an audit embeds nothing, got {len(texts)} texts; read the log")
 
 
-def audit(
+def audit_logs(
     settings: Settings, logs: Logs, folder: Path | None = None, quiet: bool = False
 ) -> tuple[AuditReport, float]:
     """Read all logs and make every ranking again; what was found, and how many seconds it took.
@@ -56,7 +56,7 @@ def audit(
     made = auditor(settings, partitions)
     with progress(quiet=quiet) as bar:
         for name in ORDER:
-            messages = logs.read(name) if folder is None else save(logs, folder, name)
+            messages = logs.read(name) if folder is None else save_topic(logs, folder, name)
             messages = bar.track(messages, logs.total(name), description=name)
             for partition, message in messages:
                 take(made, name, partition, message)
@@ -102,7 +102,7 @@ def take(made: Audit, name: str, partition: int, message: ReceivedMessage) -> No
             made.feedback(message)
 
 
-def lines(report: AuditReport) -> Iterator[str]:
+def report_lines(report: AuditReport) -> Iterator[str]:
     """What was found, for people, the verdict first."""
     counted = report.same + report.different + sum(report.apart.values())
     yield f"{report.same:,} of {counted:,} rankings came out bit for bit the same"
@@ -169,7 +169,7 @@ def _sources(sources: Iterable[Source]) -> str:
     return ", ".join(f"events-{s.partition}@{s.offset} (its record {s.index})" for s in sources)
 
 
-def run(settings: Settings, source: Path | None, folder: Path | None, as_json: bool) -> bool:
+def run_audit(settings: Settings, source: Path | None, folder: Path | None, as_json: bool) -> bool:
     """Audit topics, or the files in `source`; print what was found; whether all is well.
 
     Raises NotAuditableError.
@@ -179,7 +179,7 @@ def run(settings: Settings, source: Path | None, folder: Path | None, as_json: b
             raise NotAuditableError(f"{folder} is not empty; save to a new folder")
         logs: Logs = FileLogs(source) if source else KafkaLogs(settings)
         quiet = as_json or not sys.stderr.isatty()
-        report, seconds = audit(settings, logs, folder, quiet)
+        report, seconds = audit_logs(settings, logs, folder, quiet)
     except (
         LogTruncatedError,
         InvalidMessageError,
@@ -193,7 +193,7 @@ def run(settings: Settings, source: Path | None, folder: Path | None, as_json: b
         found = msgspec.to_builtins(report) | {"ok": report.ok, "seconds": round(seconds, 3)}
         console.print(json.dumps(found, indent=2))
         return report.ok
-    for line in lines(report):
+    for line in report_lines(report):
         console.print(line)
     done = report.same + report.different
     console.print(f"{done / max(seconds, 1e-9):,.0f} rankings a second, in {seconds:.1f} s")

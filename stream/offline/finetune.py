@@ -24,7 +24,7 @@ NAME = "finetuned.json"  # beside the model's files
 RECENT = 5  # likes that a like is paired with: as many as make up a user's taste
 
 
-def run(
+def run_finetuning(
     settings: Settings,
     file: Path,
     folder: Path,
@@ -44,7 +44,7 @@ def run(
             f"the encoder {settings.encoder_name!r} cannot be fine-tuned; RANKLOOP_ENCODER must be "
             "minilm, or the name or path of a Hugging Face encoder"
         )
-    texts, likes = told(file)
+    texts, likes = texts_and_likes(file)
     seen = likes[: round(share * len(likes))]
     found = coupled(seen, texts, limit=pairs, seed=settings.seed)
     started = perf_counter()
@@ -71,13 +71,13 @@ def run(
         before=before,
         after=after,
     )
-    save(encoder, tuned, folder)
+    save_model(encoder, tuned, folder)
     console = Console(width=130, highlight=False)
-    for line in says(tuned, folder):
+    for line in summary_lines(tuned, folder):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def told(file: Path) -> tuple[dict[str, str], list[tuple[int, str, str]]]:
+def texts_and_likes(file: Path) -> tuple[dict[str, str], list[tuple[int, str, str]]]:
     """Items' latest texts, and likes of items that have one, in event time: (at, user, item)."""
     texts: dict[str, str] = {}
     likes: list[tuple[int, str, str]] = []
@@ -111,7 +111,7 @@ def coupled(
     return Random(seed).sample(found, limit) if len(found) > limit else found
 
 
-def save(encoder: BertEncoder, tuned: FineTuningResult, folder: Path) -> None:
+def save_model(encoder: BertEncoder, tuned: FineTuningResult, folder: Path) -> None:
     """Write the folder whole or not at all."""
     part = folder.with_name(folder.name + ".part")
     rmtree(part, ignore_errors=True)
@@ -121,7 +121,7 @@ def save(encoder: BertEncoder, tuned: FineTuningResult, folder: Path) -> None:
     part.rename(folder)
 
 
-def known(folder: Path) -> FineTuningResult:
+def read_result(folder: Path) -> FineTuningResult:
     """What a folder's model came from; ValueError if `finetune` did not make it."""
     try:
         return msgspec.json.decode((folder / NAME).read_bytes(), type=FineTuningResult)
@@ -131,7 +131,7 @@ def known(folder: Path) -> FineTuningResult:
         raise ValueError(f"{folder / NAME} is not what `finetune` writes: {error}") from None
 
 
-def says(tuned: FineTuningResult, folder: Path) -> list[str]:
+def summary_lines(tuned: FineTuningResult, folder: Path) -> list[str]:
     """What was done, and what can be done with it."""
     day = datetime.fromtimestamp(tuned.until / 1000, UTC).date()
     return [

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from models.base import Doubles
 from policies.evaluation.confidence_sequences import betting
 from policies.evaluation.diagnostics import cautions, estimate, support
-from policies.evaluation.estimators import ESTIMATORS, Logged
+from policies.evaluation.estimators import ESTIMATORS, BanditLog
 from policies.evaluation.intervals import Interval, clustered
 from policies.evaluation.reward_model import FOLDS
 from policies.evaluation.slates import SLATE_ESTIMATORS, Slates
@@ -20,9 +20,9 @@ from stream.offline.off_policy_report import (
     Evaluation,
     MeasuredValue,
     PolicyEstimate,
-    draw,
-    said,
-    table,
+    draw_estimates,
+    estimate_table,
+    evaluation_lines,
 )
 from stream.offline.rescore import rescored
 from stream.offline.target_policies import (
@@ -41,7 +41,7 @@ from stream.settings import Settings
 FIXED = ("uniform",)
 
 
-def run(
+def run_evaluation(
     settings: Settings,
     log: str,
     policies: Sequence[str],
@@ -55,13 +55,13 @@ def run(
     threadpool_limits(1)  # small products: threads would wait for each other
     result = evaluate(settings, log, policies, candidates=candidates, model=model)
     console = Console(width=130, highlight=False)
-    console.print(table(result))
-    for line in said(result):
+    console.print(estimate_table(result))
+    for line in evaluation_lines(result):
         console.print(line, markup=False, soft_wrap=True)
     if out is not None:
         out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     if plot is not None:
-        draw(result, plot)
+        draw_estimates(result, plot)
         console.print(f"drawn in {plot}", markup=False)
 
 
@@ -156,7 +156,7 @@ def against(
     return single(served, target, one, model)
 
 
-def single(served: LoggedPolicy, target: str, log: Logged, model: str) -> PolicyEstimate:
+def single(served: LoggedPolicy, target: str, log: BanditLog, model: str) -> PolicyEstimate:
     """All estimators of decisions of one slot."""
     names = [name for name in ESTIMATORS if name != "replay" or served.uniform]
     terms = {name: ESTIMATORS[name](log) for name in names}

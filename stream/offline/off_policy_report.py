@@ -38,7 +38,7 @@ class Evaluation(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def table(result: Evaluation) -> Table:
+def estimate_table(result: Evaluation) -> Table:
     """Measured and estimated, side by side."""
     made = Table(title=f"Reward a decision, by {result.log}", caption="intervals 95%, by user")
     for i, name in enumerate(
@@ -76,7 +76,7 @@ def _rows(made: Table, judged: PolicyEstimate) -> None:
         made.add_row(judged.target, "IPS, any time", judged.logged_by, str(judged.anytime))
 
 
-def said(result: Evaluation) -> list[str]:
+def evaluation_lines(result: Evaluation) -> list[str]:
     """Every warning that applies, once."""
     lines = [f"note: {note}" for note in result.notes]
     for judged in result.judged:
@@ -88,7 +88,7 @@ def said(result: Evaluation) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def draw(result: Evaluation, path: Path) -> None:
+def draw_estimates(result: Evaluation, path: Path) -> None:
     """Estimates with their intervals, and what was measured as bands."""
     rows = [(j, one) for j in result.judged for one in j.estimates]
     drawn = figure(8, 1.5 + 0.3 * len(rows))

@@ -1,4 +1,4 @@
-"""The door to matplotlib: figures without a screen, as PNG files or as SVG in a page."""
+"""Figures by matplotlib, without a screen: as PNG files, or as SVG in a page."""
 
 from base64 import b64encode
 from io import BytesIO

@@ -16,7 +16,7 @@ from policies.evaluation.intervals import Interval, student
 from stream import build
 from stream.datasets.log_files import ready
 from stream.offline.plotting import COLOURS, figure, save_png
-from stream.offline.tables import columns, short, signed
+from stream.offline.tables import numeric_table, short, signed
 from stream.settings import Settings
 from stream.simulation.closed_loop import play
 from stream.simulation.drifting_news import drifting_news_environment
@@ -82,21 +82,21 @@ def report(
     ready(out, plot)
     if plot:
         figure(1, 1)  # where there is no matplotlib, say so now
-    result = regret(
+    result = measure_regret(
         settings, requests=requests, articles=articles, readers=readers, seeds=seeds, jobs=jobs
     )
     console = Console(width=130, highlight=False)
     console.print(regret_table(result))
-    for line in says(result):
+    for line in regret_lines(result):
         console.print(line, markup=False)
     if out is not None:
         out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     if plot is not None:
-        save_png(draw(result), plot)
+        save_png(draw_curves(result), plot)
         console.print(f"drawn in {plot}", markup=False)
 
 
-def regret(
+def measure_regret(
     settings: Settings,
     *,
     requests: int,
@@ -119,7 +119,7 @@ def regret(
         for seed in numbers
         for policy in reversed(policies)
     ]
-    found = side_by_side(run, trials, requests * len(trials), jobs)
+    found = side_by_side(run_regret, trials, requests * len(trials), jobs)
     by_policy: dict[str, list[list[float]]] = {name: [] for name in policies}
     for trial, regrets in zip(trials, found, strict=True):
         by_policy[trial.settings.policy].append(regrets)
@@ -136,20 +136,20 @@ def regret(
     )
 
 
-def run(trial: RegretRun, progress: Callable[[int], None] | None = None) -> list[float]:
+def run_regret(trial: RegretRun, progress: Callable[[int], None] | None = None) -> list[float]:
     """The regret of each ranking, in clicks."""
     settings = structs.replace(
         trial.settings, refresh_on_click=False, exclude_seen=False, horizon_seconds=HORIZON
     )
-    world = drifting_news_environment(
+    environment = drifting_news_environment(
         settings, requests=trial.requests, articles=trial.articles, readers=trial.readers
     )
-    loop, visitor = build.loop(settings, world.encoder), world.visitor()
+    loop, click_model = build.loop(settings, environment.encoder), environment.click_model()
     regrets: list[float] = []
-    for decision, _, _ in play(loop, world.messages(), visitor):
+    for decision, _, _ in play(loop, environment.messages(), click_model):
         at, user = decision.at, decision.user
-        best = visitor.best(user, world.available(at), world.k, at)
-        regrets.append(best - visitor.value(decision))
+        best = click_model.best(user, environment.available(at), environment.k, at)
+        regrets.append(best - click_model.value(decision))
         if progress and len(regrets) % 50 == 0:
             progress(50)
     return regrets
@@ -171,7 +171,7 @@ def course(policy: str, regrets: Doubles, at: Sequence[int]) -> RegretCurve:
     )
 
 
-def says(result: Regret) -> list[str]:
+def regret_lines(result: Regret) -> list[str]:
     """Whether the learner's regret bends, and whether it ends below all others."""
     learner = result.of(LEARNER)
     falls = f"{learner.first.mean:.2f} to {learner.last.mean:.2f} clicks a ranking"
@@ -188,7 +188,7 @@ def says(result: Regret) -> list[str]:
 
 def regret_table(result: Regret) -> Table:
     """Policies by what they lost against the best."""
-    table = columns(
+    table = numeric_table(
         f"{result.requests:,} rankings, seeds {result.seeds[0]} to {result.seeds[-1]}, "
         f"{result.readers} readers, {result.articles:,} articles",
         f"clicks lost against the best ranking of each moment; intervals 95% over seeds (Student); "
@@ -206,7 +206,7 @@ def regret_table(result: Regret) -> Table:
     return table
 
 
-def draw(result: Regret) -> "Figure":
+def draw_curves(result: Regret) -> "Figure":
     """Cumulative regret with bands."""
     drawn = figure(9, 5)
     axes = drawn.add_subplot()

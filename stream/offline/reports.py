@@ -1,4 +1,4 @@
-"""What `replay` and `simulate` do: read, run, print a table, write JSON for machines."""
+"""`rankloop replay` and `rankloop simulate`: read, run, print a table, write JSON for machines."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from stream.offline.tables import experiment_table, prequential_table
 from stream.settings import Settings
 from stream.simulation.closed_loop import Run, run
 from stream.simulation.environment import Environment, LogEnvironment
-from stream.simulation.event_log import liked, read
+from stream.simulation.event_log import liked, read_event_log
 from stream.simulation.experiment import POLICIES, run_experiment
 from stream.simulation.news import news_environment
 
@@ -49,7 +49,7 @@ class SimulateOptions(Struct, frozen=True, kw_only=True):
     out: Path | None
 
 
-def replay(settings: Settings, file: Path, options: ReplayOptions) -> None:
+def run_replay(settings: Settings, file: Path, options: ReplayOptions) -> None:
     """`rankloop replay`."""
     policies, k = options.policies, options.k
     several = policies is None or policies.count(",") or policies == "all"
@@ -59,7 +59,7 @@ def replay(settings: Settings, file: Path, options: ReplayOptions) -> None:
         raise click.UsageError("--limit goes without --policies; with them, say --requests")
     soon = structs.replace(settings, horizon_seconds=options.horizon)
     names = _names(policies) if policies is not None else ()
-    log = read(file, settings)
+    log = read_event_log(file, settings)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
     if not names:
@@ -68,26 +68,26 @@ def replay(settings: Settings, file: Path, options: ReplayOptions) -> None:
         )
         WIDE.print(prequential_table(result))
         return _write(options.out, result)
-    world = LogEnvironment(log, options.requests, k)
+    environment = LogEnvironment(log, options.requests, k)
     if options.decisions is not None:
         soon = soon.alone(names[0])
-        done = run(Run(settings=soon, world=world, decisions=options.decisions))
+        done = run(Run(settings=soon, environment=environment, decisions=options.decisions))
         click.echo(f"{len(done.users)} decisions in {options.decisions}, digest {done.digest}")
         return None
-    return _experiment(world, soon, names, options)
+    return _experiment(environment, soon, names, options)
 
 
-def simulate(settings: Settings, options: SimulateOptions) -> None:
+def run_simulation(settings: Settings, options: SimulateOptions) -> None:
     """`rankloop simulate`."""
     names = _names(options.policies)
     settings = structs.replace(settings, horizon_seconds=options.horizon)
-    world = news_environment(
+    environment = news_environment(
         settings,
         requests=options.requests,
         articles=options.articles,
         readers=options.readers,
     )
-    _experiment(world, settings, names, options)
+    _experiment(environment, settings, names, options)
 
 
 def _names(policies: str) -> tuple[str, ...]:
@@ -99,13 +99,13 @@ def _names(policies: str) -> tuple[str, ...]:
 
 
 def _experiment(
-    world: Environment,
+    environment: Environment,
     settings: Settings,
     names: tuple[str, ...],
     options: ReplayOptions | SimulateOptions,
 ) -> None:
     result = run_experiment(
-        world,
+        environment,
         settings,
         policies=names,
         seeds=range(settings.seed, settings.seed + options.seeds),

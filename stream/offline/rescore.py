@@ -38,17 +38,17 @@ class Rescorer:
         self._targets = targets
         self._places = places
 
-    def __call__(self, ask: RankingTask) -> Decision:
+    def __call__(self, task: RankingTask) -> Decision:
         """The decision, made again."""
-        decision = self.recommender(ask)
+        decision = self.recommender(task)
         if decision.slots:
-            candidates = self.retrieval(ask.request)
+            candidates = self.retrieval(task.request)
             shown = [slot.item for slot in decision.slots]
             order = [candidates.items.index(item) for item in shown]
             x = np.concatenate([candidates.x, candidates.text], axis=1)
             rows = x[order]  # a copy: the candidates are not kept
             for name, policy in self._targets.items():
-                scores = policy.scores(ask.request.user, ask.request.context, candidates)
+                scores = policy.scores(task.request.user, task.request.context, candidates)
                 self._places[name][decision.id] = {
                     item: TargetSlot(float(pmf[left.index(i)]), row, pmf @ x[left])
                     for item, i, row, (left, pmf) in zip(

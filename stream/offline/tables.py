@@ -7,7 +7,7 @@ from stream.offline.prequential import PrequentialResult
 from stream.simulation.experiment import Experiment
 
 
-def columns(title: str, caption: str, *names: str) -> Table:
+def numeric_table(title: str, caption: str, *names: str) -> Table:
     """An empty table; the first column names the row, the others hold numbers."""
     table = Table(title=title, caption=caption)
     for i, name in enumerate(names):
@@ -18,7 +18,7 @@ def columns(title: str, caption: str, *names: str) -> Table:
 def prequential_table(result: PrequentialResult) -> Table:
     """Models against popularity and chance on the same events."""
     k = result.k
-    table = columns(
+    table = numeric_table(
         f"{result.questions:,} liked items of {result.users} users, each ranked among all "
         f"{result.items:,} items less what the user had met",
         f"{result.cold:.1%} cold (item or user unknown); texts by {result.encoder}; intervals 95%, "
@@ -50,7 +50,7 @@ def prequential_table(result: PrequentialResult) -> Table:
 def experiment_table(result: Experiment) -> Table:
     """Policies against the champion on the same requests."""
     seeds = ", ".join(map(str, result.seeds))
-    table = columns(
+    table = numeric_table(
         f"{result.requests:,} requests of {result.users} users, seeds {seeds}",
         f"texts by {result.encoder}; decisions close after {result.horizon_seconds:g} s of the "
         f"log's time; intervals 95%, clustered by user; {result.seconds:.0f} s",

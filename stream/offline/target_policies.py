@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from models.base import Doubles
 from models.events import Item, Outcome
-from policies.evaluation.estimators import Logged
+from policies.evaluation.estimators import BanditLog
 from policies.evaluation.reward_model import FOLDS, cascaded, cross_fitted
 from policies.evaluation.slates import Slates
 
@@ -147,7 +147,7 @@ def described(served: LoggedPolicy, items: Sequence[str]) -> tuple[Doubles, int]
 
 def logged(
     served: LoggedPolicy, items: Sequence[str], chances: Doubles, beyond: Doubles | None, model: str
-) -> Logged:
+) -> BanditLog:
     """A log of one slot with a model of its rewards; `chances` of every item, shape (n, items)."""
     x, end = described(served, items)
     number = {item: i for i, item in enumerate(items)}
@@ -162,7 +162,7 @@ def logged(
         return changed
 
     shown, every = cross_fitted(x, rewards, users, len(items), features, model=model)
-    return Logged(
+    return BanditLog(
         rewards=rewards,
         propensities=np.array([one.slots[0].propensity for one in served.outcomes]),
         chances=chances[np.arange(len(actions)), actions],

@@ -1,4 +1,4 @@
-"""A trial: one policy in a closed loop of its own, on requests that others answer, too.
+"""A run: one policy in a closed loop of its own, on requests that others answer, too.
 
 Every so many liked items, their user asks for a ranking just before; a visitor clicks; clicks go
 back with their request, in event time, and the logged event itself follows as one without.
@@ -38,7 +38,7 @@ class RunResult(Struct, frozen=True):
 
 
 def play(
-    loop: Loop, messages: Messages, visitor: ClickModel
+    loop: Loop, messages: Messages, click_model: ClickModel
 ) -> Iterator[tuple[Decision, list[Click], float]]:
     """Each decision, the clicks that follow, and its microseconds; clicks enter when due."""
     waiting: list[tuple[int, int, Click]] = []
@@ -56,7 +56,7 @@ def play(
         decisions = loop(message)
         micros = (perf_counter() - started) * 1e6
         for decision in decisions:
-            clicks = visitor.visit(decision)
+            clicks = click_model.clicks(decision)
             for click in clicks:
                 count += 1
                 heappush(waiting, (click.at, count, click))
@@ -69,7 +69,7 @@ class Run(Struct, frozen=True, kw_only=True):
     """One run: a policy (in `settings`) and where its requests and its visitors come from."""
 
     settings: Settings
-    world: Environment
+    environment: Environment
     decisions: Path | None = None
 
 
@@ -77,13 +77,13 @@ def run(trial: Run, progress: Callable[[int], None] | None = None) -> RunResult:
     """Play one policy through; equal trials give equal decisions and an equal digest."""
     started = perf_counter()
     settings = structs.replace(trial.settings, refresh_on_click=False)
-    loop = build.loop(settings, trial.world.encoder)
+    loop = build.loop(settings, trial.environment.encoder)
     users, rewards, micros = list[str](), list[float](), list[float]()
     shown: dict[str, tuple[int, frozenset[str]]] = {}
     different: set[str] = set()
 
     def logged() -> Iterator[Item | Embedding | Event]:
-        for message in trial.world.messages():
+        for message in trial.environment.messages():
             yield message
             if isinstance(message, Click) and message.request in shown:
                 i, items = shown[message.request]
@@ -92,7 +92,7 @@ def run(trial: Run, progress: Callable[[int], None] | None = None) -> RunResult:
     out = trial.decisions.open("wb") if trial.decisions else None
     slots = 0
     with out or nullcontext():
-        for decision, clicks, spent in play(loop, logged(), trial.world.visitor()):
+        for decision, clicks, spent in play(loop, logged(), trial.environment.click_model()):
             items = [slot.item for slot in decision.slots]
             shown[decision.id] = len(users), frozenset(items)
             users.append(decision.user)

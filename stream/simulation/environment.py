@@ -1,4 +1,4 @@
-"""Where requests and visitors come from: a log, with requests of its own or put in between."""
+"""Where requests and clicks come from: a log, with requests of its own or put in between."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -14,13 +14,13 @@ Messages = Iterable[Item | Embedding | Event]
 
 
 class ClickModel(Protocol):
-    def visit(self, decision: Decision) -> list[Click]: ...
+    def clicks(self, decision: Decision) -> list[Click]: ...
 
 
 class NoClicks:
     """Nobody is there: the log holds the clicks itself."""
 
-    def visit(self, decision: Decision) -> list[Click]:
+    def clicks(self, decision: Decision) -> list[Click]:
         return []
 
 
@@ -32,7 +32,7 @@ class Environment(Protocol):
 
     def messages(self) -> Messages: ...
 
-    def visitor(self) -> ClickModel: ...
+    def click_model(self) -> ClickModel: ...
 
 
 class LogEnvironment(Struct, frozen=True):
@@ -56,13 +56,13 @@ class LogEnvironment(Struct, frozen=True):
         if self.asks:
             return upto(self.log.in_time(), self.requests)
         likes = sum(liked(event) is not None for event in self.log.events)
-        return asking(self.log.in_time(), likes, min(self.requests, likes), self.k)
+        return requests_before_likes(self.log.in_time(), likes, min(self.requests, likes), self.k)
 
-    def visitor(self) -> ClickModel:
+    def click_model(self) -> ClickModel:
         return NoClicks() if self.asks else LoggedClickModel(self.log.events, window=self.window)
 
 
-def asking(
+def requests_before_likes(
     messages: Messages, likes: int, limit: int, k: int
 ) -> Iterator[Item | Embedding | Event]:
     """The log with `limit` requests, spread evenly over its `likes`: each just before one."""

@@ -72,7 +72,7 @@ class EventLog(Struct, frozen=True):
         return iter(sorted(made, key=lambda one: one[0]))
 
 
-def read(path: Path, settings: Settings, limit: int | None = None) -> EventLog:
+def read_event_log(path: Path, settings: Settings, limit: int | None = None) -> EventLog:
     """Read a log, of its events the first `limit`, and embed its items.
 
     Vectors are kept under `data_dir` for the next time.

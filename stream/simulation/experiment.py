@@ -1,4 +1,4 @@
-"""Many trials on the cores there are, and the table that compares their policies."""
+"""An experiment: many runs on the cores there are, and the table that compares their policies."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +71,7 @@ def _run(play: Callable[[Any, Tell], Any], trial: Any) -> Any:
 def side_by_side(
     play: Callable[[T, Tell], R], trials: Sequence[T], total: int, jobs: int
 ) -> list[R]:
-    """`play` each trial, `jobs` at a time in processes of their own, with a progress bar.
+    """`play` each run, `jobs` at a time in processes of their own, with a progress bar.
 
     `play` is a function of a module; it tells how many more of the `total` requests are done.
     """
@@ -92,7 +92,7 @@ def side_by_side(
 
 
 def run_experiment(
-    world: Environment,
+    environment: Environment,
     settings: Settings,
     *,
     policies: Sequence[str],
@@ -107,7 +107,7 @@ def run_experiment(
     started = perf_counter()
     seeds = list(seeds)
     trials = [
-        Run(settings=structs.replace(settings.alone(policy), seed=seed), world=world)
+        Run(settings=structs.replace(settings.alone(policy), seed=seed), environment=environment)
         for seed in seeds
         for policy in reversed(policies)
     ]
@@ -141,7 +141,7 @@ def run_experiment(
         requests=len(users),
         users=len(set(users)),
         seeds=seeds,
-        encoder=world.encoder.version,
+        encoder=environment.encoder.version,
         horizon_seconds=settings.horizon_seconds,
         champion=champion,
         seconds=perf_counter() - started,

@@ -27,13 +27,13 @@ class NewsEnvironment(Struct, frozen=True):
     def messages(self) -> Messages:
         every = max(1, len(self.news.items) * MINUTE // self.requests)
         times = (START + (i + 1) * every for i in range(self.requests))
-        return asking(self.news, self.embeddings, times, self.seed, self.k)
+        return requests_of_readers(self.news, self.embeddings, times, self.seed, self.k)
 
-    def visitor(self) -> PositionBasedModel:
+    def click_model(self) -> PositionBasedModel:
         return PositionBasedModel(self.news.tastes, self.news.topics, seed=self.seed)
 
 
-def asking(
+def requests_of_readers(
     news: News, embeddings: Iterable[Embedding], times: Iterable[int], seed: int, k: int
 ) -> Messages:
     """A request by some reader at each time, in order, after the articles that came by then."""
@@ -44,11 +44,11 @@ def asking(
         while following and following[0].at <= at:
             yield from following
             following = next(pairs, None)
-        reader = readers[hash_of(seed, i) % len(readers)]
+        reader = readers[splitmix(seed, i) % len(readers)]
         yield Request(id=f"ask:{i + 1}", user=reader, at=at, k=k)
 
 
-def hash_of(seed: int, i: int) -> int:
+def splitmix(seed: int, i: int) -> int:
     """A number that looks drawn at random: splitmix64 (Steele et al. 2014)."""
     z = (seed * 0xD1342543DE82EF95 + i * 0x9E3779B97F4A7C15 + 1) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF

@@ -42,7 +42,7 @@ class AttributionHeader(Struct, frozen=True, kw_only=True):
 
 
 class AttributionSnapshots:
-    """The attributions of one log's partitions on a shelf, the last two of each.
+    """The attributions of one log's partitions in a store, the last two of each.
 
     >>> from agents.attribution import Attribution, AttributionRules
     >>> from stream.storage.object_store import object_store
@@ -60,7 +60,7 @@ class AttributionSnapshots:
         self.rules = rules
 
     def write(self, state: AttributionState) -> None:
-        """Put a state on the shelf, whole or not at all; remove what two newer ones replace."""
+        """Put a state into the store, whole or not at all; remove what two newer ones replace."""
         label = AttributionHeader(
             prefix=self.prefix,
             topic=self.topic,
@@ -75,11 +75,11 @@ class AttributionSnapshots:
             f"{name}.{n:06}": np.frombuffer(data, np.uint8)
             for n, (name, data) in enumerate(encode_state(state))
         }
-        self.store.put(file_name(state.partition, state.next), pieces(arrays, texts))
+        self.store.put(attribution_file(state.partition, state.next), pieces(arrays, texts))
         # Only below what was just written: whoever is ahead of this worker owns the partition now.
         older = [n for n in self.offsets(state.partition) if n <= state.next]
         for offset in older[KEEP:]:
-            self.store.remove(file_name(state.partition, offset))
+            self.store.remove(attribution_file(state.partition, offset))
 
     def names(self) -> list[tuple[int, int]]:
         """Partition and offset of all that is there, in order."""
@@ -95,12 +95,12 @@ class AttributionSnapshots:
 
         Raises CorruptFileError, SnapshotMismatchError or OSError.
         """
-        with self.store.open(file_name(partition, offset)) as (file, size):
+        with self.store.open(attribution_file(partition, offset)) as (file, size):
             return self._label(read_header(file, size).texts, partition, offset), size
 
     def read(self, partition: int, offset: int) -> AttributionState:
         """A state, checked in full. Raises CorruptFileError, SnapshotMismatchError or OSError."""
-        with self.store.open(file_name(partition, offset)) as (file, size):
+        with self.store.open(attribution_file(partition, offset)) as (file, size):
             head, arrays = read_tensors(file, size)
         self._label(head.texts, partition, offset)
         order = sorted(arrays, key=lambda name: name.rpartition(".")[2])
@@ -149,6 +149,6 @@ class AttributionSnapshots:
         return label
 
 
-def file_name(partition: int, offset: int) -> str:
+def attribution_file(partition: int, offset: int) -> str:
     """The file of a partition's attribution before the event at `offset`."""
     return f"attribution-{partition}-{offset:020}.safetensors"

@@ -40,7 +40,7 @@ class ObjectStore(Protocol):
 
 
 def object_store(url: str) -> ObjectStore:
-    """The shelf at a path, a file:// URL, or another URL that fsspec knows."""
+    """The store at a path, a file:// URL, or another URL that fsspec knows."""
     if "://" not in url and "::" not in url:
         return LocalStore(Path(url))
     if url.startswith("file://"):

@@ -58,7 +58,7 @@ class LogId(Struct, frozen=True):
 
 
 class SnapshotInfo(Struct, frozen=True):
-    """A file on the shelf: its cover, or what is wrong with it."""
+    """A file in the store: its header, or what is wrong with it."""
 
     name: str
     version: int
@@ -68,7 +68,7 @@ class SnapshotInfo(Struct, frozen=True):
 
 
 class Snapshots:
-    """The snapshots of one log on a shelf, the last `keep` of them.
+    """The snapshots of one log in a store, the last `keep` of them.
 
     >>> from stream.storage.object_store import object_store
     >>> from models.memory import Memory
@@ -92,7 +92,7 @@ class Snapshots:
         self.newest: SnapshotHeader | None = None  # written or restored here
 
     def write(self, state: LearnerState) -> SnapshotHeader:
-        """Put a snapshot on the shelf, whole or not at all, and remove those beyond `keep`."""
+        """Put a snapshot into the store, whole or not at all, and remove those beyond `keep`."""
         header = SnapshotHeader(
             version=state.version,
             digest=state.digest(),
@@ -101,14 +101,14 @@ class Snapshots:
             build=self.log.build,
             written=time.time_ns() // 1_000_000,
         )
-        self.store.put(file_name(state.version), pieces(arrays_of(state), texts_of(header)))
+        self.store.put(snapshot_file(state.version), pieces(arrays_of(state), texts_of(header)))
         self.newest = header
         for version in self.versions()[: -self.keep]:
-            self.store.remove(file_name(version))
+            self.store.remove(snapshot_file(version))
         return header
 
     def versions(self) -> list[int]:
-        """All versions on the shelf, the oldest first."""
+        """All versions in the store, the oldest first."""
         found = (NAME.fullmatch(name) for name in self.store.names())
         return [int(match[1]) for match in found if match]
 
@@ -118,7 +118,7 @@ class Snapshots:
 
     def read(self, version: int) -> tuple[SnapshotHeader, LearnerState]:
         """A snapshot, checked in full: CorruptFileError, SnapshotMismatchError or OSError."""
-        with self.store.open(file_name(version)) as (file, size):
+        with self.store.open(snapshot_file(version)) as (file, size):
             head, arrays = read_tensors(file, size)
         header = decode_header(head)
         if header.version != version:
@@ -166,12 +166,12 @@ class Snapshots:
             )
 
     def entries(self) -> list[SnapshotInfo]:
-        """What is on the shelf by its headers alone, the newest first."""
+        """What is in the store by its headers alone, the newest first."""
         return [self.entry(version) for version in reversed(self.versions())]
 
     def entry(self, version: int) -> SnapshotInfo:
         """One of them; what cannot be read says why."""
-        name, size = file_name(version), 0
+        name, size = snapshot_file(version), 0
         try:
             with self.store.open(name) as (file, size):
                 header = decode_header(read_header(file, size))
@@ -181,8 +181,8 @@ class Snapshots:
             return SnapshotInfo(name, version, size, error=str(error))
 
     def shapes(self, version: int) -> tuple[SnapshotHeader, dict[str, tuple[str, tuple[int, ...]]]]:
-        """A snapshot's cover, and the type and shape of each of its arrays, by its header."""
-        with self.store.open(file_name(version)) as (file, size):
+        """A snapshot's header, and the type and shape of each of its arrays, by its header."""
+        with self.store.open(snapshot_file(version)) as (file, size):
             head = read_header(file, size)
         return decode_header(head), {n: (t.dtype, t.shape) for n, t in head.tensors.items()}
 
@@ -193,9 +193,9 @@ class Snapshots:
         """
         taken, moved = set(self.store.names()), list[str]()
         for newer in [found for found in self.versions() if found > version]:
-            name = file_name(newer) + ASIDE
+            name = snapshot_file(newer) + ASIDE
             new = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 999))) if n not in taken)
-            self.store.move(file_name(newer), new)
+            self.store.move(snapshot_file(newer), new)
             moved.append(new)
         return moved
 
@@ -220,18 +220,18 @@ def _where(settings: Settings) -> str:
     return (settings.snapshot_url or str(Path(settings.data_dir, "snapshots"))).rstrip("/")
 
 
-def file_name(version: int) -> str:
+def snapshot_file(version: int) -> str:
     """The file of a version; names sort as versions do."""
     return f"{version:020}.safetensors"
 
 
 def texts_of(header: SnapshotHeader) -> dict[str, str]:
-    """A cover as a header's texts."""
+    """A snapshot's header as the texts of its file's header."""
     return {name: str(value) for name, value in msgspec.structs.asdict(header).items()}
 
 
 def decode_header(head: Header) -> SnapshotHeader:
-    """The cover in a header.
+    """The snapshot's header in its file's header.
 
     Raises SnapshotMismatchError for another format, CorruptFileError for none.
     """
@@ -244,7 +244,7 @@ def decode_header(head: Header) -> SnapshotHeader:
     try:
         return msgspec.convert(head.texts, SnapshotHeader, strict=False)
     except msgspec.ValidationError as error:
-        raise CorruptFileError(f"its cover cannot be read: {error}") from None
+        raise CorruptFileError(f"its header cannot be read: {error}") from None
 
 
 def arrays_of(state: LearnerState) -> Arrays:

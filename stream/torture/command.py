@@ -26,9 +26,9 @@ from stream.storage.snapshots import open_snapshots
 from stream.torture.checker.check import Findings, check, total
 from stream.torture.checker.journal import Journal
 from stream.torture.faults import FORGED, MOST_WORKERS
-from stream.torture.harness import Plan, RunRecord, TortureRun
+from stream.torture.harness import RunRecord, TorturePlan, TortureRun
 from stream.torture.producer import LoadProducer
-from stream.torture.report import PostMortem, TortureReport, shown
+from stream.torture.report import PostMortem, TortureReport, print_report
 from stream.torture.workers import ROOT, Worker, all_gone
 from stream.torture.workload import EARLY, HORIZON, LATENESS, SimulatedUsers, begins
 
@@ -56,8 +56,8 @@ def chosen(settings: Settings, stack: Stack, seed: int) -> Settings:
     )
 
 
-def torture(
-    settings: Settings, plan: Plan, folder: Path | None = None, out: Path | None = None
+def run_torture(
+    settings: Settings, plan: TorturePlan, folder: Path | None = None, out: Path | None = None
 ) -> bool:
     """Run the plan, check, print; whether every promise was kept.
 
@@ -75,7 +75,7 @@ def torture(
     try:
         verdict = _tortured(settings, plan, where, console)
         kept = verdict.ok
-        shown(console, verdict)
+        print_report(console, verdict)
         if out is not None:
             out.write_text(json.dumps(verdict.as_json(), indent=2) + "\n")
         return kept
@@ -86,14 +86,16 @@ def torture(
             console.print(f"logs, snapshots and Kafka's data are in {where}")
 
 
-def _tortured(settings: Settings, plan: Plan, folder: Path, console: Console) -> TortureReport:
+def _tortured(
+    settings: Settings, plan: TorturePlan, folder: Path, console: Console
+) -> TortureReport:
     with ExitStack() as running:
         bar = running.enter_context(progress(quiet=not sys.stderr.isatty()))
         stack = running.enter_context(Stack(kafka_home=settings.kafka_home, folder=folder))
         console.print(f"{stack.describes}; seed {plan.seed}")
         settings = chosen(settings, stack, plan.seed)
-        crew = [Worker(settings, folder, n) for n in range(max(MOST_WORKERS, plan.workers))]
-        running.callback(all_killed, crew)
+        workers = [Worker(settings, folder, n) for n in range(max(MOST_WORKERS, plan.workers))]
+        running.callback(all_killed, workers)
         people = SimulatedUsers(
             seed=plan.seed,
             begin=begins(time.time_ns() // 1_000_000, plan.events),
@@ -102,16 +104,16 @@ def _tortured(settings: Settings, plan: Plan, folder: Path, console: Console) ->
             partitions=PARTITIONS,
         )
         book = folder / "acknowledged"
-        lived = asyncio.run(_live(plan, settings, stack, crew, people, book, bar))
-        all_gone(crew)
-        return _checked(plan, settings, crew, lived, book, bar)
+        lived = asyncio.run(_live(plan, settings, stack, workers, people, book, bar))
+        all_gone(workers)
+        return _checked(plan, settings, workers, lived, book, bar)
 
 
 async def _live(
-    plan: Plan,
+    plan: TorturePlan,
     settings: Settings,
     stack: Stack,
-    crew: Sequence[Worker],
+    workers: Sequence[Worker],
     people: SimulatedUsers,
     path: Path,
     bar: Progress,
@@ -124,7 +126,7 @@ async def _live(
             plan,
             settings,
             stack,
-            crew,
+            workers,
             people,
             LoadProducer(settings, book),
             lambda name, done: bar.update(rows[name], completed=done),
@@ -135,9 +137,9 @@ async def _live(
 
 
 def _checked(
-    plan: Plan,
+    plan: TorturePlan,
     settings: Settings,
-    crew: Sequence[Worker],
+    workers: Sequence[Worker],
     lived: RunRecord,
     book: Path,
     bar: Progress,
@@ -146,7 +148,7 @@ def _checked(
     began = time.monotonic()
     config = book.with_name("check.toml")
     config.write_text(settings.toml())
-    snapshots = _snapshots(crew, settings)
+    snapshots = _snapshots(workers, settings)
     task = bar.add_task("messages checked", total=total(settings))
     with ThreadPoolExecutor(2) as beside:
         versions = [str(version) for version, _ in snapshots]
@@ -169,22 +171,22 @@ def _checked(
             fold=fresh,
             snapshots=snapshots,
             audit=audited,
-            exits=[code for worker in crew for code in worker.exits],
-            ended=[code for worker in crew for code in worker.ended],
-            starts=sum(worker.starts for worker in crew),
+            exits=[code for worker in workers for code in worker.exits],
+            ended=[code for worker in workers for code in worker.ended],
+            starts=sum(worker.starts for worker in workers),
         ),
         seconds=time.monotonic() - began,
     )
 
 
-def _snapshots(crew: Sequence[Worker], settings: Settings) -> list[tuple[int, str]]:
+def _snapshots(workers: Sequence[Worker], settings: Settings) -> list[tuple[int, str]]:
     """(version, digest) of each worker's newest snapshot, read in full; -1 for a damaged one."""
     found: list[tuple[int, str]] = []
-    for worker in crew:
-        shelf = open_snapshots(structs.replace(settings, data_dir=str(worker.data)))
-        if versions := shelf.versions():
+    for worker in workers:
+        snapshots = open_snapshots(structs.replace(settings, data_dir=str(worker.data)))
+        if versions := snapshots.versions():
             try:
-                _, state = shelf.read(versions[-1])
+                _, state = snapshots.read(versions[-1])
             except (OSError, ValueError) as error:
                 found.append((-1, f"worker {worker.number}: {error}"))
             else:
@@ -202,7 +204,7 @@ def _said(command: list[str]) -> dict[str, Any]:
         return {"error": (done.stdout + done.stderr)[-2000:]}
 
 
-def all_killed(crew: Sequence[Worker]) -> None:
+def all_killed(workers: Sequence[Worker]) -> None:
     """SIGKILL for whoever still runs."""
-    for worker in crew:
+    for worker in workers:
         worker.kill()

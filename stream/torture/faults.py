@@ -24,7 +24,7 @@ from stream.kafka.topics import Topics
 from stream.local.process import Server, StackError
 from stream.local.stack import Stack
 from stream.settings import Settings
-from stream.torture.kafka_tools import publish, reading, tail
+from stream.torture.kafka_tools import publish_raw, raw_consumer, tail
 from stream.torture.workers import Worker
 
 KINDS = {
@@ -83,13 +83,15 @@ def script(seed: int, count: int, kinds: Sequence[str]) -> list[str]:
 
 
 class Faults:
-    """Does faults to a crew of workers, the broker and Redis; `done` says what was done."""
+    """Does faults to the workers, the broker and Redis; `done` says what was done."""
 
-    def __init__(self, settings: Settings, stack: Stack, crew: Sequence[Worker], seed: int) -> None:
+    def __init__(
+        self, settings: Settings, stack: Stack, workers: Sequence[Worker], seed: int
+    ) -> None:
         self.settings = settings
         self.topics = Topics(settings.topic_prefix)
         self.stack = stack
-        self.crew = crew
+        self.workers = workers
         self.rng = Random(f"targets {seed}")
         self.done: list[InjectedFault] = []
         self.tasks: set[asyncio.Task[None]] = set()
@@ -163,7 +165,7 @@ class Faults:
         """A worker that has partitions; after a while, any that runs."""
         deadline = time.monotonic() + 20
         while True:
-            order = self.rng.sample(self.crew, len(self.crew))
+            order = self.rng.sample(self.workers, len(self.workers))
             for worker in order:
                 late = time.monotonic() > deadline
                 if worker.busy and (late or await asyncio.to_thread(worker.partitions)):
@@ -200,7 +202,7 @@ class Faults:
         if not partitions:  # it has just lost them: it publishes nothing
             return
         deadline = time.monotonic() + 3
-        async with reading(self.settings) as reader:
+        async with raw_consumer(self.settings) as reader:
             before = await reader.end_offsets(partitions)
             while time.monotonic() < deadline:
                 if await reader.end_offsets(partitions) != before:
@@ -217,8 +219,8 @@ class Faults:
             await asyncio.sleep(0.002)
 
     async def _join_or_leave(self, kind: str) -> None:
-        away = [worker for worker in self.crew if not worker.wanted and worker.reap()]
-        busy = [worker for worker in self.crew if worker.busy]
+        away = [worker for worker in self.workers if not worker.wanted and worker.reap()]
+        busy = [worker for worker in self.workers if worker.busy]
         if len(busy) > 1 and (not away or self.rng.random() < 0.5):
             worker = self.rng.choice(busy)
             worker.stop()
@@ -253,7 +255,7 @@ class Faults:
             source = Source(where.partition, where.offset + 1000, 0)
             record = replace(record, id=f"astray:{record.id}", source=source, prev="0" * 16)
         value = encode(record)
-        await publish(self.settings, [(self.topics.feedback, value, None, 0)])
+        await publish_raw(self.settings, [(self.topics.feedback, value, None, 0)])
         self._note(kind)
 
     async def _decision(self, kind: str) -> None:
@@ -269,7 +271,7 @@ class Faults:
                     (rankings.topic, encode(_second(one)), one.user.encode(), number)
                     for one in whole[-10:]
                 ]
-                await publish(self.settings, forged)
+                await publish_raw(self.settings, forged)
                 self._note(kind, f"{len(forged)} in partition {number}")
                 return
 

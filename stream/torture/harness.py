@@ -16,16 +16,16 @@ from stream.local.process import StackError
 from stream.local.stack import Stack
 from stream.settings import Settings
 from stream.torture.faults import Faults, InjectedFault, script
-from stream.torture.kafka_tools import publish
+from stream.torture.kafka_tools import publish_raw
 from stream.torture.producer import LoadProducer
 from stream.torture.workers import Worker
-from stream.torture.workload import SimulatedUsers, closing, messages
+from stream.torture.workload import SimulatedUsers, closing, load_messages
 
 READY_SECONDS = 120.0
 Told = Callable[[str, int], None]  # what is done, and how many
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class TorturePlan(Struct, frozen=True, kw_only=True):
     """How long and how hard; `interval` is the least time between two faults, in seconds."""
 
     seed: int
@@ -60,14 +60,14 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
 
 class TortureRun:
-    """A plan carried out against a running stack, by a crew of workers."""
+    """A plan carried out against a running stack, by its workers."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TorturePlan,
         settings: Settings,
         stack: Stack,
-        crew: Sequence[Worker],
+        workers: Sequence[Worker],
         people: SimulatedUsers,
         producer: LoadProducer,
         told: Told,
@@ -75,11 +75,11 @@ class TortureRun:
         self.plan = plan
         self.settings = settings
         self.topics = Topics(settings.topic_prefix)
-        self.crew = crew
+        self.workers = workers
         self.people = people
         self.producer = producer
         self.told = told
-        self.faults = Faults(settings, stack, crew, plan.seed)
+        self.faults = Faults(settings, stack, workers, plan.seed)
         self.lag = 0
         self.begun = 0  # faults
         self.since = 0.0  # the last one
@@ -100,7 +100,7 @@ class TortureRun:
             async with asyncio.TaskGroup() as group:  # one that fails ends all
                 watch = group.create_task(self._watch())
                 faults = group.create_task(self._faults())
-                await self.producer.send(messages(self.people), self._allowed)
+                await self.producer.send(load_messages(self.people), self._allowed)
                 await faults
                 over = time.time_ns() // 1_000_000
                 await self.faults.settle()
@@ -123,10 +123,10 @@ class TortureRun:
     async def _prepare(self) -> None:
         """Topics, workers, and a catalogue that all of them know."""
         await create(self.settings)
-        for worker in self.crew[: self.plan.workers]:
+        for worker in self.workers[: self.plan.workers]:
             worker.start()
         items = self.people.stock()
-        await publish(
+        await publish_raw(
             self.settings, [(self.topics.items, encode(i), i.id.encode(), 0) for i in items]
         )
         deadline = time.monotonic() + READY_SECONDS
@@ -136,7 +136,7 @@ class TortureRun:
             if len(says) == self.plan.workers and all(known) and self._ready(says):
                 return
             await asyncio.sleep(0.2)
-        words = "\n".join(worker.words() for worker in self.crew[: self.plan.workers])
+        words = "\n".join(worker.words() for worker in self.workers[: self.plan.workers])
         raise TimeoutError(f"the workers were not ready in {READY_SECONDS:.0f} s:\n{words}")
 
     def _allowed(self) -> int:
@@ -169,7 +169,7 @@ class TortureRun:
         while True:
             await asyncio.sleep(0.5)
             self.told("events", self.producer.sent)
-            for worker in self.crew:
+            for worker in self.workers:
                 if worker.look():
                     worker.start()
             try:
@@ -189,19 +189,23 @@ class TortureRun:
         return sum(max(0, end - at.get(partition, 0)) for partition, end in ends.items())
 
     def _all_run(self) -> None:
-        for worker in self.crew:
+        for worker in self.workers:
             worker.resume()
-        missing = self.plan.workers - sum(worker.runs for worker in self.crew)
-        for worker in [one for one in self.crew if not one.runs and one.reap()][: max(0, missing)]:
+        missing = self.plan.workers - sum(worker.runs for worker in self.workers)
+        for worker in [one for one in self.workers if not one.runs and one.reap()][
+            : max(0, missing)
+        ]:
             worker.start()
 
     async def _status(self, digest: bool = False) -> list[dict[str, Any]]:
-        running = [worker for worker in self.crew if worker.wanted]
+        running = [worker for worker in self.workers if worker.wanted]
         return list(await asyncio.gather(*(asyncio.to_thread(w.status, digest) for w in running)))
 
     def _ready(self, says: list[dict[str, Any]]) -> bool:
-        lives = [life for one in says for life in one.get("partitions", {}).values()]
-        return len(lives) == self.settings.partitions and all(life["ready"] for life in lives)
+        partitions = [state for one in says for state in one.get("partitions", {}).values()]
+        return len(partitions) == self.settings.partitions and all(
+            state["ready"] for state in partitions
+        )
 
     async def _settled(self) -> tuple[bool, tuple[WorkerReport, ...]]:
         """Wait until every event is committed and every worker has learned all of feedback."""
@@ -224,7 +228,7 @@ class TortureRun:
         return False, said or await self._digests()
 
     async def _digests(self) -> tuple[WorkerReport, ...]:
-        numbers = [worker.number for worker in self.crew if worker.wanted]
+        numbers = [worker.number for worker in self.workers if worker.wanted]
         says = await self._status(digest=True)
         return tuple(
             WorkerReport(

@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 from stream.settings import Settings
 
 
-async def publish(
+async def publish_raw(
     settings: Settings, messages: Iterable[tuple[str, bytes, bytes | None, int]]
 ) -> int:
     """Publish (topic, value, key, partition) with a client of its own; how many."""
@@ -21,14 +21,14 @@ async def publish(
         await client.stop()
 
 
-def reading(settings: Settings) -> AIOKafkaConsumer:
+def raw_consumer(settings: Settings) -> AIOKafkaConsumer:
     """A client that reads without a group; it is not started."""
     return AIOKafkaConsumer(**settings.aiokafka_options(), group_id=None, auto_offset_reset="none")
 
 
 async def tail(settings: Settings, tp: TopicPartition, count: int = 50) -> list[ConsumerRecord]:
     """The last messages of a partition; [] if the broker does not answer."""
-    reader = reading(settings)
+    reader = raw_consumer(settings)
     found: list[ConsumerRecord] = []
     try:
         await reader.start()

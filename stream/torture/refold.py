@@ -10,7 +10,7 @@ import sys
 from stream import build
 from stream.kafka.topics import Topics
 from stream.settings import Settings
-from stream.torture.checker.logs import messages
+from stream.torture.checker.logs import topic_messages
 
 
 def main(config: str, *wanted: str) -> None:
@@ -19,7 +19,7 @@ def main(config: str, *wanted: str) -> None:
     learner = build.learner(settings)
     versions = {int(version) for version in wanted}
     digests = {version: learner.digest() for version in versions if version == 0}
-    for message in messages(settings, Topics(settings.topic_prefix).feedback, 1):
+    for message in topic_messages(settings, Topics(settings.topic_prefix).feedback, 1):
         learner(message.offset, message.value or b"")
         if learner.version in versions:
             digests[learner.version] = learner.digest()

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stream.torture.checker.check import Findings
 from stream.torture.faults import KINDS
-from stream.torture.harness import Plan, RunRecord
+from stream.torture.harness import RunRecord, TorturePlan
 
 UNAWARE = 0.02  # share of rankings whose bounded wait for their user's events may run out
 
@@ -30,7 +30,7 @@ class PostMortem(Struct, frozen=True):
 class TortureReport(Struct, frozen=True):
     """All that is known in the end, and which promises it breaks."""
 
-    plan: Plan
+    plan: TorturePlan
     lived: RunRecord
     findings: Findings
     kept: PostMortem
@@ -94,7 +94,7 @@ class TortureReport(Struct, frozen=True):
         }
 
 
-def shown(console: Console, verdict: TortureReport) -> None:
+def print_report(console: Console, verdict: TortureReport) -> None:
     """Print the tables, and what is wrong."""
     console.print(_faults(verdict))
     console.print(_table(verdict))

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """`rankloop worker` with a data folder of its own, again and again in one place of the crew."""
+    """`rankloop worker` with a data folder of its own, started again and again in one place."""
 
     def __init__(self, settings: Settings, folder: Path, number: int) -> None:
         self.number = number
@@ -124,8 +124,8 @@ class Worker:
 
     def partitions(self) -> list[int]:
         """Those it owns and has restored."""
-        lives: dict[str, Any] = self.status().get("partitions", {})
-        return [int(number) for number, life in lives.items() if life["ready"]]
+        partitions: dict[str, Any] = self.status().get("partitions", {})
+        return [int(number) for number, state in partitions.items() if state["ready"]]
 
     def snapshots(self) -> list[Path]:
         """Its snapshots, the oldest first."""

@@ -33,8 +33,8 @@ class SimulatedUsers(Struct, frozen=True, kw_only=True):
     """Who does what, when it begins (milliseconds), and where it goes.
 
     >>> people = SimulatedUsers(seed=1, begin=10**12, users=50, items=20, partitions=2)
-    >>> first = next(messages(people))
-    >>> first.partition == owner(first.user, 2), first == next(messages(people))
+    >>> first = next(load_messages(people))
+    >>> first.partition == owner(first.user, 2), first == next(load_messages(people))
     (True, True)
     """
 
@@ -69,7 +69,7 @@ def closing(people: SimulatedUsers, events: int) -> list[SentMessage]:
     return [SentMessage(tick, "", p) for _ in range(CLOSING) for p in range(people.partitions)]
 
 
-def messages(people: SimulatedUsers) -> Iterator[SentMessage]:
+def load_messages(people: SimulatedUsers) -> Iterator[SentMessage]:
     """All that is sent, for ever: a tenth late, 5% again, a tenth out of order, some bad."""
     rng = Random(people.seed)
     held: list[tuple[int, SentMessage]] = []  # at most some eighty

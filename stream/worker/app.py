@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 from models.base import Encoder
 from stream import build
 from stream.errors import LogError
-from stream.kafka.authorization import Permission, check
+from stream.kafka.authorization import Permission, check_permissions
 from stream.kafka.health import BrokerMonitor, required_permissions, wait_for_broker
 from stream.kafka.membership import claim, take_over
 from stream.kafka.patches import bound_tls_close, limit_idle_fetches
@@ -63,7 +63,7 @@ class Guard(faust.Service):
                 signal.raise_signal(signal.SIGTERM)
 
 
-def run(settings: Settings) -> None:
+def run_worker(settings: Settings) -> None:
     """Run a worker until it is told to stop. Leaves by SystemExit, as Faust's worker does."""
     configure(settings.log_level, settings.log_json)
     if find_spec("uvloop"):  # not on Windows
@@ -112,7 +112,7 @@ async def _opened(settings: Settings, client_id: str) -> None:
 
 
 async def _let_in(settings: Settings, permissions: list[Permission], client_id: str) -> None:
-    await take_over(settings, await check(settings, permissions), client_id)
+    await take_over(settings, await check_permissions(settings, permissions), client_id)
 
 
 def app(

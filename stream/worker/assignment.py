@@ -1,4 +1,4 @@
-"""A partition while this worker owns it."""
+"""A partition from assignment to revocation: what it took, what may be committed, what counts."""
 
 import time
 from typing import Any
@@ -112,10 +112,10 @@ class AssignedPartition:
     def commit_accepted(self) -> None:
         """The last commit was accepted: only now are its events counted."""
         if self._offered is not None:
-            commit, stand = self._offered
+            commit, counts = self._offered
             self.committed, self.needed = commit.offset, commit.bookmark.ids_from
-            self.counters.committed(self._counted, stand, over=self.lost)
-            self._counted, self._offered = stand, None
+            self.counters.committed(self._counted, counts, over=self.lost)
+            self._counted, self._offered = counts, None
 
     def status(self) -> dict[str, Any]:
         """How far it is, for the status page."""

@@ -22,7 +22,7 @@ WAITING = "waiting"
 
 
 class CounterSnapshot(Struct, frozen=True):
-    """How a life's own counters stand at one event."""
+    """An assigned partition's own counters as they were at one event."""
 
     taken: int  # messages, counted as they came
     events: Counter[str]
@@ -39,22 +39,22 @@ class CounterSnapshot(Struct, frozen=True):
 
 
 class PartitionCounters:
-    """One partition's totals over all its lives on this worker.
+    """One partition's totals over all its assignments to this worker.
 
     Events that wait for their request move with their partition: `inherited` and `released` count
-    them as a life begins and ends. Else a worker that attributes a click which another one took in
-    would account for more than it took.
+    them as an assignment begins and ends. Else a worker that attributes a click which another one
+    took in would account for more than it took.
 
-    >>> tally = PartitionCounters()
+    >>> counters = PartitionCounters()
     >>> before, after = (CounterSnapshot(n, Counter(asked=n), Counter()) for n in (0, 2))
-    >>> tally.committed(before, after)
-    >>> tally.taken, tally.accounted, tally.results["asked"]
+    >>> counters.committed(before, after)
+    >>> counters.taken, counters.accounted, counters.results["asked"]
     (2, 2, 2)
     """
 
     def __init__(self) -> None:
         self.taken = 0
-        self.waiting = 0  # of the life that is, as of its last commit
+        self.waiting = 0  # of the present assignment, as of its last commit
         self.inherited = self.released = 0
         self.results: Counter[str] = Counter(dict.fromkeys((*RESULTS, "deadletter"), 0))
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
@@ -73,26 +73,26 @@ class PartitionCounters:
         """What `taken` must be."""
         return self.results.total() + self.waiting + self.released - self.inherited
 
-    def restored(self, stand: CounterSnapshot, seconds: float) -> None:
-        """A life was restored, which took so long."""
+    def restored(self, counts: CounterSnapshot, seconds: float) -> None:
+        """An assigned partition was restored, which took so long."""
         self.restores += 1
         self.restore_seconds += seconds
-        self.inherited += stand.waiting
-        self.waiting = stand.waiting
+        self.inherited += counts.waiting
+        self.waiting = counts.waiting
 
     def published(self, decisions: Iterable[Decision]) -> None:
         """These were acknowledged."""
         self.rankings.update("refused" if d.refused else "ranked" for d in decisions)
 
-    def revoked(self, stand: CounterSnapshot) -> None:
-        """A life is over; `stand` is what it committed last."""
-        self.released += stand.waiting
+    def revoked(self, counts: CounterSnapshot) -> None:
+        """An assignment is over; `counts` is what it committed last."""
+        self.released += counts.waiting
         self.waiting = 0
 
     def committed(
         self, before: CounterSnapshot, after: CounterSnapshot, over: bool = False
     ) -> None:
-        """The commit of what lies between two stands of one life, maybe over, was accepted."""
+        """What lies between two snapshots of one assignment, which may be over, was committed."""
         self.taken += after.taken - before.taken
         if over:
             self.released += after.waiting - before.waiting
@@ -110,7 +110,7 @@ class PartitionCounters:
         self.dead_letters += letters
 
     def unserved(self, seconds: float) -> None:
-        """The oldest event that had come before a life began was handled so long after it came."""
+        """The oldest event from before an assignment began was handled so long after it came."""
         self.unserved_times += 1
         self.unserved_seconds += seconds
         self.longest_unserved = max(self.longest_unserved, seconds)

@@ -1,4 +1,4 @@
-"""A worker without Faust: what it knows, which logs it follows, which partitions it lives.
+"""A worker without Faust: what it knows, which logs it follows, which partitions it owns.
 
 It decides only while its fold is the one in force (L12): else it stands by, folding, and takes over
 at the record that says so.

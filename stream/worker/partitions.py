@@ -1,4 +1,4 @@
-"""Drives each assigned partition's life against Kafka: reads, publishes, waits, commits.
+"""Drives each assigned partition against Kafka: reads, publishes, waits, commits.
 
 The order that keeps every promise is in `agents.partition`; here each of its commands is performed.
 """
@@ -38,7 +38,7 @@ Published = Callable[[ConsumerRecord, Decision], None]
 
 
 class Partitions(ConsumerRebalanceListener):
-    """The group's consumer and the lives of the partitions assigned to this worker."""
+    """The group's consumer and the partitions assigned to this worker."""
 
     def __init__(
         self,
@@ -244,9 +244,9 @@ class Partitions(ConsumerRebalanceListener):
 
     async def _perform(self, owned: AssignedPartition, command: Command) -> Any:
         match command:
-            case PublishFeedback(lessons):
+            case PublishFeedback(records):
                 topic = self.topics.feedback
-                offsets = await self.publish([ProducerRecord(topic, x.data) for x in lessons])
+                offsets = await self.publish([ProducerRecord(topic, x.data) for x in records])
                 return offsets[-1] + 1
             case AwaitLearner(version):
                 try:

@@ -18,7 +18,7 @@ from models.candidates import standardised
 from models.events import Click, Item, Reward, encode
 from policies.base import rank
 from stream import build
-from stream.datasets.movielens import find_movielens, movielens
+from stream.datasets.movielens import find_movielens, movielens_messages
 from stream.kafka.topics import owner
 from stream.offline.prequential import EventLog
 from stream.storage.vector_cache import EncoderIdentity
@@ -144,7 +144,7 @@ def film_log(count: int) -> tuple[EventLog, str]:
     if folder is None:
         log = EventLog(world.items(), world.embeddings(), tuple(world.clicks(count)), known)
         return log, f"{len(log.events):,} clicks on simulated news (no film log here)"
-    messages = list(movielens(folder, user_tags=0))
+    messages = list(movielens_messages(folder, user_tags=0))
     films = tuple(one for one in messages if isinstance(one, Item))
     events = tuple(one for one in messages if isinstance(one, Click | Reward))[:count]
     log = EventLog(films, tuple(embed(films, text)), events, known)

@@ -37,8 +37,8 @@ from models.events import (
     Begin,
     Features,
     Item,
-    Judged,
     Outcome,
+    OutcomeSlot,
     Request,
     Source,
     chain,
@@ -81,7 +81,9 @@ def records(size: Size, first: Begin) -> Iterator[bytes]:
         features = Features(x=tuple(rng.gauss(0, 1) for _ in names), text=(0.1,) * 16)
         shown = [f"item:{int(size.items * rng.random() ** 3)}" for _ in range(10)]
         slots = tuple(
-            Judged(item=item, position=k, propensity=0.1, reward=float(k == 3), features=features)
+            OutcomeSlot(
+                item=item, position=k, propensity=0.1, reward=float(k == 3), features=features
+            )
             for k, item in enumerate(shown)
         )
         outcome = Outcome(

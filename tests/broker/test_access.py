@@ -11,7 +11,7 @@ import pytest
 
 from models.events import Click, Request
 from models.hash_encoder import HashEncoder
-from stream.kafka.authorization import AuthorizationDeniedError, Permission, check
+from stream.kafka.authorization import AuthorizationDeniedError, Permission, check_permissions
 from stream.kafka.health import required_permissions
 from stream.kafka.topics import create
 from stream.local.process import free_port
@@ -118,7 +118,7 @@ def test_each_right_that_is_missing_is_named_with_its_remedy(
 
     def denied() -> str:
         try:
-            asyncio.run(check(settings, every))
+            asyncio.run(check_permissions(settings, every))
         except AuthorizationDeniedError as denied:
             return str(denied)
         return ""

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from models.events import Click, Request, Tick, decode_decision, encode
 from stream.settings import Settings
 from stream.torture.checker.check import check
-from stream.torture.command import torture
+from stream.torture.command import run_torture
 from stream.torture.faults import Faults
-from stream.torture.harness import Plan
+from stream.torture.harness import TorturePlan
 from tests.conftest import Kafka
 from tests.support.broken_worker import ASLEEP, SAFEGUARDS
 from tests.support.kafka_helpers import World, now
@@ -43,23 +43,23 @@ KINDS_IN_CI = (
 slow = pytest.mark.skipif(
     not os.environ.get("RANKLOOP_TEST_SLOW"), reason="half a minute each: make torture-check"
 )
-QUICK = Plan(
+QUICK = TorturePlan(
     seed=7, events=1_500, faults=3, workers=2, kinds=(), interval=2, minutes=10, patience=60
 )
-Tortured = Callable[[Plan, str], dict[str, Any]]
+Tortured = Callable[[TorturePlan, str], dict[str, Any]]
 
 
 @pytest.fixture
 def tortured(
     kafka_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Plan, str], dict[str, Any]]:
+) -> Callable[[TorturePlan, str], dict[str, Any]]:
     """What comes of a plan with workers that lack a safeguard."""
 
-    def run(plan: Plan, safeguard: str = "nothing") -> dict[str, Any]:
+    def run(plan: TorturePlan, safeguard: str = "nothing") -> dict[str, Any]:
         broken = [sys.executable, str(ROOT / "tests" / "support" / "broken_worker.py"), safeguard]
         monkeypatch.setenv("RANKLOOP_TEST_WORKER", shlex.join(broken))
         out = tmp_path / "found.json"
-        kept = torture(Settings(kafka_home=str(kafka_home)), plan, tmp_path / "torture", out)
+        kept = run_torture(Settings(kafka_home=str(kafka_home)), plan, tmp_path / "torture", out)
         found = json.loads(out.read_text())
         assert found["ok"] == kept == (not found["broken"])
         return found
@@ -104,8 +104,8 @@ def test_a_worker_that_has_just_lost_its_partitions_is_killed_all_the_same(kafka
     worker = Leaving()
 
     async def fault() -> None:
-        crew = [worker]
-        faults = Faults(Settings(brokers=kafka.brokers), None, crew, 1)  # pyright: ignore[reportArgumentType]
+        workers = [worker]
+        faults = Faults(Settings(brokers=kafka.brokers), None, workers, 1)  # pyright: ignore[reportArgumentType]
         await faults.inject("kill-sending")
         await faults.settle()
 

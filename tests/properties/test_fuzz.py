@@ -29,8 +29,8 @@ from models.events import (
     Interaction,
     InvalidMessageError,
     Item,
-    Judged,
     Outcome,
+    OutcomeSlot,
     Request,
     Reward,
     Source,
@@ -261,7 +261,7 @@ outcomes = st.builds(
     ),
     slots=st.lists(
         st.builds(
-            lambda item, propensity, reward, x, tags, text: Judged(
+            lambda item, propensity, reward, x, tags, text: OutcomeSlot(
                 item=item,
                 position=0,
                 propensity=propensity,

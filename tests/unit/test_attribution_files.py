@@ -14,7 +14,7 @@ from models.events import Click, Decision, Event, Request, decode_event
 from models.hash_encoder import HashEncoder
 from stream import build
 from stream.settings import Settings
-from stream.storage.attribution_snapshots import AttributionSnapshots, file_name
+from stream.storage.attribution_snapshots import AttributionSnapshots, attribution_file
 from stream.storage.object_store import LocalStore
 from stream.storage.snapshots import open_attribution_snapshots, open_snapshots
 from stream.storage.tensor_file import CorruptFileError, SnapshotMismatchError
@@ -80,7 +80,7 @@ def test_a_damaged_one_is_said_and_the_one_before_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, _ = two(tmp_path)
-    path = tmp_path / file_name(0, 20)
+    path = tmp_path / attribution_file(0, 20)
     data, rng = path.read_bytes(), Random(5)
     head = 8 + int.from_bytes(data[:8], "little")
     ends = {0, 1, 7, 8, 9, head - 1, head, head + 1, len(data) - 33, len(data) - 32, len(data) - 1}
@@ -96,10 +96,10 @@ def test_a_damaged_one_is_said_and_the_one_before_is_used(
         assert kept(tmp_path).newest(0, 0, 100) == older
         assert [r.levelno >= logging.WARNING for r in caplog.records] == [True]
     path.unlink()
-    path.symlink_to(tmp_path / file_name(0, 10))
+    path.symlink_to(tmp_path / attribution_file(0, 10))
     assert kept(tmp_path).newest(0, 0, 100) == older
     path.unlink()
-    (tmp_path / file_name(0, 10)).rename(path)
+    (tmp_path / attribution_file(0, 10)).rename(path)
     with pytest.raises(CorruptFileError, match="it is of partition 0 at 10"):
         kept(tmp_path).read(0, 20)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from agents.attribution import Attribution, RankingTask
 from agents.audit.audit import AuditReport
 from agents.audit.catalogues import CatalogueHistory
-from agents.audit.differences import compared, likely
+from agents.audit.differences import difference_of, likely
 from agents.partition import ReceivedMessage
 from agents.recommender import Recommender
 from models.bert_encoder import embed
@@ -35,9 +35,9 @@ from models.events import (
 from models.hash_encoder import HashEncoder
 from stream import build
 from stream.cli.main import main
-from stream.datasets.topic_logs import FileLogs, save
+from stream.datasets.topic_logs import FileLogs, save_topic
 from stream.kafka.topics import owner
-from stream.offline.audit import audit, lines
+from stream.offline.audit import audit_logs, report_lines
 from stream.settings import Settings
 from tests.conftest import Kafka
 from tests.support.kafka_helpers import World, eventually, now
@@ -174,7 +174,7 @@ def logs(owned: Logs) -> Logs:
 
 
 def audited(logs: Logs, settings: Settings = SETTINGS) -> AuditReport:
-    return audit(settings, logs, quiet=True)[0]
+    return audit_logs(settings, logs, quiet=True)[0]
 
 
 def tamper(
@@ -293,7 +293,7 @@ def test_another_model_with_the_same_numbers_is_altered(logs: Logs) -> None:
     decisions = (decode_decision(message.data) for message in logs.topics["rankings"][1])
     decision = next(filter(full, decisions))
     other = replace(decision, model=decision.model + 1)
-    field, _, _ = compared(other, decision)
+    field, _, _ = difference_of(other, decision)
     assert (field, likely(field, other, decision, {}).cause) == ("model", "altered")
 
 
@@ -434,7 +434,7 @@ def test_a_repeat_that_answers_something_else_is_named(logs: Logs) -> None:
     found = audited(logs)
     assert found.ok
     assert found.unlike == (again.id,)
-    assert any("answers something else" in line for line in lines(found))
+    assert any("answers something else" in line for line in report_lines(found))
 
 
 def test_an_id_asked_again_after_the_window_is_a_ranking_of_its_own() -> None:
@@ -515,7 +515,7 @@ def test_events_that_begin_late_leave_records_unchecked(logs: Logs) -> None:
     rankings = [decode_decision(message.data) for message in logs.topics["rankings"][0]]
     assert found.unchecked_rankings == sum(decision.source < 5 for decision in rankings) > 0
     assert found.same == found.rankings - found.unchecked_rankings
-    assert f"  {found.unchecked_rankings} not checked" in "\n".join(lines(found))
+    assert f"  {found.unchecked_rankings} not checked" in "\n".join(report_lines(found))
 
 
 def test_a_repeat_of_a_request_that_was_cut_is_not_unanswered() -> None:
@@ -526,7 +526,7 @@ def test_a_repeat_of_a_request_that_was_cut_is_not_unanswered() -> None:
     found = audited(owned.logs)
     assert found.ok
     assert (found.unanswered, found.unsure, found.unchecked_rankings) == (0, 1, 1)
-    assert any(line.startswith("  1 more are not, and not checked") for line in lines(found))
+    assert any(line.startswith("  1 more are not, and not checked") for line in report_lines(found))
 
 
 def test_a_ranking_that_nobody_asked_for_is_found(logs: Logs) -> None:
@@ -564,7 +564,7 @@ def test_nothing_to_audit_is_no_success(logs: Logs) -> None:
 
 
 def test_saved_logs_are_audited_alike(logs: Logs, tmp_path: Path) -> None:
-    first, _ = audit(SETTINGS, logs, tmp_path / "saved", quiet=True)
+    first, _ = audit_logs(SETTINGS, logs, tmp_path / "saved", quiet=True)
     again = audited_files(tmp_path / "saved")
     assert again == first == audited(logs)
 
@@ -578,11 +578,11 @@ def test_json_lines_are_audited_alike(logs: Logs, tmp_path: Path) -> None:
 
 
 def audited_files(folder: Path) -> AuditReport:
-    return audit(SETTINGS, FileLogs(folder), quiet=True)[0]
+    return audit_logs(SETTINGS, FileLogs(folder), quiet=True)[0]
 
 
 def test_a_folder_without_a_topic_says_which(logs: Logs, tmp_path: Path) -> None:
-    list(save(logs, tmp_path, "events"))
+    list(save_topic(logs, tmp_path, "events"))
     with pytest.raises(FileNotFoundError, match="has no rankings"):
         FileLogs(tmp_path)
 
@@ -624,7 +624,7 @@ def command(folder: Path, *more: str) -> tuple[int, str]:
 
 def test_the_command_says_so_and_exits_with_0(logs: Logs, tmp_path: Path) -> None:
     count = sum(map(len, logs.topics["rankings"]))
-    audit(SETTINGS, logs, tmp_path, quiet=True)
+    audit_logs(SETTINGS, logs, tmp_path, quiet=True)
     code, said = command(tmp_path)
     assert (code, said.splitlines()[0]) == (
         0,
@@ -634,7 +634,7 @@ def test_the_command_says_so_and_exits_with_0(logs: Logs, tmp_path: Path) -> Non
 
 def test_the_command_exits_with_1_and_explains_a_difference(logs: Logs, tmp_path: Path) -> None:
     tamper(logs, lambda d: replace(d, slots=d.slots[::-1]), full)
-    audit(SETTINGS, logs, tmp_path, quiet=True)
+    audit_logs(SETTINGS, logs, tmp_path, quiet=True)
     code, said = command(tmp_path)
     assert code == 1
     assert "1 differ: other order" in said
@@ -667,5 +667,5 @@ def test_what_a_worker_published_to_kafka_reproduces(
         assert done.stdout.startswith("40 of 40 rankings came out bit for bit the same")
         _, digest = world.agreed()
         assert digest in done.stdout
-        again = audit(world.settings, FileLogs(tmp_path / "kept"), quiet=True)[0]
+        again = audit_logs(world.settings, FileLogs(tmp_path / "kept"), quiet=True)[0]
         assert (again.ok, again.same, again.digest) == (True, 40, digest)

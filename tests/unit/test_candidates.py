@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from models.candidates import Candidates, CandidateSource, Retrieval, standardised
 from models.catalogue import Catalogue
 from models.content import Content
-from models.events import Embedding, Interaction, Item, Judged, Outcome, Request, Source
+from models.events import Embedding, Interaction, Item, Outcome, OutcomeSlot, Request, Source
 from models.item_knn import ItemKNN
 from models.memory import Memory
 from models.popularity import Popularity
@@ -57,7 +57,7 @@ class World:
         return self
 
     def shows(self, user: str, *items: str) -> "World":
-        slots = tuple(Judged(item=i, position=0, propensity=1.0, reward=0.0) for i in items)
+        slots = tuple(OutcomeSlot(item=i, position=0, propensity=1.0, reward=0.0) for i in items)
         fields = {"id": "o", "user": user, "at": 0, "policy": "p", "model": 0, "source": NOWHERE}
         self.memory.shown(Outcome(status="expired", slots=slots, **fields))
         return self

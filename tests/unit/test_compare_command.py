@@ -14,22 +14,22 @@ from policies.evaluation.intervals import Interval
 from policies.evaluation.paired import PairedColumns, holm
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
-from stream.offline.compare.command import Plan, compared
+from stream.offline.compare.command import ComparisonPlan, compare_arms
 from stream.offline.compare.comparison import (
     ALL,
     COLD_ITEMS,
     OTHER_ITEMS,
     Comparison,
     Contrast,
-    weights,
+    hypothesis_weights,
 )
 from stream.offline.compare.findings import finding, findings
 from stream.offline.compare.report import page
-from stream.offline.compare.trial import ArmRun, run
+from stream.offline.compare.trial import ArmRun, run_arm
 from stream.offline.regret import Regret, RegretCurve
 from stream.settings import Settings
 from stream.simulation.environment import LogEnvironment
-from stream.simulation.event_log import EventLog, read
+from stream.simulation.event_log import EventLog, read_event_log
 from tests.unit.test_replay import messages
 
 ARMS = ("random", "popular", "content", "bandit-no-text", "full")
@@ -45,12 +45,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def log(settings: Settings) -> EventLog:
     path = Path(settings.data_dir) / "log.jsonl"
     write_log(path, messages())
-    return read(path, settings)
+    return read_event_log(path, settings)
 
 
 @pytest.fixture(scope="module")
 def result(log: EventLog, settings: Settings) -> Comparison:
-    return compared("log", log, settings, Plan(requests=150, seeds=2, arms=ARMS))
+    return compare_arms("log", log, settings, ComparisonPlan(requests=150, seeds=2, arms=ARMS))
 
 
 def test_users_that_differ_by_chance_alone_are_called_different_one_time_in_twenty():
@@ -83,9 +83,9 @@ def test_after_holm_some_claim_is_wrong_one_time_in_twenty_at_most(heavy: int):
 
 def test_a_question_needs_less_to_be_answered_than_a_slice():
     looks = [("full", "hybrid", ALL), *(("full", f"arm {n}", ALL) for n in range(99))]
-    assert holm([0.01] + [1.0] * 99, weights(looks))[0] == pytest.approx(0.02)
+    assert holm([0.01] + [1.0] * 99, hypothesis_weights(looks))[0] == pytest.approx(0.02)
     assert holm([0.01] + [1.0] * 99)[0] == 1.0
-    assert holm([1.0] * 99 + [0.0001], weights(looks))[99] == pytest.approx(0.0198)
+    assert holm([1.0] * 99 + [0.0001], hypothesis_weights(looks))[99] == pytest.approx(0.0198)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +138,14 @@ def test_what_an_arm_without_text_shows_does_not_depend_on_texts(log: EventLog, 
     )
     for arm, differs in ("bandit-no-text", False), ("full", True):
         ran = [
-            run(ArmRun(arm=arm, settings=settings, world=LogEnvironment(one, 60)))
+            run_arm(ArmRun(arm=arm, settings=settings, environment=LogEnvironment(one, 60)))
             for one in (log, structs.replace(log, embeddings=others))
         ]
         assert (ran[0].scores != ran[1].scores) == differs, arm
 
 
 def test_chance_shows_all_items_alike(log: EventLog, settings: Settings):
-    ran = run(ArmRun(arm="random", settings=settings, world=LogEnvironment(log, 300)))
+    ran = run_arm(ArmRun(arm="random", settings=settings, environment=LogEnvironment(log, 300)))
     assert ran.shown.coverage == 1.0
 
 
@@ -158,9 +158,9 @@ def test_a_log_with_requests_of_its_own_is_answered_as_it_asks(tmp_path: Path, s
             film = f"film:{i % 3}"
             asked.append(Click(id=f"c{i}", user=user, item=film, at=at + 500, request=f"r{i}"))
     write_log(tmp_path / "log.jsonl", asked)
-    log = read(tmp_path / "log.jsonl", settings)
+    log = read_event_log(tmp_path / "log.jsonl", settings)
     for arm in ("random", "popular", "full"):
-        ran = run(ArmRun(arm=arm, settings=settings, world=LogEnvironment(log, 10)))
+        ran = run_arm(ArmRun(arm=arm, settings=settings, environment=LogEnvironment(log, 10)))
         assert ran.users == ["ann", "bob", "ann", "cid"]
         assert ran.clicks == [1.0, 0.0, 1.0, 1.0], arm
         assert ran.history == [0, 0, 1, 0]
@@ -173,8 +173,10 @@ def test_a_context_that_changes_is_noticed(tmp_path: Path, settings: Settings):
         context = {"hour": 8.0 if n < 150 else 20.0, "page": "home"}
         asked.append(Request(id=f"r{n}", user=f"u{n}", at=1000 * n, context=context))
     write_log(tmp_path / "log.jsonl", asked)
-    log = read(tmp_path / "log.jsonl", settings)
-    found = compared("hours", log, settings, Plan(requests=300, seeds=1, jobs=1, arms=("popular",)))
+    log = read_event_log(tmp_path / "log.jsonl", settings)
+    found = compare_arms(
+        "hours", log, settings, ComparisonPlan(requests=300, seeds=1, jobs=1, arms=("popular",))
+    )
     assert [150 < at < 200 for at in found.drift["hour"]] == [True]
     assert found.drift["page"] == found.drift["likes of who asks"] == []
 

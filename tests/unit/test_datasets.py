@@ -22,15 +22,9 @@ from models.events import (
     Reward,
     encode,
 )
-from stream.datasets.movielens import (
-    find_movielens,
-    movielens,
-    news,
-    read_lines,
-    read_log,
-    write_log,
-)
-from stream.datasets.simulated_news import MINUTE, START, TOPICS
+from stream.datasets.log_files import read_lines, read_log, write_log
+from stream.datasets.movielens import find_movielens, movielens_messages
+from stream.datasets.simulated_news import MINUTE, START, TOPICS, news
 from tests.support.shared import movielens_folder
 
 MESSAGES = [
@@ -70,7 +64,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_films_come_first_with_year_genres_and_tags(folder: Path) -> None:
-    toy, president, old, moonlight = list(movielens(folder, user_tags=5))[:4]
+    toy, president, old, moonlight = list(movielens_messages(folder, user_tags=5))[:4]
     assert isinstance(toy, Item) and isinstance(old, Item) and isinstance(moonlight, Item)
     assert (toy.id, toy.title, toy.at) == ("film:1", "Toy Story (1995)", 788_918_400_000)
     assert (toy.tags, toy.text) == (("adventure", "sci-fi"), "fun, pixar")
@@ -82,11 +76,11 @@ def test_films_come_first_with_year_genres_and_tags(folder: Path) -> None:
 
 
 def test_tags_known_in_hindsight_are_left_out_unless_asked_for(folder: Path) -> None:
-    assert {item.text for item in movielens(folder) if isinstance(item, Item)} == {""}
+    assert {item.text for item in movielens_messages(folder) if isinstance(item, Item)} == {""}
 
 
 def test_ratings_follow_in_time_order_as_clicks_and_rewards(folder: Path) -> None:
-    assert list(movielens(folder))[4:] == [
+    assert list(movielens_messages(folder))[4:] == [
         Click(id="rating:1:1", user="user:1", item="film:1", at=100_000),
         Reward(id="rating:1:2", user="user:1", item="film:2", at=100_001, value=-0.5),
         Click(id="rating:2:1", user="user:2", item="film:1", at=200_000),
@@ -97,19 +91,19 @@ def test_ratings_follow_in_time_order_as_clicks_and_rewards(folder: Path) -> Non
 def test_a_missing_column_is_named(folder: Path) -> None:
     (folder / "movies.csv").write_text("movieId,title\n1,x\n")
     with pytest.raises(ValueError, match=r"movies\.csv lacks the columns genres"):
-        list(movielens(folder))
+        list(movielens_messages(folder))
 
 
 def test_a_short_line_is_named(folder: Path) -> None:
     (folder / "movies.csv").write_text("movieId,title,genres\n1,x\n")
     with pytest.raises(ValueError, match=r"movies\.csv:2: too few columns"):
-        list(movielens(folder))
+        list(movielens_messages(folder))
 
 
 def test_a_rating_that_is_no_number_is_an_error(folder: Path) -> None:
     (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,good,5\n")
     with pytest.raises(ValueError, match=r"ratings\.csv"):
-        list(movielens(folder))
+        list(movielens_messages(folder))
 
 
 def test_movielens_is_looked_for_where_it_was_said_and_beside_the_project(folder: Path) -> None:
@@ -134,7 +128,7 @@ def test_the_real_films_are_all_there_and_no_two_ratings_share_a_time() -> None:
     real = movielens_folder()
     if real is None:
         pytest.skip("MovieLens is not here: no ./data or ../shared/data/movielens-latest-small")
-    events: list[Any] = list(movielens(real))
+    events: list[Any] = list(movielens_messages(real))
     items, ratings = events[:9_742], events[9_742:]
     assert {type(item) for item in items} == {Item}
     assert (len(ratings), sum(isinstance(r, Click) for r in ratings)) == (100_836, 48_580)
@@ -262,7 +256,7 @@ def test_news_is_the_same_for_the_same_seed_alone() -> None:
 
 def test_readers_of_the_news_truly_like_some_articles_and_not_others() -> None:
     made = news(300, 30)
-    visitor = PositionBasedModel(made.tastes, made.topics)
-    chances = [[visitor.probability(u, i.id, 0) for i in made.items] for u in made.tastes]
+    click_model = PositionBasedModel(made.tastes, made.topics)
+    chances = [[click_model.probability(u, i.id, 0) for i in made.items] for u in made.tastes]
     assert all(max(row) > 0.5 and min(row) < 0.1 for row in chances)
     assert all(sum(p > 0.5 for p in row) < 150 for row in chances), "nobody likes everything"

@@ -13,8 +13,8 @@ from models.events import (
     Champion,
     Click,
     Item,
-    Judged,
     Outcome,
+    OutcomeSlot,
     Request,
     Source,
     Tick,
@@ -27,8 +27,8 @@ from policies.evaluation.importance_weights import chances, weights
 from policies.evaluation.slates import SLATE_ESTIMATORS
 from stream.cli.main import main
 from stream.datasets.log_files import read_lines, read_log, write_log
-from stream.datasets.open_bandit import open_bandit
-from stream.datasets.topic_logs import save
+from stream.datasets.open_bandit import open_bandit_messages
+from stream.datasets.topic_logs import save_topic
 from stream.offline.off_policy import evaluate
 from stream.offline.rescore import rescored
 from stream.settings import Settings
@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def log(folder: Path) -> Path:
     path = folder / "obd.jsonl"
-    write_log(path, open_bandit(folder))
+    write_log(path, open_bandit_messages(folder))
     return path
 
 
@@ -79,7 +79,7 @@ def rankloop(*arguments: object) -> Result:
 
 
 def test_a_row_is_an_outcome_of_one_slot_with_its_propensity(folder: Path) -> None:
-    messages = list(open_bandit(folder))
+    messages = list(open_bandit_messages(folder))
     items = [one for one in messages if isinstance(one, Item)]
     outcomes = [one for one in messages if isinstance(one, Outcome)]
     assert [one.id for one in items] == ["item:0", "item:1", "item:2"]
@@ -177,8 +177,8 @@ def outcome(number: int, reward: float, status: str = "expired") -> Outcome:
         policy="logger",
         model=0,
         slots=(
-            Judged(item="a", position=0, propensity=0.25, reward=reward),
-            Judged(item="b", position=1, propensity=1 / 3, reward=0.0),
+            OutcomeSlot(item="a", position=0, propensity=0.25, reward=reward),
+            OutcomeSlot(item="b", position=1, propensity=1 / 3, reward=0.0),
         ),
         source=Source(0, number, 0),
         reward=reward,
@@ -215,7 +215,7 @@ def test_a_policys_chances_are_conditional_on_the_slots_above() -> None:
 )
 def test_open_bandit_men_each_policy_by_the_others_log(tmp_path: Path) -> None:
     path = tmp_path / "obd.jsonl"
-    assert write_log(path, open_bandit(REAL)) == 20_034
+    assert write_log(path, open_bandit_messages(REAL)) == 20_034
     assert sum(one.reward for one in read_log(path) if isinstance(one, Outcome)) == 46 + 69
     done = rankloop("evaluate", path, "--json", tmp_path / "found.json")
     assert done.exit_code == 0, done.output
@@ -234,7 +234,7 @@ def test_open_bandit_men_each_policy_by_the_others_log(tmp_path: Path) -> None:
 def test_a_folder_of_all_logs_judges_policies_that_never_ran(tmp_path: Path) -> None:
     logs, folder = lived(SETTINGS, rounds=60).logs, tmp_path / "week"
     for name in ("events", "rankings", "feedback", "items", "embeddings"):
-        assert list(save(logs, folder, name))
+        assert list(save_topic(logs, folder, name))
     found = evaluate(SETTINGS, str(folder), ["uniform", "popular"])
     assert [one.target for one in found.judged] == ["uniform", "popular"]
     for judged in found.judged:
@@ -256,7 +256,7 @@ def test_a_log_whose_champion_was_switched_judges_each_policy_as_it_was_then(
             worker(structs.replace(click, request=id))
         worker(Tick(at=60_000))
     for name in ("events", "rankings", "feedback", "items", "embeddings"):
-        assert list(save(owned.logs, folder, name))
+        assert list(save_topic(owned.logs, folder, name))
 
     # The workers wrote down how likely their challengers would have shown the same.
     rankings = [m for log in owned.logs.topics["rankings"] for m in log]

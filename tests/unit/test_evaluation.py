@@ -20,8 +20,8 @@ from policies.evaluation.confidence_sequences import BettingSequence, RunningInt
 from policies.evaluation.diagnostics import Estimate, cautions, estimate, intervals, support
 from policies.evaluation.estimators import (
     ESTIMATORS,
+    BanditLog,
     EstimatorTerms,
-    Logged,
     clipped_ips,
     direct,
     doubly_robust,
@@ -74,7 +74,7 @@ class Made(Struct, frozen=True):
 
     kinds: NDArray[np.intp]
     actions: NDArray[np.intp]
-    log: Logged
+    log: BanditLog
 
 
 def simulated(seed: int, users: int = 200, each: int = 3, logging: Doubles = LOGGING) -> Made:
@@ -85,7 +85,7 @@ def simulated(seed: int, users: int = 200, each: int = 3, logging: Doubles = LOG
     actions = (rng.random((n, 1)) > upto).sum(axis=1).clip(max=ACTIONS - 1)
     moods = np.repeat(rng.choice(MOODS, users), each)
     rewards = (rng.random(n) < VALUES[kinds, actions] + moods).astype(float)
-    log = Logged(
+    log = BanditLog(
         rewards=rewards,
         propensities=logging[kinds, actions],
         chances=TARGET[kinds, actions],
@@ -98,7 +98,7 @@ def features(kinds: NDArray[np.intp], actions: NDArray[np.intp] | int) -> Double
     return np.eye(KINDS * ACTIONS)[kinds * ACTIONS + actions]
 
 
-def with_model(made: Made, model: str = "linear") -> Logged:
+def with_model(made: Made, model: str = "linear") -> BanditLog:
     """The log with rewards by a cross-fitted model."""
     shown, every = cross_fitted(
         features(made.kinds, made.actions),
@@ -111,9 +111,9 @@ def with_model(made: Made, model: str = "linear") -> Logged:
     return with_rewards(made, shown, every)
 
 
-def with_rewards(made: Made, shown: Doubles, every: Doubles) -> Logged:
+def with_rewards(made: Made, shown: Doubles, every: Doubles) -> BanditLog:
     log = made.log
-    return Logged(
+    return BanditLog(
         rewards=log.rewards,
         propensities=log.propensities,
         chances=log.chances,
@@ -123,14 +123,14 @@ def with_rewards(made: Made, shown: Doubles, every: Doubles) -> Logged:
     )
 
 
-def as_log(inputs: dict[str, Any], certain: bool = False) -> Logged:
+def as_log(inputs: dict[str, Any], certain: bool = False) -> BanditLog:
     """The log that Open Bandit Pipeline was given."""
     pi_b, pi_e, model = (np.array(inputs[name]) for name in ("pi_b", "pi_e", "model"))
     action = np.array(inputs["action"])
     rows = np.arange(len(action))
     if certain:
         pi_e = np.eye(pi_e.shape[1])[pi_e.argmax(axis=1)]
-    return Logged(
+    return BanditLog(
         rewards=np.array(inputs["reward"]),
         propensities=pi_b[rows, action],
         chances=pi_e[rows, action],
@@ -140,7 +140,7 @@ def as_log(inputs: dict[str, Any], certain: bool = False) -> Logged:
     )
 
 
-WITH_TWO: dict[str, Callable[[Logged], EstimatorTerms]] = {
+WITH_TWO: dict[str, Callable[[BanditLog], EstimatorTerms]] = {
     "clipped IPS": lambda log: clipped_ips(log, 2.0),
     "Switch-DR": lambda log: switch_dr(log, 2.0),
     "DRos": lambda log: shrunk_dr(log, 2.0),
@@ -240,7 +240,7 @@ def test_limits_of_the_estimators_are_each_other() -> None:
 
 def test_a_policy_evaluated_on_its_own_log_earned_what_it_earned() -> None:
     log = simulated(1).log
-    own = Logged(
+    own = BanditLog(
         rewards=log.rewards, propensities=log.chances, chances=log.chances, users=log.users
     )
     measured = clustered(log.rewards, log.users, draws=1_000)
@@ -266,8 +266,8 @@ def test_each_reward_model_is_fair_and_predicts_no_user_it_saw(model: str) -> No
     assert (again.shown != log.shown).any()
 
 
-def replaced(log: Logged, rewards: Doubles) -> Logged:
-    return Logged(
+def replaced(log: BanditLog, rewards: Doubles) -> BanditLog:
+    return BanditLog(
         rewards=rewards, propensities=log.propensities, chances=log.chances, users=log.users
     )
 
@@ -411,7 +411,7 @@ def test_users_are_drawn_in_pieces_as_they_are_at_once(monkeypatch: pytest.Monke
     assert resampled(sums, 20, seed=4) == pytest.approx(whole)
 
 
-def made(log: Logged) -> Estimate:
+def made(log: BanditLog) -> Estimate:
     bears = {"IPS": support(log.weights, log.rewards, log.users, log.beyond)}
     return estimate({"IPS": ips(log)}, log.users, bears, what="clicks")[0]
 
@@ -428,7 +428,7 @@ def test_few_clicks_and_heavy_weights_are_warned_of() -> None:
     n = 300
     rewards = np.zeros(n)
     rewards[0] = 1.0
-    log = Logged(
+    log = BanditLog(
         rewards=rewards,
         propensities=np.full(n, 0.01),
         chances=np.where(np.arange(n) < 3, 1.0, 0.0),
@@ -445,7 +445,7 @@ def test_few_clicks_and_heavy_weights_are_warned_of() -> None:
 
 def test_wrong_propensities_fail_the_control() -> None:
     log = simulated(0).log
-    wrong = Logged(
+    wrong = BanditLog(
         rewards=log.rewards,
         propensities=np.minimum(1.5 * log.propensities, 1.0),
         chances=log.chances,
@@ -456,7 +456,7 @@ def test_wrong_propensities_fail_the_control() -> None:
 
 
 def test_no_row_that_agrees_is_no_estimate() -> None:
-    log = Logged(
+    log = BanditLog(
         rewards=np.ones(40),
         propensities=np.full(40, 0.5),
         chances=np.zeros(40),
@@ -482,13 +482,13 @@ def test_a_log_that_cannot_be_weighed_is_refused(changed: dict[str, Any], says: 
     half = np.array([0.5, 0.5])
     usual = {"rewards": half, "propensities": half, "chances": half, "users": ("ann", "bob")}
     with pytest.raises(ValueError, match=says):
-        Logged(**(usual | changed))
+        BanditLog(**(usual | changed))
     assert plain(half).value == 0.5
 
 
 def test_a_model_is_asked_for_by_those_that_need_one() -> None:
     half = np.array([0.5, 0.5])
-    log = Logged(rewards=half, propensities=half, chances=half, users=("ann", "bob"))
+    log = BanditLog(rewards=half, propensities=half, chances=half, users=("ann", "bob"))
     for name in ("DM", "DR", "SNDR", "Switch-DR", "DRos"):
         with pytest.raises(ValueError, match="needs a model of rewards"):
             ESTIMATORS[name](log)

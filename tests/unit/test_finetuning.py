@@ -15,12 +15,12 @@ from models.events import Click, Event, Item
 from models.finetuning import finetune
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
-from stream.offline.compare.command import Plan, compared, reread
+from stream.offline.compare.command import ComparisonPlan, compare_arms, reread
 from stream.offline.compare.findings import findings
 from stream.offline.compare.report import page
-from stream.offline.finetune import known
+from stream.offline.finetune import read_result
 from stream.settings import Settings
-from stream.simulation.event_log import read
+from stream.simulation.event_log import read_event_log
 from tests.support.tiny_bert import tiny_bert
 
 ITEMS, USERS, LIKES = 60, 40, 1_200
@@ -79,7 +79,7 @@ def test_texts_that_the_same_people_like_come_to_lie_near_each_other(tiny: Path,
     after = closeness(BertEncoder(made / "bert").encode(WORDS))
     assert before < 0.1
     assert after > 1
-    says = known(made / "bert")
+    says = read_result(made / "bert")
     assert says.base == BertEncoder(tiny).version != BertEncoder(made / "bert").version
     assert says.until == HALF
     assert says.after > says.before
@@ -98,13 +98,13 @@ def test_nothing_later_than_it_says_was_seen(tiny: Path, made: Path, tmp_path: P
 def test_compare_says_what_it_adds_after_what_it_has_seen(tiny: Path, made: Path):
     settings = Settings(encoder=str(tiny), data_dir=str(made / "data"))
     file = made / "log.jsonl"
-    log = read(file, settings)
+    log = read_event_log(file, settings)
     deep = reread(file, settings, LIKES, made / "bert", log)
-    result = compared(
+    result = compare_arms(
         "log",
         log,
         settings,
-        Plan(requests=600, seeds=1, k=3, jobs=1, arms=("popular", "content", "deep")),
+        ComparisonPlan(requests=600, seeds=1, k=3, jobs=1, arms=("popular", "content", "deep")),
         deep,
     )
     assert result.requests == 300  # the others were answered before
@@ -115,15 +115,21 @@ def test_compare_says_what_it_adds_after_what_it_has_seen(tiny: Path, made: Path
     [verdict] = [one for one in findings(result) if one.arm == "deep"]
     assert verdict.finds.startswith("adds +")
     assert "to fine-tune" in verdict.cost
-    assert f"fine-tuned on {known(made / 'bert').pairs:,} pairs" in page(result)
-    plain = compared("log", log, settings, Plan(requests=20, seeds=1, jobs=1))
+    assert f"fine-tuned on {read_result(made / 'bert').pairs:,} pairs" in page(result)
+    plain = compare_arms("log", log, settings, ComparisonPlan(requests=20, seeds=1, jobs=1))
     assert "No model was fine-tuned" in page(plain)
     assert not {"deep", "full-deep"} & {one.arm for one in plain.standings}
     with pytest.raises(ValueError, match="was fine-tuned from bert@"):
         reread(file, structs.replace(settings, encoder="hash"), LIKES, made / "bert", deep.log)
     late = structs.replace(deep, tuned=structs.replace(deep.tuned, until=log.events[-1].at))
     with pytest.raises(ValueError, match="no request comes after"):
-        compared("log", log, settings, Plan(requests=9, seeds=1, jobs=1, arms=("popular",)), late)
+        compare_arms(
+            "log",
+            log,
+            settings,
+            ComparisonPlan(requests=9, seeds=1, jobs=1, arms=("popular",)),
+            late,
+        )
 
 
 def test_what_cannot_be_fine_tuned_is_refused_with_the_remedy(tiny: Path, tmp_path: Path):
@@ -138,10 +144,10 @@ def test_what_cannot_be_fine_tuned_is_refused_with_the_remedy(tiny: Path, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no finetuned\.json"):
-        known(tmp_path / "empty")
+        read_result(tmp_path / "empty")
     (tmp_path / "empty" / "finetuned.json").write_text('{"pairs": "many"}')
     with pytest.raises(ValueError, match="is not what `finetune` writes"):
-        known(tmp_path / "empty")
+        read_result(tmp_path / "empty")
 
 
 def test_progress_ends_at_the_last_pair(tiny: Path):

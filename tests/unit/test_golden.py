@@ -18,7 +18,8 @@ from models.bert_encoder import embed
 from models.events import Click, Event, Impression, Item, Request, Reward, encode
 from models.hash_encoder import HashEncoder
 from stream import build
-from stream.datasets.movielens import movielens, news
+from stream.datasets.movielens import movielens_messages
+from stream.datasets.simulated_news import news
 from stream.settings import Settings
 from tests.support.shared import movielens_folder
 
@@ -100,7 +101,7 @@ def films() -> Iterator[Item | Event]:
     folder = movielens_folder()
     if folder is None:
         pytest.skip("needs MovieLens latest-small under ./data or ../shared/data")
-    log = list(movielens(folder))
+    log = list(movielens_messages(folder))
     yield from (one for one in log if isinstance(one, Item))
     yield from islice((one for one in log if not isinstance(one, Item)), EVENTS)
 

@@ -11,8 +11,8 @@ from models.candidates import Candidates
 from models.events import (
     MAX_MESSAGE_BYTES,
     Interaction,
-    Judged,
     Outcome,
+    OutcomeSlot,
     Source,
     Tick,
     chain,
@@ -69,7 +69,7 @@ def outcome(offset: int, prev: str, status: str = "complete") -> bytes:
             status=status,  # pyright: ignore[reportArgumentType]
             policy="p",
             model=0,
-            slots=(Judged(item="i", position=0, propensity=0.5, reward=1.0),),
+            slots=(OutcomeSlot(item="i", position=0, propensity=0.5, reward=1.0),),
             source=Source(0, offset, 0),
             prev=prev,
         )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from models.arrays.id_table import IdTable
 from models.arrays.packed_rows import PackedRows, cell
 from models.base import Arrays
-from models.events import Interaction, Judged, Outcome, Source
+from models.events import Interaction, Outcome, OutcomeSlot, Source
 from models.history import EXAMINED, Exposure, Histories
 from models.item_knn import ItemKNN
 from models.matrix_factorisation import MatrixFactorisation
@@ -58,7 +58,7 @@ def liked(user: str, item: str, value: float = 1.0, at: int = 0) -> Interaction:
 
 def shown(user: str, *items: str, clicked: str = "", status: Status = "expired") -> Outcome:
     slots = tuple(
-        Judged(item=item, position=i, propensity=0.5, reward=float(item in clicked.split()))
+        OutcomeSlot(item=item, position=i, propensity=0.5, reward=float(item in clicked.split()))
         for i, item in enumerate(items)
     )
     return Outcome(

@@ -21,8 +21,7 @@ from models.memory import Memory
 from policies.blend import Blend
 from stream import build
 from stream.build import ScorerRow
-from stream.offline.compare.arms import ARMS
-from stream.offline.compare.arms import loop as arm_loop
+from stream.offline.compare.arms import ARMS, arm_loop
 from stream.settings import Settings
 
 SETTINGS = Settings(encoder="hash", candidates=10)

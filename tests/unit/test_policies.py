@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.candidates import Candidates
-from models.events import Judged, Outcome, Source
+from models.events import Outcome, OutcomeSlot, Source
 from policies.base import draw, rank
 from policies.baseline import Baseline
 from policies.blend import Blend
@@ -69,7 +69,7 @@ def candidates(n=5, seed=0, tags=("drama", "war", "comedy")):
 def outcome(of, rewards, user="ann", context=CONTEXT, propensity=0.5):
     """The first candidates, shown, with these rewards."""
     judged = tuple(
-        Judged(
+        OutcomeSlot(
             item=of.items[i],
             position=i,
             propensity=propensity,

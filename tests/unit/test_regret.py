@@ -7,10 +7,10 @@ from agents.click_models import Drift, PositionBasedModel
 from models.base import Floats
 from models.events import Decision, Embedding, Item, Slot
 from policies.evaluation.intervals import Interval
-from stream.offline.regret import LEARNER, RegretCurve, RegretRun, course, run, says
+from stream.offline.regret import LEARNER, RegretCurve, RegretRun, course, regret_lines, run_regret
 from stream.offline.regret import Regret as Result
 from stream.settings import Settings
-from stream.simulation.drifting_news import LIFE, drifting_news_environment
+from stream.simulation.drifting_news import STOCK, drifting_news_environment
 
 
 def decision(*items: str, at: int = 0) -> Decision:
@@ -19,13 +19,13 @@ def decision(*items: str, at: int = 0) -> Decision:
     return Decision(id="r", user="ann", at=at, k=len(slots), policy="uniform", **where)
 
 
-def visitor(drift: Drift | None = None, late: int = 0) -> PositionBasedModel:
+def click_model(drift: Drift | None = None, late: int = 0) -> PositionBasedModel:
     items: dict[str, Floats | list[float]] = {"a": [1, 0], "b": [0, 1], "c": [0.6, 0.6]}
     return PositionBasedModel({"ann": [1, 0]}, items, drift=drift, late=late)
 
 
 def test_no_ranking_earns_more_than_the_best_and_the_best_one_earns_it():
-    truth = visitor()
+    truth = click_model()
     best = truth.best("ann", ["a", "b", "c"], k=2)
     for first in "abc":
         for second in set("abc") - {first}:
@@ -34,18 +34,18 @@ def test_no_ranking_earns_more_than_the_best_and_the_best_one_earns_it():
 
 
 def test_a_taste_that_drifts_is_between_the_old_and_the_new():
-    truth = visitor(Drift({"ann": np.array([0, 1], np.float32)}, 100, 200))
+    truth = click_model(Drift({"ann": np.array([0, 1], np.float32)}, 100, 200))
     before, between, after = (truth.probability("ann", "a", 0, at) for at in (0, 150, 999))
-    assert before == visitor().probability("ann", "a", 0)
+    assert before == click_model().probability("ann", "a", 0)
     assert before > between > after
-    assert after == visitor().probability("ann", "b", 0)
+    assert after == click_model().probability("ann", "b", 0)
 
 
 def test_late_clicks_come_one_time_in_five_within_what_was_said():
     clicks = [
         one.at
         for i in range(2_000)
-        for one in visitor(late=60_000).visit(
+        for one in click_model(late=60_000).clicks(
             Decision(
                 id=f"r{i}",
                 user="ann",
@@ -71,20 +71,20 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def test_the_shelf_says_what_the_catalogue_holds(settings: Settings):
-    world = drifting_news_environment(settings, requests=40, articles=LIFE + 20, readers=3)
+    environment = drifting_news_environment(settings, requests=40, articles=STOCK + 20, readers=3)
     there: dict[str, Item] = {}
-    for message in world.messages():
+    for message in environment.messages():
         if isinstance(message, Item):
             there[message.id] = message
         elif not isinstance(message, Embedding):
             live = {one.id for one in there.values() if (one.expires_at or 0) > message.at}
-            assert live == set(world.available(message.at))
-            assert len(live) in (LIFE - 1, LIFE)
+            assert live == set(environment.available(message.at))
+            assert len(live) in (STOCK - 1, STOCK)
 
 
 def trial(settings: Settings, policy: str, seed: int, requests: int = 700) -> list[float]:
     changed = Settings(encoder="hash", data_dir=settings.data_dir, policy=policy, seed=seed)
-    return run(RegretRun(settings=changed, requests=requests, articles=180, readers=12))
+    return run_regret(RegretRun(settings=changed, requests=requests, articles=180, readers=12))
 
 
 def test_regret_is_never_below_zero_and_that_of_chance_stays(settings: Settings):
@@ -98,7 +98,7 @@ def test_the_bandits_regret_bends_and_ends_below_that_of_chance(settings: Settin
         course(policy, np.array([trial(settings, policy, seed) for seed in (1, 2, 3)]), [700])
         for policy in ("uniform", LEARNER)
     ]
-    found = says(Result(700, 180, 12, [1, 2, 3], "hash", [700], 0.0, courses))
+    found = regret_lines(Result(700, 180, 12, [1, 2, 3], "hash", [700], 0.0, courses))
     assert found[0].endswith(": it bends")
     assert found[1] == "in all it ends below every other policy, intervals apart"
     assert courses[0].bend.high > 0  # chance learns nothing
@@ -122,6 +122,6 @@ def test_what_is_said_of_regret_is_what_intervals_bear(
         return RegretCurve(policy, [whole], whole, first, end, bend, [total, total])
 
     courses = [made("uniform", 2.0, 205.0), made(LEARNER, last, total)]
-    lines = says(Result(100, 100, 9, [1, 2], "hash", [100], 0.0, courses))
+    lines = regret_lines(Result(100, 100, 9, [1, 2], "hash", [100], 0.0, courses))
     assert lines[0].endswith(bends)
     assert lines[1].endswith(ends)

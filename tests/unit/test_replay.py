@@ -19,7 +19,7 @@ from stream.offline.prequential import evaluate_prequentially
 from stream.settings import Settings
 from stream.simulation.closed_loop import Run, run
 from stream.simulation.environment import LogEnvironment
-from stream.simulation.event_log import EventLog, read
+from stream.simulation.event_log import EventLog, read_event_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def log(tmp_path: Path, settings: Settings) -> EventLog:
     write_log(tmp_path / "log.jsonl", messages())
-    return read(tmp_path / "log.jsonl", settings)
+    return read_event_log(tmp_path / "log.jsonl", settings)
 
 
 def test_an_item_is_unknown_before_its_time(tmp_path: Path, settings: Settings):
@@ -65,7 +65,7 @@ def test_an_item_is_unknown_before_its_time(tmp_path: Path, settings: Settings):
         Click(id="b", user="ann", item="old", at=50),
     ]
     write_log(tmp_path / "log.jsonl", late)
-    found = read(tmp_path / "log.jsonl", settings).in_time()
+    found = read_event_log(tmp_path / "log.jsonl", settings).in_time()
     assert [getattr(message, "id", "") for message in found] == [
         "old",
         "old",
@@ -80,7 +80,7 @@ def seen(path: Path, settings: Settings, *log: Item | Click) -> list[tuple[str, 
     """What enters, in order: (id, title) of an item, `gone` if deleted; vectors are left out."""
     write_log(path, log)
     found: list[tuple[str, str]] = []
-    for message in read(path, settings).in_time():
+    for message in read_event_log(path, settings).in_time():
         if isinstance(message, Item):
             found.append((message.id, "gone" if message.deleted else message.title))
         elif isinstance(message, Click):
@@ -146,7 +146,7 @@ def test_what_is_changed_after_all_events_is_never_known(tmp_path: Path, setting
 def test_each_version_comes_with_the_vector_of_its_own_text(tmp_path: Path, settings: Settings):
     def vector(log: Sequence[Item | Click], version: int) -> bytes:
         write_log(tmp_path / "log.jsonl", log)
-        found = list(read(tmp_path / "log.jsonl", settings).in_time())
+        found = list(read_event_log(tmp_path / "log.jsonl", settings).in_time())
         return [one for one in found if isinstance(one, Embedding)][version].vector
 
     def item(title: str, *, deleted: bool = False) -> Item:
@@ -167,7 +167,9 @@ def test_a_deleted_item_is_ranked_while_it_is_there_and_not_after(
         fans = [Click(id=str(i), user=f"fan:{i}", item="film:0", at=10 + i) for i in range(5)]
         log = [*films, *fans[:4], *gone, fans[4]]
         write_log(tmp_path / "log.jsonl", log)
-        result = evaluate_prequentially(read(tmp_path / "log.jsonl", settings), settings, k=1)
+        result = evaluate_prequentially(
+            read_event_log(tmp_path / "log.jsonl", settings), settings, k=1
+        )
         assert result.items == 3
         return {row.model: row.recall.mean for row in result.rows}
 
@@ -187,8 +189,8 @@ def test_a_policy_shows_a_deleted_item_before_its_deletion_and_not_after(
     ]
     write_log(tmp_path / "log.jsonl", log)
     out = tmp_path / "decisions.jsonl"
-    world = LogEnvironment(read(tmp_path / "log.jsonl", settings), 10)
-    run(Run(settings=settings, world=world, decisions=out))
+    environment = LogEnvironment(read_event_log(tmp_path / "log.jsonl", settings), 10)
+    run(Run(settings=settings, environment=environment, decisions=out))
     decided = [decode_decision(line) for line in out.read_bytes().splitlines()]
     assert [{slot.item for slot in one.slots} for one in decided] == [{"a", "b"}, {"b"}]
 
@@ -206,7 +208,7 @@ def test_every_question_is_ranked_before_it_is_learned(tmp_path: Path, settings:
     films = [Item(id=f"film:{i}", at=0) for i in range(50)]
     once = [Click(id=str(i), user=f"u{i}", item=f"film:{i}", at=1 + i) for i in range(50)]
     write_log(tmp_path / "log.jsonl", [*films, *once])
-    result = evaluate_prequentially(read(tmp_path / "log.jsonl", settings), settings)
+    result = evaluate_prequentially(read_event_log(tmp_path / "log.jsonl", settings), settings)
     assert result.cold == 1.0
     assert {r.model: r.recall.mean for r in result.rows if r.model != "random"} == {
         "popularity": 0,
@@ -221,13 +223,16 @@ def test_every_question_is_ranked_before_it_is_learned(tmp_path: Path, settings:
 def test_what_a_user_met_is_not_asked_again_nor_ranked(tmp_path: Path, settings: Settings):
     again = [Click(id=str(i), user="ann", item="film:0", at=1 + i) for i in range(9)]
     write_log(tmp_path / "log.jsonl", [Item(id="film:0", at=0), *again])
-    assert evaluate_prequentially(read(tmp_path / "log.jsonl", settings), settings).questions == 1
+    assert (
+        evaluate_prequentially(read_event_log(tmp_path / "log.jsonl", settings), settings).questions
+        == 1
+    )
 
 
 def test_a_learning_policy_beats_chance_in_the_closed_loop(log: EventLog, settings: Settings):
     def reward(policy: str) -> float:
         trial = Run(
-            settings=structs.replace(settings, policy=policy), world=LogEnvironment(log, 300)
+            settings=structs.replace(settings, policy=policy), environment=LogEnvironment(log, 300)
         )
         rewards = run(trial).rewards
         assert len(rewards) == 300
@@ -249,8 +254,8 @@ def test_requests_and_clicks_of_the_log_are_replayed_as_they_are(
     ]
     write_log(tmp_path / "log.jsonl", own)
     out = tmp_path / "decisions.jsonl"
-    world = LogEnvironment(read(tmp_path / "log.jsonl", settings), 10)
-    played = run(Run(settings=settings, world=world, decisions=out))
+    environment = LogEnvironment(read_event_log(tmp_path / "log.jsonl", settings), 10)
+    played = run(Run(settings=settings, environment=environment, decisions=out))
     assert played.rewards == [1.0, 0.0]
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["r1", "r2"]
 

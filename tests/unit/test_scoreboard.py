@@ -16,8 +16,8 @@ from models.events import (
     Click,
     Decision,
     Fold,
-    Judged,
     Outcome,
+    OutcomeSlot,
     Request,
     Slot,
     Source,
@@ -92,7 +92,9 @@ class World:
             policy="champion",
             model=0,
             slots=tuple(
-                Judged(item=slot.item, position=n, propensity=slot.propensity, reward=float(click))
+                OutcomeSlot(
+                    item=slot.item, position=n, propensity=slot.propensity, reward=float(click)
+                )
                 for n, (slot, click) in enumerate(zip(slots, clicks, strict=True))
             ),
             source=Source(0, 0, 0),
@@ -357,7 +359,7 @@ def test_a_champion_begins_anew_and_answers_for_its_own_decisions_alone() -> Non
             status="expired",
             policy="bacde",
             model=1,
-            slots=(Judged(item="a", position=0, propensity=0.5, reward=1.0),),
+            slots=(OutcomeSlot(item="a", position=0, propensity=0.5, reward=1.0),),
             source=Source(0, 0, 0),
             weights={"abcde": (1.0,), "uniform": (0.4,)},
         )
@@ -391,7 +393,7 @@ def test_rewards_and_weights_are_cut_from_the_top_of_a_ranking() -> None:
             policy="p",
             model=0,
             slots=tuple(
-                Judged(item=str(n), position=n, propensity=0.5, reward=reward)
+                OutcomeSlot(item=str(n), position=n, propensity=0.5, reward=reward)
                 for n, reward in enumerate(rewards)
             ),
             source=Source(0, 0, 0),

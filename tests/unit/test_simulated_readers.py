@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from models.events import Click, Item
 from stream.cli.main import main
-from stream.datasets.simulated_readers import reading
+from stream.datasets.simulated_readers import simulated_readings
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def texts(tmp_path: Path) -> Path:
 
 
 def test_a_reader_keeps_to_few_categories_but_for_hits_and_chance(texts: Path):
-    log = list(reading(texts, texts=1_000, readers=20, hits=0.01, seed=3))
+    log = list(simulated_readings(texts, texts=1_000, readers=20, hits=0.01, seed=3))
     about = {one.id: one.title.split(",")[0] for one in log if isinstance(one, Item)}
     clicks = [one for one in log if isinstance(one, Click)]
     read = Counter(one.item for one in clicks)
@@ -35,14 +35,14 @@ def test_a_reader_keeps_to_few_categories_but_for_hits_and_chance(texts: Path):
 
 
 def test_hits_are_read_by_many_and_most_texts_by_few(texts: Path):
-    log = reading(texts, texts=1_000, readers=40, hits=0.01, seed=3)
+    log = simulated_readings(texts, texts=1_000, readers=40, hits=0.01, seed=3)
     times = sorted(Counter(one.item for one in log if isinstance(one, Click)).values())
     assert times[-10] > 15
     assert times[len(times) // 2] < 10
 
 
 def test_nothing_is_read_before_it_is_there_nor_twice_by_one(texts: Path):
-    log = list(reading(texts, texts=300, readers=10))
+    log = list(simulated_readings(texts, texts=300, readers=10))
     there = {one.id: one.at for one in log if isinstance(one, Item)}
     clicks = [one for one in log if isinstance(one, Click)]
     assert all(one.at >= there[one.item] for one in clicks)
@@ -51,7 +51,7 @@ def test_nothing_is_read_before_it_is_there_nor_twice_by_one(texts: Path):
 
 
 def test_equal_seeds_give_equal_logs_and_others_others(texts: Path):
-    logs = [list(reading(texts, texts=100, readers=5, seed=seed)) for seed in (1, 1, 2)]
+    logs = [list(simulated_readings(texts, texts=100, readers=5, seed=seed)) for seed in (1, 1, 2)]
     assert logs[0] == logs[1] != logs[2]
 
 

@@ -26,8 +26,8 @@ from models.events import (
     Click,
     Features,
     Interaction,
-    Judged,
     Outcome,
+    OutcomeSlot,
     Record,
     Request,
     Source,
@@ -46,8 +46,8 @@ from stream.storage.snapshots import (
     arrays_of,
     check_last_record,
     check_range,
-    file_name,
     open_snapshots,
+    snapshot_file,
 )
 from stream.storage.tensor_file import (
     CHECKSUM,
@@ -94,7 +94,7 @@ def record(rng: Random, n: int, chains: dict[int, str]) -> Record:
         value = rng.choice([1.0, -1.0, 2.0])
         return Interaction(f"c{n}", user, items[0], n, value, source, prev)
     slots = tuple(
-        Judged(
+        OutcomeSlot(
             item=item,
             position=position,
             propensity=0.5,
@@ -244,7 +244,7 @@ def test_a_record_learned_in_part_is_in_no_snapshot() -> None:
 
 def test_any_reader_of_safetensors_reads_it(folder: Path) -> None:
     two(LocalStore(folder))
-    arrays = load_safetensors((folder / file_name(80)).read_bytes())
+    arrays = load_safetensors((folder / snapshot_file(80)).read_bytes())
     assert len(arrays.pop(CHECKSUM)) == HASH_BYTES
     ours = arrays_of(states()[1])
     assert arrays.keys() == ours.keys()
@@ -357,7 +357,7 @@ def good() -> bytes:
     """The file of version 80."""
     place = object_store("memory://good")
     two(place)
-    with place.open(file_name(80)) as (file, _):
+    with place.open(snapshot_file(80)) as (file, _):
         return file.read()
 
 
@@ -376,7 +376,7 @@ def test_whatever_damages_the_newest_the_one_before_is_used_and_it_is_said(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     two(LocalStore(folder))
-    path = folder / file_name(80)
+    path = folder / snapshot_file(80)
     for n, (what, spoilt) in enumerate(damages(good())):
         if spoilt == good():
             continue
@@ -394,7 +394,7 @@ def test_a_header_that_lies_is_refused_even_under_a_right_checksum(
     two(LocalStore(folder))
     spoilt = claims(good(), lie)
     assert spoilt != good()
-    (folder / file_name(80)).write_bytes(spoilt)
+    (folder / snapshot_file(80)).write_bytes(spoilt)
     assert_falls_back(folder, caplog)
 
 
@@ -443,7 +443,7 @@ def test_neither_links_nor_folders_nor_pipes_are_read(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     two(LocalStore(folder))
-    path = folder / file_name(80)
+    path = folder / snapshot_file(80)
     elsewhere = tmp_path / "elsewhere"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
@@ -465,8 +465,8 @@ def test_names_that_are_not_ours_are_left_alone(folder: Path) -> None:
     snapshots = two(LocalStore(folder))
     for name in (
         "x.safetensors",
-        f"{file_name(99)}.aside",
-        f".{file_name(98)}.part",
+        f"{snapshot_file(99)}.aside",
+        f".{snapshot_file(98)}.part",
         "1.safetensors",
     ):
         (folder / name).write_bytes(b"?")
@@ -478,7 +478,7 @@ def test_names_that_are_not_ours_are_left_alone(folder: Path) -> None:
 def test_with_nothing_good_left_the_learner_is_new(folder: Path) -> None:
     two(LocalStore(folder))
     for version in (60, 80):
-        (folder / file_name(version)).write_bytes(b"")
+        (folder / snapshot_file(version)).write_bytes(b"")
     fold = learner()
     assert Snapshots(LocalStore(folder), LOG, 5).restore(fold) is None
     assert (fold.version, fold.digest()) == (0, digests()[0])
@@ -504,8 +504,8 @@ def test_what_was_half_written_is_never_seen(folder: Path) -> None:
 
     snapshots = two(place)
     with pytest.raises(OSError, match="No space left"):
-        place.put(file_name(99), breaks())
-    assert place.names() == [file_name(60), file_name(80)]
+        place.put(snapshot_file(99), breaks())
+    assert place.names() == [snapshot_file(60), snapshot_file(80)]
 
 
 def test_a_disk_that_is_full_keeps_the_snapshots_before(
@@ -519,12 +519,12 @@ def test_a_disk_that_is_full_keeps_the_snapshots_before(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         snapshots.write(folded(learner(), 90).state())
-    assert snapshots.store.names() == [file_name(60), file_name(80)]
+    assert snapshots.store.names() == [snapshot_file(60), snapshot_file(80)]
 
 
 def test_what_a_killed_worker_left_is_removed_once_it_is_old(folder: Path) -> None:
     two(LocalStore(folder))
-    old, new = folder / f".{file_name(70)}.a.part", folder / f".{file_name(70)}.b.part"
+    old, new = folder / f".{snapshot_file(70)}.a.part", folder / f".{snapshot_file(70)}.b.part"
     for part in (old, new):
         part.write_bytes(b"half")
     os.utime(old, (1, 1))
@@ -535,7 +535,7 @@ def test_what_a_killed_worker_left_is_removed_once_it_is_old(folder: Path) -> No
 def test_only_the_owner_may_read_what_was_learned_of_people(folder: Path) -> None:
     two(LocalStore(folder))
     assert folder.stat().st_mode & 0o077 == 0
-    assert (folder / file_name(80)).stat().st_mode & 0o077 == 0
+    assert (folder / snapshot_file(80)).stat().st_mode & 0o077 == 0
 
 
 # Of another log, other settings, another format
@@ -562,7 +562,7 @@ def test_a_good_snapshot_of_another_fold_is_refused_never_mixed(
 def test_another_format_is_refused_with_the_remedy(folder: Path, format: str) -> None:
     two(LocalStore(folder))
     spoilt = claims(good(), lambda head: head["__metadata__"].update(format=format))
-    (folder / file_name(80)).write_bytes(spoilt)
+    (folder / snapshot_file(80)).write_bytes(spoilt)
     with pytest.raises(
         SnapshotMismatchError, match="reads 2; run the release that wrote it, or fold"
     ):
@@ -594,11 +594,11 @@ def test_a_log_with_another_record_before_the_snapshot_is_refused() -> None:
 
 def test_rolled_back_snapshots_are_set_aside_not_deleted(place: ObjectStore) -> None:
     snapshots = two(place)
-    assert snapshots.rollback(79) == [f"{file_name(80)}.aside"]
+    assert snapshots.rollback(79) == [f"{snapshot_file(80)}.aside"]
     assert snapshots.versions() == [60]
     assert folded(reloaded(place)).digest() == digests()[COUNT]
     snapshots.write(states()[1])
-    assert snapshots.rollback(0) == [f"{file_name(60)}.aside", f"{file_name(80)}.aside-2"]
+    assert snapshots.rollback(0) == [f"{snapshot_file(60)}.aside", f"{snapshot_file(80)}.aside-2"]
     assert reloaded(place).version == 0
     assert len(place.names()) == 3
 
@@ -629,7 +629,7 @@ def test_they_are_listed_and_shown(rankloop: Callable[..., Result], folder: Path
     assert shown.exit_code == 0
     assert f"digest {digests()[80]}" in shown.output
     assert "memory.popularity.counts" in shown.output
-    (folder / file_name(80)).write_bytes(b"?")
+    (folder / snapshot_file(80)).write_bytes(b"?")
     assert "NOT USABLE: a file of 1 bytes cannot have a header" in rankloop("list").output
     assert rankloop("show", "80").exit_code == 1
     assert "No such file" in rankloop("show", "79").output
@@ -637,9 +637,9 @@ def test_they_are_listed_and_shown(rankloop: Callable[..., Result], folder: Path
 
 def test_verify_finds_what_is_not_good(rankloop: Callable[..., Result], folder: Path) -> None:
     assert rankloop("verify").exit_code == 0
-    spoilt = bytearray((folder / file_name(80)).read_bytes())
+    spoilt = bytearray((folder / snapshot_file(80)).read_bytes())
     spoilt[-HASH_BYTES - 1] ^= 1
-    (folder / file_name(80)).write_bytes(spoilt)
+    (folder / snapshot_file(80)).write_bytes(spoilt)
     found = rankloop("verify")
     assert found.exit_code == 1
     assert found.output.splitlines() == [

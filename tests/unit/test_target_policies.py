@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.base import Doubles
-from models.events import Judged, Outcome, Source
+from models.events import Outcome, OutcomeSlot, Source
 from policies.evaluation.estimators import EstimatorTerms
 from policies.evaluation.importance_weights import choices
 from policies.evaluation.reward_model import cascaded
@@ -71,7 +71,7 @@ def outcome(
         policy="logger",
         model=0,
         slots=tuple(
-            Judged(item=f"i{i}", position=at, propensity=p, reward=float(r))
+            OutcomeSlot(item=f"i{i}", position=at, propensity=p, reward=float(r))
             for at, (i, p, r) in enumerate(slots)
         ),
         source=Source(0, number, 0),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.candidates import Candidates
-from models.events import Features, InvalidMessageError, Judged, Outcome, Source
+from models.events import Features, InvalidMessageError, Outcome, OutcomeSlot, Source
 from policies.vowpal import SavedModel, Vowpal
 from policies.vowpal_explore import VowpalExplore
 from policies.vowpal_text import example, head, item, label, shared
@@ -44,7 +44,7 @@ def candidates(n=12, seed=0):
 def outcome(*slots, user="ann", context=CONTEXT, names=NAMES):
     """Slots are (features, reward) or (features, reward, propensity)."""
     judged = tuple(
-        Judged(
+        OutcomeSlot(
             item=f"i{i}",
             position=i,
             features=slot[0],

@@ -97,7 +97,7 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def loop(settings: Settings, text: Encoder, arm: Arm, kind: type[L]) -> L:
+def arm_loop(settings: Settings, text: Encoder, arm: Arm, kind: type[L]) -> L:
     """An arm's agents with nothing learned yet, in a loop of that kind.
 
     Who withholds vectors from the catalogue withholds text.

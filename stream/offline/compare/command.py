@@ -19,12 +19,12 @@ from stream.offline.compare.comparison import Comparison, Runs, Slice, contrasts
 from stream.offline.compare.findings import findings
 from stream.offline.compare.plots import overview
 from stream.offline.compare.report import comparison_table, page
-from stream.offline.compare.trial import ArmRun, run
+from stream.offline.compare.trial import ArmRun, run_arm
 from stream.offline.plotting import figure, save_png
 from stream.offline.regret import Regret
 from stream.settings import Settings
 from stream.simulation.environment import LogEnvironment
-from stream.simulation.event_log import EventLog, liked, read
+from stream.simulation.event_log import EventLog, liked, read_event_log
 from stream.simulation.experiment import side_by_side
 
 SAMPLE = 300  # texts embedded again, to know how fast that is
@@ -37,7 +37,7 @@ class TunedLog(Struct, frozen=True):
     tuned: FineTuningResult
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class ComparisonPlan(Struct, frozen=True, kw_only=True):
     """What is played: so many requests with so many seeds, by `jobs` processes at a time."""
 
     requests: int
@@ -47,7 +47,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     arms: tuple[str, ...] = tuple(ARMS)
 
 
-class Options(Struct, frozen=True, kw_only=True):
+class ComparisonOptions(Struct, frozen=True, kw_only=True):
     """The options of `rankloop compare`: the first `events` of a log are played."""
 
     requests: int
@@ -63,25 +63,27 @@ class Options(Struct, frozen=True, kw_only=True):
     tuned: Path | None
 
 
-def compare(settings: Settings, file: Path, options: Options) -> None:
+def run_comparison(settings: Settings, file: Path, options: ComparisonOptions) -> None:
     """Compare, print, and write what was asked for."""
-    regret = None if options.regret is None else known(options.regret)
+    regret = None if options.regret is None else read_regret(options.regret)
     ready(options.out, options.plot, options.html)
     if options.plot or options.html:
         figure(1, 1)  # where there is no matplotlib, say so now
     settings = structs.replace(settings, horizon_seconds=options.horizon)
-    log = read(file, settings, options.events)
+    log = read_event_log(file, settings, options.events)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
     deep = None
     if options.tuned is not None:
         deep = reread(file, settings, options.events, options.tuned, log)
-    plan = Plan(requests=options.requests, seeds=options.seeds, k=options.k, jobs=options.jobs)
-    result = compared(file.name, log, settings, plan, deep)
+    plan = ComparisonPlan(
+        requests=options.requests, seeds=options.seeds, k=options.k, jobs=options.jobs
+    )
+    result = compare_arms(file.name, log, settings, plan, deep)
     present(result, regret, options)
 
 
-def present(result: Comparison, regret: Regret | None, options: Options) -> None:
+def present(result: Comparison, regret: Regret | None, options: ComparisonOptions) -> None:
     """Print a comparison, and write the files that were asked for."""
     console = Console(width=160, highlight=False)
     console.print(comparison_table(result))
@@ -102,16 +104,16 @@ def present(result: Comparison, regret: Regret | None, options: Options) -> None
 
 
 def arm_runs(
-    settings: Settings, world: LogEnvironment, plan: Plan, deep: TunedLog | None
+    settings: Settings, environment: LogEnvironment, plan: ComparisonPlan, deep: TunedLog | None
 ) -> list[ArmRun]:
     """Every arm with every seed, the slowest arms first; fine-tuned ones if there is a `deep`."""
-    tuned = world if deep is None else LogEnvironment(deep.log, plan.requests, plan.k)
+    tuned = environment if deep is None else LogEnvironment(deep.log, plan.requests, plan.k)
     arms = [arm for arm in plan.arms if deep is not None or not ARMS[arm].tuned]
     return [
         ArmRun(
             arm=arm,
             settings=structs.replace(settings, seed=seed),
-            world=tuned if ARMS[arm].tuned else world,
+            environment=tuned if ARMS[arm].tuned else environment,
             after=0 if deep is None else deep.tuned.until,
         )
         for seed in range(settings.seed, settings.seed + plan.seeds)
@@ -119,21 +121,21 @@ def arm_runs(
     ]
 
 
-def compared(
-    name: str, log: EventLog, settings: Settings, plan: Plan, deep: TunedLog | None = None
+def compare_arms(
+    name: str, log: EventLog, settings: Settings, plan: ComparisonPlan, deep: TunedLog | None = None
 ) -> Comparison:
     """Play every arm with every seed, the fine-tuned ones if there are any."""
     started = perf_counter()
-    world = LogEnvironment(log, plan.requests, plan.k)
-    trials = arm_runs(settings, world, plan, deep)
+    environment = LogEnvironment(log, plan.requests, plan.k)
+    trials = arm_runs(settings, environment, plan, deep)
     likes = sum(liked(event) is not None for event in log.events)
     asks = sum(isinstance(event, Request) for event in log.events)
     answered = min(plan.requests, asks or likes) * len(trials)
-    found = side_by_side(run, trials, answered, plan.jobs)
+    found = side_by_side(run_arm, trials, answered, plan.jobs)
     arms = [arm for arm in plan.arms if any(trial.arm == arm for trial in trials)]
     runs: Runs = {arm: [one for one in found if one.arm == arm] for arm in arms}
     first = runs[arms[0]][0]
-    asked = [one.context for one in world.messages() if isinstance(one, Request)]
+    asked = [one.context for one in environment.messages() if isinstance(one, Request)]
     if not first.users:
         after = trials[0].after
         raise ValueError(f"no request comes after {after}, until when fine-tuning has seen the log")
@@ -149,7 +151,7 @@ def compared(
         seeds=list(range(settings.seed, settings.seed + plan.seeds)),
         encoder=log.encoder.version,
         texts_a_second=speed(settings, log.items),
-        asked=world.asks,
+        asked=environment.asks,
         seconds=perf_counter() - started,
         slices=[
             Slice(
@@ -166,16 +168,18 @@ def compared(
 
 def reread(file: Path, settings: Settings, events: int, folder: Path, log: EventLog) -> TunedLog:
     """The log again, as the fine-tuned BERT of a folder reads it."""
-    tuned = finetune.known(folder)
+    tuned = finetune.read_result(folder)
     if tuned.base != log.encoder.version:
         raise ValueError(
             f"{folder} was fine-tuned from {tuned.base}, and the other arms read with "
             f"{log.encoder.version}: set RANKLOOP_ENCODER to what it was fine-tuned from"
         )
-    return TunedLog(read(file, structs.replace(settings, encoder=str(folder)), events), tuned)
+    return TunedLog(
+        read_event_log(file, structs.replace(settings, encoder=str(folder)), events), tuned
+    )
 
 
-def known(file: Path) -> Regret:
+def read_regret(file: Path) -> Regret:
     """What `regret --json` wrote."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Regret)

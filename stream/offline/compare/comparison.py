@@ -164,7 +164,7 @@ def contrasts(runs: Runs, seed: int = 0) -> list[Contrast]:
                 made.append((arm, base, name))
     if not made:
         return []
-    p_values = holm(columns.p_values(seed), weights(made)).tolist()
+    p_values = holm(columns.p_values(seed), hypothesis_weights(made)).tolist()
     return [
         Contrast(*names, difference, p_value)
         for names, difference, p_value in zip(
@@ -173,10 +173,11 @@ def contrasts(runs: Runs, seed: int = 0) -> list[Contrast]:
     ]
 
 
-def weights(made: Sequence[tuple[str, str, str]]) -> Doubles:
+def hypothesis_weights(made: Sequence[tuple[str, str, str]]) -> Doubles:
     """The questions of a comparison have half of the weight, all other contrasts the other half.
 
-    >>> weights([("full", "hybrid", "all"), ("mf", "popular", "all"), ("mf", "popular", "cold")])
+    >>> questions = [("full", "hybrid", "all"), ("mf", "popular", "all"), ("mf", "popular", "cold")]
+    >>> hypothesis_weights(questions)
     array([1. , 0.5, 0.5])
     """
     asked = np.array([slice == ALL and (arm, base) in PARTS.values() for arm, base, slice in made])

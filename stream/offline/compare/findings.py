@@ -36,7 +36,7 @@ def findings(result: Comparison) -> list[Finding]:
         gains = [one for one in result.contrasts if (one.arm, one.base) == (arm, base)]
         if not gains:
             continue
-        finds = says(gains[0], arms[base].clicks[ALL].mean)
+        finds = gain_sentence(gains[0], arms[base].clicks[ALL].mean)
         price = cost(arms[arm], arms[base])
         texts = f"{result.items:,} texts to embed, {result.texts_a_second:,.0f} a second"
         if part == "Text":
@@ -47,7 +47,7 @@ def findings(result: Comparison) -> list[Finding]:
     return made
 
 
-def says(gain: Contrast, base: float) -> str:
+def gain_sentence(gain: Contrast, base: float) -> str:
     """What a part adds over all requests to the `base` clicks a ranking without it."""
     interval = signed(gain.difference)
     if not gain.sure:

@@ -23,8 +23,8 @@ from stream.offline.compare.comparison import (
 from stream.offline.compare.findings import findings
 from stream.offline.compare.plots import behaviour, curves, overview
 from stream.offline.plotting import data_uri
-from stream.offline.regret import Regret, draw, says
-from stream.offline.tables import columns, short, signed
+from stream.offline.regret import Regret, draw_curves, regret_lines
+from stream.offline.tables import numeric_table, short, signed
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -45,7 +45,7 @@ class Cells(Struct, frozen=True):
 
 def page(result: Comparison, regret: Regret | None = None) -> str:
     """The report as HTML. Raises ValueError where matplotlib is not installed."""
-    moved = (f"{name}: {told(found)}" for name, found in result.drift.items())
+    moved = (f"{name}: {switch_points(found)}" for name, found in result.drift.items())
     full = [one for one in result.standings if one.arm == FULL and one.calibration]
     return TEMPLATES.get_template("report.html").render(
         log=result.log,
@@ -58,7 +58,7 @@ def page(result: Comparison, regret: Regret | None = None) -> str:
         by_user=by_slice(result, "users"),
         by_item=by_slice(result, "items"),
         curves=data_uri(curves(result)),
-        regret=regret and {"lines": says(regret), "curves": data_uri(draw(regret))},
+        regret=regret and {"lines": regret_lines(regret), "curves": data_uri(draw_curves(regret))},
         exposure=exposure(result),
         moved="; ".join(moved),
         exploring=[data_uri(behaviour(one)) for one in full],
@@ -130,17 +130,17 @@ def exposure(result: Comparison) -> Cells:
             one.arm,
             f"{mean(some.coverage for some in one.shown):.1%}",
             f"{expm1(mean(some.popularity for some in one.shown)):,.1f}",
-            told(one.drift),
+            switch_points(one.drift),
         ]
         for one in result.standings
     ]
     return Cells(head, rows)
 
 
-def told(changes: Sequence[int]) -> str:
+def switch_points(changes: Sequence[int]) -> str:
     """After how many requests.
 
-    >>> told([1500, 2000]), told([])
+    >>> switch_points([1500, 2000]), switch_points([])
     ('after 1,500, after 2,000', 'no')
     """
     return ", ".join(f"after {n:,}" for n in changes[:10]) or "no"
@@ -187,7 +187,7 @@ def method(result: Comparison) -> list[str]:
 def comparison_table(result: Comparison) -> Table:
     """Arms against popularity and the full ranker, with what they cost."""
     seeds = ", ".join(map(str, result.seeds))
-    table = columns(
+    table = numeric_table(
         f"{result.requests:,} rankings of {result.k} for {result.users} users, seeds {seeds}",
         f"clicks a ranking, intervals 95% by user; * holds after Holm's correction for all "
         f"{len(result.contrasts)} contrasts; texts by {result.encoder}, "

@@ -35,7 +35,7 @@ class ArmRun(Struct, frozen=True, kw_only=True):
 
     arm: str
     settings: Settings
-    world: LogEnvironment
+    environment: LogEnvironment
     after: int = 0
 
 
@@ -89,9 +89,9 @@ class TimedLoop(Loop):
         self.learning += thread_time() - started
         self.learned += 1
 
-    def decide(self, ask: RankingTask) -> Decision:
+    def decide(self, task: RankingTask) -> Decision:
         started = thread_time()
-        decision = super().decide(ask)
+        decision = super().decide(task)
         self.deciding.append(thread_time() - started)
         return decision
 
@@ -113,7 +113,7 @@ class LogStatistics:
     """What the log has told so far: how often items were liked, and how much users liked."""
 
     def __init__(self, trial: ArmRun) -> None:
-        self._world, self._arm = trial.world, arms.ARMS[trial.arm]
+        self._world, self._arm = trial.environment, arms.ARMS[trial.arm]
         self._draws, self._rng = trial.settings.candidates, Random(trial.settings.seed)
         self._stock = Inventory()
         self.likes = Counter[str]()  # by item
@@ -141,35 +141,35 @@ class LogStatistics:
         return structs.replace(request, candidates=request.candidates or tuple(drawn))
 
 
-def wanted(world: LogEnvironment) -> Callable[[Decision], frozenset[str]]:
+def wanted(environment: LogEnvironment) -> Callable[[Decision], frozenset[str]]:
     """What each request's user clicked or, if the log has no requests, was to like next."""
-    if not world.asks:
-        visitor = LoggedClickModel(world.log.events, window=world.window)
-        return lambda decision: visitor.wanted(decision.user, decision.at)
+    if not environment.asks:
+        click_model = LoggedClickModel(environment.log.events, window=environment.window)
+        return lambda decision: click_model.wanted(decision.user, decision.at)
     found: dict[str, set[str]] = {}
-    for event in world.log.events:
+    for event in environment.log.events:
         if isinstance(event, Click) and event.request is not None:
             found.setdefault(event.request, set()).add(event.item)
     return lambda decision: frozenset(found.get(decision.id, ()))
 
 
-def run(trial: ArmRun, progress: Callable[[int], None] | None = None) -> ArmResult:
+def run_arm(trial: ArmRun, progress: Callable[[int], None] | None = None) -> ArmResult:
     """Play one arm through."""
     settings = structs.replace(trial.settings, refresh_on_click=False)
-    loop = arms.loop(settings, trial.world.encoder, arms.ARMS[trial.arm], TimedLoop)
-    told, wants = LogStatistics(trial), wanted(trial.world)
+    loop = arms.arm_loop(settings, trial.environment.encoder, arms.ARMS[trial.arm], TimedLoop)
+    told, wants = LogStatistics(trial), wanted(trial.environment)
     users, history = list[str](), list[int]()
     clicks, cold, ndcg, reciprocal = list[float](), list[float](), list[float](), list[float]()
     scores, earned, heat = list[float](), list[bool](), list[float]()
     different, bins = set[str](), np.zeros(BINS, np.int64)
-    visitor = trial.world.visitor()
-    for n, (decision, made, _) in enumerate(play(loop, told.messages(), visitor), 1):
+    click_model = trial.environment.click_model()
+    for n, (decision, made, _) in enumerate(play(loop, told.messages(), click_model), 1):
         if progress and n % 50 == 0:
             progress(50)
         if decision.at <= trial.after:
             continue
         wish, items = wants(decision), [slot.item for slot in decision.slots]
-        clicked = {one.item for one in made} or (wish if trial.world.asks else set[str]())
+        clicked = {one.item for one in made} or (wish if trial.environment.asks else set[str]())
         hits = [place for place, item in enumerate(items) if item in clicked]
         most = min(decision.k, len(wish))
         users.append(decision.user)

@@ -18,7 +18,7 @@ from stream.settings import Settings
 from stream.torture.checker.downtime import Downtime, downtimes
 from stream.torture.checker.expected import ExpectedOutcomes, ExpectedRecord
 from stream.torture.checker.journal import digest, entries
-from stream.torture.checker.logs import count, messages
+from stream.torture.checker.logs import count, topic_messages
 from stream.torture.checker.observed import ObservedDeadLetters, ObservedRankings, ObservedRecords
 
 DAY = 86_400_000
@@ -240,7 +240,7 @@ def check(
         topics.events: (settings.partitions, event),
     }
     for topic, (partitions, take) in takes.items():
-        for message in messages(settings, topic, partitions):
+        for message in topic_messages(settings, topic, partitions):
             take(message)
             done += 1
             told(done)

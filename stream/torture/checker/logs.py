@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from stream.settings import Settings
 
 
-def messages(settings: Settings, topic: str, partitions: int) -> Iterator[ConsumerRecord]:
+def topic_messages(settings: Settings, topic: str, partitions: int) -> Iterator[ConsumerRecord]:
     """All messages of a topic, each partition in order."""
     tps = [TopicPartition(topic, n) for n in range(partitions)]
     with asyncio.Runner() as runner:

@@ -18,8 +18,8 @@ with atheris.instrument_imports(include=["models", "policies.vowpal_text"]):
         Interaction,
         InvalidMessageError,
         Item,
-        Judged,
         Outcome,
+        OutcomeSlot,
         Request,
         Reward,
         Slot,
@@ -47,7 +47,7 @@ def one(data: bytes) -> None:
 def seeds() -> str:
     """A folder with a message of each kind: what is no JSON at all is refused too early."""
     folder, seen = Path(mkdtemp(prefix="rankloop-fuzz-")), Features((1.0,), ("news",), (0.5,))
-    judged = Judged(item="i", position=0, propensity=0.5, reward=1.0, features=seen)
+    judged = OutcomeSlot(item="i", position=0, propensity=0.5, reward=1.0, features=seen)
     whose = {"id": "r", "user": "u", "at": 3}
     versions = {"policy": "p", "model": 0}
     for message in (
