@@ -18,7 +18,7 @@ from models.events import Click, Decision, Reward
 
 
 class LoggedClickModel:
-    """Visitors who are to like what their logged selves liked next.
+    """Users who are to like what their logged selves liked next.
 
     A user clicks every shown item that is among their next `window` logged interactions at or
     after the decision's time and positive there (a click, or a reward above 0), each item once
@@ -83,7 +83,7 @@ class Drift(Struct, frozen=True):
 
 
 class PositionBasedModel:
-    """Visitors with hidden tastes: vectors over the same dimensions as the items' (topics, say).
+    """Users with hidden tastes: vectors over the same dimensions as the items' (topics, say).
 
     P(click) = patience ** position * sigmoid(steepness * (taste . item - demand)): position bias
     times attraction. Chance is a hash of (seed, decision id, item), so slots are independent. One

@@ -135,7 +135,7 @@ def finetune(context: click.Context, file: Path, folder: Path, **options: Any) -
 def regret(context: click.Context, **options: Any) -> None:
     """What learning costs: clicks lost against the best ranking, where the best is known.
 
-    Simulated readers of a shelf of 60 articles, a new one every ten minutes: tastes drift, lower
+    Simulated readers of a stock of 60 articles, a new one every ten minutes: tastes drift, lower
     places are seen less, a fifth of the clicks come up to 20 minutes late. Regret is exact: the
     expected clicks of the best ranking less those of the one shown.
     """

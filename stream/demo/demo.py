@@ -1,4 +1,4 @@
-"""The demo: a local stack, a worker, a customer, a visitor who clicks; then what was earned."""
+"""The demo: a local stack, a worker, a customer, a user who clicks; then what was earned."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ from stream.simulation.experiment import side_by_side
 from stream.simulation.news import NewsEnvironment
 from stream.storage.vector_cache import EncoderIdentity
 
-HORIZON = 10.0  # seconds of the log's time: the visitor clicks within 2.5 s
+HORIZON = 10.0  # seconds of the log's time: a user clicks within 2.5 s
 # Settings of the user's own cluster, of no use on the stack that the demo starts.
 LEFT_OUT = ("group", "topic_prefix", "replication", "impressions", "snapshot_url")
 LEFT_OUT += ("security_protocol", "sasl_username", "sasl_password", "redis_cafile")
@@ -73,7 +73,7 @@ def _stock(
 
 
 class Scenario(Struct, frozen=True):
-    """What the demo is played with: items, and the world once their vectors are known."""
+    """What the demo is played with: items, and the environment once their vectors are known."""
 
     says: str
     items: tuple[Item, ...]
@@ -134,8 +134,8 @@ def run_demo(settings: Settings, data: Path | None, requests: int, events: int) 
             )
             until(lambda: {one["open"] for one in partitions()} == {0}, "horizons to close")
         report, _ = audit_logs(settings, KafkaLogs(settings), quiet=True)
-    trials = [Run(settings=settings.alone(p), environment=environment) for p in OTHERS]
-    others = side_by_side(run, trials, len(served.users) * len(trials), jobs=2)
+    runs = [Run(settings=settings.alone(p), environment=environment) for p in OTHERS]
+    others = side_by_side(run, runs, len(served.users) * len(runs), jobs=2)
     console.print(
         reward_table({one.policy: one.rewards for one in others}, served, settings.policy)
     )

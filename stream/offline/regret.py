@@ -109,7 +109,7 @@ def measure_regret(
     """Every policy before the same readers, with every seed."""
     started = perf_counter()
     numbers = list(range(settings.seed, settings.seed + seeds))
-    trials = [
+    runs = [
         RegretRun(
             settings=structs.replace(settings, policy=policy, seed=seed),
             requests=requests,
@@ -119,10 +119,10 @@ def measure_regret(
         for seed in numbers
         for policy in reversed(policies)
     ]
-    found = side_by_side(run_regret, trials, requests * len(trials), jobs)
+    found = side_by_side(run_regret, runs, requests * len(runs), jobs)
     by_policy: dict[str, list[list[float]]] = {name: [] for name in policies}
-    for trial, regrets in zip(trials, found, strict=True):
-        by_policy[trial.settings.policy].append(regrets)
+    for one, regrets in zip(runs, found, strict=True):
+        by_policy[one.settings.policy].append(regrets)
     at = sorted({requests * (i + 1) // POINTS for i in range(POINTS)} - {0})
     return Regret(
         requests=requests,
@@ -136,13 +136,13 @@ def measure_regret(
     )
 
 
-def run_regret(trial: RegretRun, progress: Callable[[int], None] | None = None) -> list[float]:
+def run_regret(planned: RegretRun, progress: Callable[[int], None] | None = None) -> list[float]:
     """The regret of each ranking, in clicks."""
     settings = structs.replace(
-        trial.settings, refresh_on_click=False, exclude_seen=False, horizon_seconds=HORIZON
+        planned.settings, refresh_on_click=False, exclude_seen=False, horizon_seconds=HORIZON
     )
     environment = drifting_news_environment(
-        settings, requests=trial.requests, articles=trial.articles, readers=trial.readers
+        settings, requests=planned.requests, articles=planned.articles, readers=planned.readers
     )
     loop, click_model = build.loop(settings, environment.encoder), environment.click_model()
     regrets: list[float] = []

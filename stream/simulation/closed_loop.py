@@ -1,7 +1,7 @@
 """A run: one policy in a closed loop of its own, on requests that others answer, too.
 
-Every so many liked items, their user asks for a ranking just before; a visitor clicks; clicks go
-back with their request, in event time, and the logged event itself follows as one without.
+Every so many liked items, their user asks for a ranking just before; a click model clicks; clicks
+go back with their request, in event time, and the logged event itself follows as one without.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,33 +66,33 @@ def play(
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """One run: a policy (in `settings`) and where its requests and its visitors come from."""
+    """One run: a policy (in `settings`) and where its requests and its clicks come from."""
 
     settings: Settings
     environment: Environment
     decisions: Path | None = None
 
 
-def run(trial: Run, progress: Callable[[int], None] | None = None) -> RunResult:
-    """Play one policy through; equal trials give equal decisions and an equal digest."""
+def run(planned: Run, progress: Callable[[int], None] | None = None) -> RunResult:
+    """Play one policy through; equal runs give equal decisions and an equal digest."""
     started = perf_counter()
-    settings = structs.replace(trial.settings, refresh_on_click=False)
-    loop = build.loop(settings, trial.environment.encoder)
+    settings = structs.replace(planned.settings, refresh_on_click=False)
+    loop = build.loop(settings, planned.environment.encoder)
     users, rewards, micros = list[str](), list[float](), list[float]()
     shown: dict[str, tuple[int, frozenset[str]]] = {}
     different: set[str] = set()
 
     def logged() -> Iterator[Item | Embedding | Event]:
-        for message in trial.environment.messages():
+        for message in planned.environment.messages():
             yield message
             if isinstance(message, Click) and message.request in shown:
                 i, items = shown[message.request]
                 rewards[i] += message.item in items
 
-    out = trial.decisions.open("wb") if trial.decisions else None
+    out = planned.decisions.open("wb") if planned.decisions else None
     slots = 0
     with out or nullcontext():
-        for decision, clicks, spent in play(loop, logged(), trial.environment.click_model()):
+        for decision, clicks, spent in play(loop, logged(), planned.environment.click_model()):
             items = [slot.item for slot in decision.slots]
             shown[decision.id] = len(users), frozenset(items)
             users.append(decision.user)

@@ -48,18 +48,22 @@ class LogEnvironment(Struct, frozen=True):
         return self.log.encoder
 
     @property
-    def asks(self) -> bool:
+    def has_requests(self) -> bool:
         """True if the log holds its own requests: then nothing is added to it."""
         return any(isinstance(event, Request) for event in self.log.events)
 
     def messages(self) -> Messages:
-        if self.asks:
+        if self.has_requests:
             return upto(self.log.in_time(), self.requests)
         likes = sum(liked(event) is not None for event in self.log.events)
         return requests_before_likes(self.log.in_time(), likes, min(self.requests, likes), self.k)
 
     def click_model(self) -> ClickModel:
-        return NoClicks() if self.asks else LoggedClickModel(self.log.events, window=self.window)
+        return (
+            NoClicks()
+            if self.has_requests
+            else LoggedClickModel(self.log.events, window=self.window)
+        )
 
 
 def requests_before_likes(

@@ -64,13 +64,11 @@ def _tell(count: int) -> None:
             _done.value += count
 
 
-def _run(play: Callable[[Any, Tell], Any], trial: Any) -> Any:
-    return play(trial, _tell)
+def _run(play: Callable[[Any, Tell], Any], one: Any) -> Any:
+    return play(one, _tell)
 
 
-def side_by_side(
-    play: Callable[[T, Tell], R], trials: Sequence[T], total: int, jobs: int
-) -> list[R]:
+def side_by_side(play: Callable[[T, Tell], R], runs: Sequence[T], total: int, jobs: int) -> list[R]:
     """`play` each run, `jobs` at a time in processes of their own, with a progress bar.
 
     `play` is a function of a module; it tells how many more of the `total` requests are done.
@@ -81,8 +79,8 @@ def side_by_side(
         progress() as bar,
         ProcessPoolExecutor(jobs, spawn, _start, (done,)) as pool,
     ):
-        task = bar.add_task(f"{len(trials)} trials", total=total)
-        futures = [pool.submit(_run, play, trial) for trial in trials]
+        task = bar.add_task(f"{len(runs)} runs", total=total)
+        futures = [pool.submit(_run, play, one) for one in runs]
         while not all(future.done() for future in futures):
             bar.update(task, completed=done.value)
             wait(futures, timeout=0.2)
@@ -106,12 +104,12 @@ def run_experiment(
     """
     started = perf_counter()
     seeds = list(seeds)
-    trials = [
+    planned = [
         Run(settings=structs.replace(settings.alone(policy), seed=seed), environment=environment)
         for seed in seeds
         for policy in reversed(policies)
     ]
-    results = side_by_side(run, trials, requests * len(trials), jobs)
+    results = side_by_side(run, planned, requests * len(planned), jobs)
     by_policy = {name: [one for one in results if one.policy == name] for name in policies}
     champion = policies[-1]
     best = mean_rewards(by_policy[champion])

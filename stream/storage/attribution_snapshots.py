@@ -117,7 +117,7 @@ class AttributionSnapshots:
 
     def newest(self, partition: int, first: int, last: int) -> AttributionState | None:
         """The newest good one between two offsets; what is damaged is said loudly."""
-        where = {"partition": partition, "shelf": self.store.where}
+        where = {"partition": partition, "store": self.store.where}
         try:
             offsets = [offset for offset in self.offsets(partition) if first <= offset <= last]
         except Exception as error:  # whatever a store may raise: the bookmark is enough

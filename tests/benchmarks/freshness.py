@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.events import Click, Item
 from stream.local.stack import Stack
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import Worker, eventually
 
 CLICKS = 30
@@ -30,7 +30,7 @@ def measure(brokers: str, folder: Path, seconds: float) -> list[float]:
         "snapshot_poll_seconds": 0.2,
     }
     took: list[float] = []
-    with World(brokers, prefix, folder, partitions=1, **shared) as loop:
+    with Deployment(brokers, prefix, folder, partitions=1, **shared) as loop:
         loop.environ["RANKLOOP_ROLE"] = "learn"
         learn = loop.worker()
         loop.environ["RANKLOOP_ROLE"] = "rank"

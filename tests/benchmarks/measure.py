@@ -30,7 +30,7 @@ def amount(full: int, seconds: float) -> int:
     return max(10, round(full * seconds / FULL))
 
 
-class Watch:
+class Stopwatch:
     """Wall and processor time of a block, of this process or another's."""
 
     def __init__(self, pid: int | None = None) -> None:
@@ -63,9 +63,9 @@ def processor(pid: int) -> float:
 
 
 @contextmanager
-def watch(pid: int | None = None) -> Iterator[Watch]:
+def watch(pid: int | None = None) -> Iterator[Stopwatch]:
     """Time a block."""
-    made = Watch(pid)
+    made = Stopwatch(pid)
     made.start()
     yield made
     made.stop()

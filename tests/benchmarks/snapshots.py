@@ -25,7 +25,7 @@ import click
 import uvloop
 from filled import fill, likes
 from machine import disturbed, machine
-from measure import Row, Watch, processor, watch
+from measure import Row, Stopwatch, processor, watch
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
@@ -114,7 +114,7 @@ def megabytes(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def busy(spent: Watch) -> str:
+def busy(spent: Stopwatch) -> str:
     return f"{spent.busy:.1f} s of one core"
 
 

@@ -18,13 +18,13 @@ from stream.local.process import free_port
 from stream.settings import Settings, others_environ
 from stream.worker import app as workers
 from tests.support import kafka_secured
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_secured import PASSWORD, Secured
 from tests.support.kafka_worker import PATIENCE, ROOT, Worker, eventually
 
 pytestmark = pytest.mark.kafka
 
-Make = Callable[..., World]
+Make = Callable[..., Deployment]
 SAFE = "sasl_username", "security_protocol", "sasl_mechanism", "ssl_cafile"
 WORD = "[A-Z]{4,}"
 FAST = {"partitions": 1, "horizon_seconds": 1, "idle_tick_seconds": 0.5, "early_reward_seconds": 1}
@@ -39,14 +39,14 @@ def kafka_with_rules(
 
 
 @pytest.fixture
-def world(kafka_with_rules: Secured, topic_prefix: str, tmp_path: Path) -> Iterator[Make]:
+def deployment(kafka_with_rules: Secured, topic_prefix: str, tmp_path: Path) -> Iterator[Make]:
     """Makes a rankloop whose topics the administrator made and whose workers are the user."""
     with ExitStack() as stack:
         admin, user = kafka_with_rules.admin, kafka_with_rules.user
         logins = {name: getattr(admin, name) for name in (*SAFE, "sasl_password")}
 
-        def make(**settings: object) -> World:
-            one = World(admin.brokers, topic_prefix, tmp_path, **(FAST | logins | settings))
+        def make(**settings: object) -> Deployment:
+            one = Deployment(admin.brokers, topic_prefix, tmp_path, **(FAST | logins | settings))
             stack.enter_context(one)
             one.environ["RANKLOOP_SASL_USERNAME"] = user.sasl_username
             one.environ["RANKLOOP_SASL_PASSWORD"] = user.sasl_password
@@ -73,9 +73,9 @@ def ended(worker: Worker, *says: str) -> str:
 
 
 def test_a_worker_runs_with_the_rights_that_are_listed(
-    world: Make, kafka_with_rules: Secured
+    deployment: Make, kafka_with_rules: Secured
 ) -> None:
-    loop = world()
+    loop = deployment()
     kafka_with_rules.grant(permissions(loop.settings))
     [worker] = loop.ready()
     loop.stock(5)
@@ -134,9 +134,9 @@ def test_each_right_that_is_missing_is_named_with_its_remedy(
 
 @pytest.mark.parametrize("kind", ["topic", "group"])
 def test_a_worker_without_a_right_ends_in_one_line(
-    world: Make, kafka_with_rules: Secured, kind: str
+    deployment: Make, kafka_with_rules: Secured, kind: str
 ) -> None:
-    loop = world()
+    loop = deployment()
     missing = [right for right in permissions(loop.settings) if right.kind == kind][-2]
     kafka_with_rules.grant(set(permissions(loop.settings)) - {missing})
     worker = loop.worker()
@@ -152,10 +152,10 @@ LOST = {
 
 @pytest.mark.parametrize("case", LOST)
 def test_a_right_lost_while_it_runs_ends_in_one_line(
-    world: Make, kafka_with_rules: Secured, case: str
+    deployment: Make, kafka_with_rules: Secured, case: str
 ) -> None:
     kind, index = LOST[case]
-    loop = world()
+    loop = deployment()
     kafka_with_rules.grant(permissions(loop.settings))
     [worker] = loop.ready()
     loop.stock(3)
@@ -165,14 +165,14 @@ def test_a_right_lost_while_it_runs_ends_in_one_line(
     ended(worker, f"{lost.operation} on {kind} {lost.name}")
 
 
-def test_a_wrong_password_ends_in_one_line(world: Make, kafka_with_rules: Secured) -> None:
-    loop = world()
+def test_a_wrong_password_ends_in_one_line(deployment: Make, kafka_with_rules: Secured) -> None:
+    loop = deployment()
     loop.environ["RANKLOOP_SASL_PASSWORD"] = f"{PASSWORD}!"
     ended(loop.worker(), "refuses the user or the password of 'rankloop'", "RANKLOOP_SASL_PASSWORD")
 
 
-def test_a_certificate_that_is_not_trusted_ends_in_one_line(world: Make) -> None:
-    loop = world()
+def test_a_certificate_that_is_not_trusted_ends_in_one_line(deployment: Make) -> None:
+    loop = deployment()
     loop.environ["RANKLOOP_SSL_CAFILE"] = ""
     ended(loop.worker(), "is not trusted", "RANKLOOP_SSL_CAFILE (now: the system's)")
 

@@ -26,7 +26,7 @@ from models.events import (
 from stream.kafka.topics import owner
 from stream.torture.checker.expected import ExpectedOutcomes, ExpectedRecord, expected_record
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, body, now
+from tests.support.kafka_helpers import Deployment, body, now
 from tests.support.kafka_worker import ROOT, eventually
 
 pytestmark = pytest.mark.kafka
@@ -144,7 +144,7 @@ def mixed(begin: int) -> list[Sent]:
 
 
 def accounts_of(
-    world: World,
+    deployment: Deployment,
     sent: list[Sent],
     places: list[tuple[int, int]],
     decisions: dict[int, dict[str, Decision]],
@@ -158,7 +158,7 @@ def accounts_of(
             horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed
         )
         made[p] = account, []
-    for message in world.read(world.topics.events):
+    for message in deployment.read(deployment.topics.events):
         one = known.pop((message.partition, message.offset))
         account, facts = made[message.partition]
         if one.reason and not one.reason.startswith("too_late"):
@@ -170,10 +170,10 @@ def accounts_of(
     return made
 
 
-def first_decisions(world: World) -> dict[int, dict[str, Decision]]:
+def first_decisions(deployment: Deployment) -> dict[int, dict[str, Decision]]:
     """The decisions of each partition; fails if one was published twice."""
     found: dict[int, dict[str, Decision]] = {p: {} for p in range(PARTITIONS)}
-    for message in world.read(world.topics.rankings):
+    for message in deployment.read(deployment.topics.rankings):
         decision = decode_decision(message.value or b"")
         assert decision.id not in found[message.partition]
         found[message.partition][decision.id] = decision
@@ -191,14 +191,14 @@ def test_each_of_ten_thousand_events_is_accounted_for(
         "idle_tick_seconds": 3600,  # time passes by what the test sends alone
         "candidates": 30,
     }
-    with World(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as world:
-        workers = world.ready(2)
-        world.stock(ITEMS)
+    with Deployment(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as deployment:
+        workers = deployment.ready(2)
+        deployment.stock(ITEMS)
         sent = mixed(now() - 2 * EVENTS * STEP)
-        places = world.send_all((s.value, s.user, "", s.partition) for s in sent)
-        world.settled()
-        decisions = first_decisions(world)
-        found = accounts_of(world, sent, places, decisions)
+        places = deployment.send_all((s.value, s.user, "", s.partition) for s in sent)
+        deployment.settled()
+        decisions = first_decisions(deployment)
+        found = accounts_of(deployment, sent, places, decisions)
         accounts = {p: account for p, (account, _) in found.items()}
 
         # Every event has one fate, and the workers' counters say the same.
@@ -215,7 +215,7 @@ def test_each_of_ten_thousand_events_is_accounted_for(
         # Every dead letter, and no other message, lies there with its reason and its bytes.
         wanted = {(p, o): why for p, one in accounts.items() for o, why in one.letters.items()}
         letters = eventually(
-            lambda: there if len(there := world.letters()) >= len(wanted) else None, "letters"
+            lambda: there if len(there := deployment.letters()) >= len(wanted) else None, "letters"
         )
         assert {(letter.partition, letter.offset) for letter in letters} == set(wanted)
         assert len(letters) == len(wanted)
@@ -231,8 +231,8 @@ def test_each_of_ten_thousand_events_is_accounted_for(
             assert all(decision.slots for decision in decisions[p].values())
 
         # Feedback holds what users liked and one outcome for each that closed, in order.
-        version, digest = world.agreed()
-        records = world.records()
+        version, digest = deployment.agreed()
+        records = deployment.records()
         for p, (_, facts) in found.items():
             learned = [
                 expected_record(record) for record in records if record.source.partition == p
@@ -241,12 +241,12 @@ def test_each_of_ten_thousand_events_is_accounted_for(
             assert [(a, b) for a, b in zip(facts, learned, strict=True) if not a.like(b)] == []
 
         # Both workers hold what a fresh fold of the log holds.
-        assert world.folded(version).digest() == digest
+        assert deployment.folded(version).digest() == digest
 
         # And every ranking can be made again from the logs.
         audit = subprocess.run(
             [sys.executable, "-m", "stream", "audit"],
-            env=world.environ,
+            env=deployment.environ,
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -22,7 +22,7 @@ from models.events import (
 )
 from stream.kafka.topics import owner
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, body, now
+from tests.support.kafka_helpers import Deployment, body, now
 from tests.support.kafka_worker import eventually
 
 pytestmark = pytest.mark.kafka
@@ -112,15 +112,17 @@ VECTORS: dict[str, bytes | None] = {
 
 
 @pytest.fixture(scope="module")
-def world(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def deployment(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """One worker for the whole table: it has to survive all of it."""
     folder = tmp_path_factory.mktemp("bad")
-    with World(kafka.brokers, f"t{uuid.uuid4().hex[:12]}", folder, partitions=2) as world:
-        world.ready()
-        world.stock(20)
-        world.publish(Request(id="first", user="ann", at=now()))  # "too late" is after something
-        world.decision("first")
-        yield world
+    with Deployment(kafka.brokers, f"t{uuid.uuid4().hex[:12]}", folder, partitions=2) as deployment:
+        deployment.ready()
+        deployment.stock(20)
+        deployment.publish(
+            Request(id="first", user="ann", at=now())
+        )  # "too late" is after something
+        deployment.decision("first")
+        yield deployment
 
 
 def new(name: str) -> str:
@@ -128,88 +130,95 @@ def new(name: str) -> str:
     return f"{name} {uuid.uuid4().hex}"
 
 
-def answered(world: World, user: str = "ann") -> Decision:
+def answered(deployment: Deployment, user: str = "ann") -> Decision:
     """The worker answers a good request, which comes after whatever was sent before."""
     request = Request(id=new("good"), user=user, at=now(), k=3)
-    world.publish(request)
-    decision = world.decision(request.id)
+    deployment.publish(request)
+    decision = deployment.decision(request.id)
     assert len(decision.slots) == 3
     return decision
 
 
 @pytest.mark.parametrize("case", EVENTS)
-def test_a_bad_event_is_a_dead_letter_that_says_why(world: World, case: str) -> None:
+def test_a_bad_event_is_a_dead_letter_that_says_why(deployment: Deployment, case: str) -> None:
     value, reason = EVENTS[case]
-    partition, offset = world.send(value)
-    answered(world)
-    letter = world.letter(world.topics.events, partition, offset)
+    partition, offset = deployment.send(value)
+    answered(deployment)
+    letter = deployment.letter(deployment.topics.events, partition, offset)
     assert reason in letter.reason
     assert letter.value == (value or b"")
 
 
-def test_an_event_on_another_partition_than_its_users_is_misrouted(world: World) -> None:
+def test_an_event_on_another_partition_than_its_users_is_misrouted(deployment: Deployment) -> None:
     wrong = 1 - owner("ann", 2)
-    world.send(encode(Click(id=new("c"), user="ann", item="item:1", at=now())), partition=wrong)
-    _, offset = world.send(encode(Request(id=new("r"), user="ann", at=now())), partition=wrong)
-    letter = world.letter(world.topics.events, wrong, offset)
+    deployment.send(
+        encode(Click(id=new("c"), user="ann", item="item:1", at=now())), partition=wrong
+    )
+    _, offset = deployment.send(encode(Request(id=new("r"), user="ann", at=now())), partition=wrong)
+    letter = deployment.letter(deployment.topics.events, wrong, offset)
     assert letter.reason == f"misrouted: the key must be the user, whose partition is {1 - wrong}"
 
 
 @pytest.mark.parametrize("case", REQUESTS)
-def test_a_strange_request_is_answered(world: World, case: str) -> None:
+def test_a_strange_request_is_answered(deployment: Deployment, case: str) -> None:
     id = new("strange")
     value = REQUESTS[case].replace(b'"bad"', f'"{id}"'.encode())
     request = decode_event(value)
     assert isinstance(request, Request)
-    world.send(value, user=request.user, partition=owner(request.user, 2))
-    decision = world.decision(id)
+    deployment.send(value, user=request.user, partition=owner(request.user, 2))
+    decision = deployment.decision(id)
     assert decision.slots
     assert all(0 < slot.propensity <= 1 for slot in decision.slots)
 
 
-def test_a_request_without_candidates_gets_an_empty_decision_with_its_reason(world: World) -> None:
+def test_a_request_without_candidates_gets_an_empty_decision_with_its_reason(
+    deployment: Deployment,
+) -> None:
     nothing = Request(id=new("none"), user="ann", at=now(), candidates=())
     exclude = tuple(f"item:{n}" for n in range(20))
     none_left = Request(
         id=new("none"), user="ann", at=now(), candidates=("item:1", "item:2"), exclude=exclude
     )
-    world.publish(nothing, none_left)
+    deployment.publish(nothing, none_left)
     for request in (nothing, none_left):
-        decision = world.decision(request.id)
+        decision = deployment.decision(request.id)
         assert decision.slots == ()
         assert "no candidates" in (decision.refused or "")
 
 
-def test_more_than_there_is_gives_what_there_is(world: World) -> None:
+def test_more_than_there_is_gives_what_there_is(deployment: Deployment) -> None:
     request = Request(
         id=new("r"), user=new("u"), at=now(), k=100, candidates=("item:1", "item:2", "item:2")
     )
-    world.publish(request)
-    assert {slot.item for slot in world.decision(request.id).slots} == {"item:1", "item:2"}
+    deployment.publish(request)
+    assert {slot.item for slot in deployment.decision(request.id).slots} == {"item:1", "item:2"}
 
 
-def test_one_future_event_closes_nobodys_decision(world: World) -> None:
+def test_one_future_event_closes_nobodys_decision(deployment: Deployment) -> None:
     mine, other = Request(id=new("mine"), user="ann", at=now()), new("other")
-    world.publish(mine, Request(id=other, user="ann", at=now() + 20 * 3_600_000))
-    world.decision(other)
-    world.publish(Click(id=new("c"), user="ann", item="item:9", at=now(), request=mine.id))
-    answered(world)
-    world.settled()
-    assert world.outcomes(mine.id) == []
+    deployment.publish(mine, Request(id=other, user="ann", at=now() + 20 * 3_600_000))
+    deployment.decision(other)
+    deployment.publish(Click(id=new("c"), user="ann", item="item:9", at=now(), request=mine.id))
+    answered(deployment)
+    deployment.settled()
+    assert deployment.outcomes(mine.id) == []
 
 
 @pytest.mark.parametrize("case", ITEMS)
-def test_a_bad_item_is_a_dead_letter_and_the_next_is_embedded(world: World, case: str) -> None:
+def test_a_bad_item_is_a_dead_letter_and_the_next_is_embedded(
+    deployment: Deployment, case: str
+) -> None:
     value, reason = ITEMS[case]
-    partition, offset = world.send(value, topic=world.topics.items)
+    partition, offset = deployment.send(value, topic=deployment.topics.items)
     good = Item(id=new("item"), at=1, title="a good one")
-    world.publish(good)
-    letter = world.letter(world.topics.items, partition, offset)
+    deployment.publish(good)
+    letter = deployment.letter(deployment.topics.items, partition, offset)
     assert reason in letter.reason
     assert letter.value == (value or b"")
     eventually(
         lambda: any(
-            (m.key or b"").endswith(good.id.encode()) for m in world.read(world.topics.embeddings)
+            (m.key or b"").endswith(good.id.encode())
+            for m in deployment.read(deployment.topics.embeddings)
         ),
         "the item after a bad one has its vector",
     )
@@ -218,11 +227,11 @@ def test_a_bad_item_is_a_dead_letter_and_the_next_is_embedded(world: World, case
 LARGE = b"x" * 10_000_000
 
 
-def squeezed(world: World, topic: str) -> int:
+def squeezed(deployment: Deployment, topic: str) -> int:
     """Publish LARGE in some kB of gzip, which brokers let through; the offset."""
 
     async def sent() -> int:
-        options = world.settings.aiokafka_options()
+        options = deployment.settings.aiokafka_options()
         producer = AIOKafkaProducer(**options, compression_type="gzip", max_request_size=16 << 20)
         async with producer:
             return (await producer.send_and_wait(topic, LARGE, key=b"ann", partition=0)).offset
@@ -230,85 +239,92 @@ def squeezed(world: World, topic: str) -> int:
     return asyncio.run(sent())
 
 
-def assert_cut(world: World, topic: str, offset: int) -> None:
+def assert_cut(deployment: Deployment, topic: str, offset: int) -> None:
     """There is one dead letter for LARGE, as much of it as goes into one."""
-    letter = world.letter(topic, 0, offset)
+    letter = deployment.letter(topic, 0, offset)
     assert "at most 1,000,000 bytes, not 10,000,000" in letter.reason
     assert letter.value == LARGE[:2_000_000]
-    letters = [(one.topic, one.partition, one.offset) for one in world.letters()]
+    letters = [(one.topic, one.partition, one.offset) for one in deployment.letters()]
     assert letters.count((topic, 0, offset)) == 1
 
 
-def test_a_large_event_in_a_small_parcel_is_one_dead_letter(world: World) -> None:
-    offset = squeezed(world, world.topics.events)
+def test_a_large_event_in_a_small_parcel_is_one_dead_letter(deployment: Deployment) -> None:
+    offset = squeezed(deployment, deployment.topics.events)
     user = next(user for user in map(str, range(99)) if owner(user, 2) == 0)
-    answered(world, user)
-    assert_cut(world, world.topics.events, offset)
+    answered(deployment, user)
+    assert_cut(deployment, deployment.topics.events, offset)
 
 
-def test_a_large_item_in_a_small_parcel_is_one_dead_letter(world: World) -> None:
-    offset = squeezed(world, world.topics.items)
+def test_a_large_item_in_a_small_parcel_is_one_dead_letter(deployment: Deployment) -> None:
+    offset = squeezed(deployment, deployment.topics.items)
     good = Item(id=new("item"), at=1, title="a good one")
-    world.publish(good)
+    deployment.publish(good)
     eventually(
         lambda: any(
-            (m.key or b"").endswith(good.id.encode()) for m in world.read(world.topics.embeddings)
+            (m.key or b"").endswith(good.id.encode())
+            for m in deployment.read(deployment.topics.embeddings)
         ),
         "the item after a large one has its vector",
     )
-    assert_cut(world, world.topics.items, offset)
+    assert_cut(deployment, deployment.topics.items, offset)
 
 
 @pytest.mark.parametrize("case", VECTORS)
-def test_a_bad_vector_is_passed_over(world: World, case: str) -> None:
+def test_a_bad_vector_is_passed_over(deployment: Deployment, case: str) -> None:
     vector = VECTORS[case]
-    encoder = world.workers[0].status()["encoder"]
+    encoder = deployment.workers[0].status()["encoder"]
     bad = vector
     if vector not in (None, b"rubbish"):
         bad = encode(Embedding(id="item:2", encoder=encoder, text_hash="0" * 32, vector=vector))
-    world.send(bad, topic=world.topics.embeddings)
+    deployment.send(bad, topic=deployment.topics.embeddings)
     good = Embedding(id="item:1", encoder=encoder, text_hash="0" * 32, vector=b"\0\x3c" * 256)
-    _, offset = world.send(encode(good), topic=world.topics.embeddings)
-    eventually(lambda: world.workers[0].status()["embeddings"] > offset, "the vector was read")
+    _, offset = deployment.send(encode(good), topic=deployment.topics.embeddings)
+    eventually(lambda: deployment.workers[0].status()["embeddings"] > offset, "the vector was read")
     request = Request(id=new("r"), user=new("u"), at=now(), candidates=("item:1", "item:2"))
-    world.publish(request)
-    assert len(world.decision(request.id).slots) == 2
+    deployment.publish(request)
+    assert len(deployment.decision(request.id).slots) == 2
 
 
 @pytest.mark.parametrize(
     "value",
     [None, b"", b"rubbish", b'{"type":"click"}', pytest.param(body(REQUEST), id="a request")],
 )
-def test_rubbish_among_the_rankings_is_passed_over(world: World, value: bytes | None) -> None:
-    world.send(value, topic=world.topics.rankings, partition=owner("ann", 2))
-    answered(world)
+def test_rubbish_among_the_rankings_is_passed_over(
+    deployment: Deployment, value: bytes | None
+) -> None:
+    deployment.send(value, topic=deployment.topics.rankings, partition=owner("ann", 2))
+    answered(deployment)
 
 
 @pytest.mark.parametrize("value", [None, b"rubbish", b"{}", b'{"type":"interaction"}'])
-def test_rubbish_in_feedback_is_passed_over_by_all_alike(world: World, value: bytes | None) -> None:
-    world.send(value, topic=world.topics.feedback)
-    world.publish(Click(id=new("c"), user="bob", item="item:5", at=now()))
-    answered(world, "bob")
-    version, digest = world.agreed()
-    assert world.folded(version).digest() == digest
+def test_rubbish_in_feedback_is_passed_over_by_all_alike(
+    deployment: Deployment, value: bytes | None
+) -> None:
+    deployment.send(value, topic=deployment.topics.feedback)
+    deployment.publish(Click(id=new("c"), user="bob", item="item:5", at=now()))
+    answered(deployment, "bob")
+    version, digest = deployment.agreed()
+    assert deployment.folded(version).digest() == digest
 
 
-def test_a_record_that_does_not_follow_is_refused_and_its_partition_goes_on(world: World) -> None:
+def test_a_record_that_does_not_follow_is_refused_and_its_partition_goes_on(
+    deployment: Deployment,
+) -> None:
     partition = owner("bob", 2)
     record = Interaction("x", "bob", "item:6", 1, 1.0, Source(partition, 10**9, 0), "no chain")
-    world.send(encode(record), topic=world.topics.feedback)
+    deployment.send(encode(record), topic=deployment.topics.feedback)
     click = Click(id=new("c"), user="bob", item="item:7", at=now())
-    world.publish(click)
-    assert "item:7" not in {slot.item for slot in answered(world, "bob").slots}
-    version, digest = world.agreed()
-    fresh = world.folded(version)
+    deployment.publish(click)
+    assert "item:7" not in {slot.item for slot in answered(deployment, "bob").slots}
+    version, digest = deployment.agreed()
+    fresh = deployment.folded(version)
     assert fresh.digest() == digest
     assert fresh.ledger.places[partition].source.offset < 10**9
 
 
-def test_the_worker_that_has_seen_it_all_starts_again(world: World) -> None:
-    _, digest = world.agreed()
-    assert world.workers.pop().stop() == 0
-    world.ready()
-    assert world.agreed()[1] == digest
-    answered(world)
+def test_the_worker_that_has_seen_it_all_starts_again(deployment: Deployment) -> None:
+    _, digest = deployment.agreed()
+    assert deployment.workers.pop().stop() == 0
+    deployment.ready()
+    assert deployment.agreed()[1] == digest
+    answered(deployment)

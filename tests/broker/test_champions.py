@@ -12,12 +12,12 @@ from msgspec.structs import replace
 from models.events import Champion, Click, Item, Request, encode
 from stream.cli.main import main
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import ROOT, Worker, eventually
 
 
-def run(loop: World, *arguments: str) -> str:
-    """What a command with the world's settings says."""
+def run(loop: Deployment, *arguments: str) -> str:
+    """What a command with the deployment's settings says."""
     done = subprocess.run(
         [sys.executable, "-m", "stream", *arguments],
         cwd=ROOT,
@@ -30,7 +30,7 @@ def run(loop: World, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def asked(loop: World, prefix: str, count: int = 12) -> None:
+def asked(loop: Deployment, prefix: str, count: int = 12) -> None:
     """Requests of many users, all answered."""
     ids = [f"{prefix}{n}" for n in range(count)]
     loop.publish(*(Request(id=id, user=f"user{id}", at=now(), k=3) for id in ids))
@@ -38,7 +38,7 @@ def asked(loop: World, prefix: str, count: int = 12) -> None:
         loop.decision(id)
 
 
-def switched(workers: list[Worker], loop: World, policy: str) -> int:
+def switched(workers: list[Worker], loop: Deployment, policy: str) -> int:
     """The offset of the last record that says so, once these workers have it."""
     for worker in workers:
         eventually(lambda w=worker: w.status().get("policy") == policy, f"{policy} decides")
@@ -60,7 +60,7 @@ def test_two_workers_switch_at_one_record_and_back(
         "horizon_seconds": 1,
         "idle_tick_seconds": 0.5,
     }
-    with World(kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
+    with Deployment(kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
         one, other = loop.ready(2)
         loop.stock(8)
         asked(loop, "a")
@@ -116,7 +116,7 @@ def test_a_worker_that_ranks_switches_with_the_snapshot_that_holds_the_record(
         "snapshot_seconds": 0.5,
         "snapshot_poll_seconds": 0.2,
     }
-    with World(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
+    with Deployment(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
 
         def started(role: str) -> Worker:
             loop.environ["RANKLOOP_ROLE"] = role
@@ -181,7 +181,7 @@ def test_a_challenger_that_is_ahead_for_sure_is_promoted_by_itself(
         "idle_tick_seconds": 0.5,
         "refresh_on_click": False,
     }
-    with World(kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
+    with Deployment(kafka.brokers, topic_prefix, tmp_path, **settings) as loop:
         [worker] = loop.ready()
         loop.stock(4)
         began, ids = now(), [f"r{n}" for n in range(400)]

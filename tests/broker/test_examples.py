@@ -14,7 +14,7 @@ import pytest
 from models.events import Interaction
 from stream.kafka.topics import owner
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World
+from tests.support.kafka_helpers import Deployment
 from tests.support.kafka_worker import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -54,18 +54,18 @@ def script(name: str, *arguments: str, environ: dict[str, str] | None = None) ->
     return run([sys.executable, str(EXAMPLES / name), *arguments], environ)
 
 
-def where(world: World) -> dict[str, str]:
-    """What an example reads from its environment to talk to a world's topics."""
-    settings = world.settings
+def where(deployment: Deployment) -> dict[str, str]:
+    """What an example reads from its environment to talk to a deployment's topics."""
+    settings = deployment.settings
     return {"RANKLOOP_BROKERS": settings.brokers, "RANKLOOP_TOPIC_PREFIX": settings.topic_prefix}
 
 
-def assert_all_were_routed_and_answered(world: World) -> None:
+def assert_all_were_routed_and_answered(deployment: Deployment) -> None:
     """Every user's events lie where rankloop expects them; none was refused, all are answered."""
-    world.settled()
+    deployment.settled()
     landed: dict[str, set[int]] = {}
     requests: set[str] = set()
-    for message in world.read(world.topics.events):
+    for message in deployment.read(deployment.topics.events):
         event = json.loads(message.value or b"")
         if event["type"] != "tick":  # a worker's own
             landed.setdefault(event["user"], set()).add(message.partition)
@@ -73,18 +73,18 @@ def assert_all_were_routed_and_answered(world: World) -> None:
             requests.add(event["id"])
     assert landed == {user: {owner(user, PARTITIONS)} for user in USERS}
     assert {n for numbers in landed.values() for n in numbers} == set(range(PARTITIONS))
-    assert [letter.reason for letter in world.letters()] == []
+    assert [letter.reason for letter in deployment.letters()] == []
     assert len(requests) == len(USERS)
-    assert requests <= world.decisions().keys()
+    assert requests <= deployment.decisions().keys()
 
 
 @pytest.mark.kafka
 def test_a_producer_and_consumer_in_one_script(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    with World(kafka.brokers, topic_prefix, tmp_path) as world:
-        world.ready()
-        said = script("producer_consumer.py", environ=where(world))
+    with Deployment(kafka.brokers, topic_prefix, tmp_path) as deployment:
+        deployment.ready()
+        said = script("producer_consumer.py", environ=where(deployment))
         first, then = said.splitlines()
         assert re.fullmatch(r"ann sees \['n\d', 'n\d'\]", first)
         clicked, refreshed = re.fullmatch(r"after her click on (n\d) ann sees (.*)", then).groups()  # pyright: ignore
@@ -92,25 +92,25 @@ def test_a_producer_and_consumer_in_one_script(
         assert "n" in refreshed
 
         def learned() -> bool:
-            records = [one for one in world.records() if isinstance(one, Interaction)]
+            records = [one for one in deployment.records() if isinstance(one, Interaction)]
             return [(one.user, one.item) for one in records] == [("ann", clicked)]
 
         eventually(learned, "the click is learned")
-        assert world.letters() == []
-        script("producer_consumer.py", environ=where(world))  # again: every id is a new one
+        assert deployment.letters() == []
+        script("producer_consumer.py", environ=where(deployment))  # again: every id is a new one
 
 
 @pytest.mark.kafka
 def test_a_producer_with_librdkafka(kafka: Kafka, topic_prefix: str, tmp_path: Path) -> None:
     if find_spec("confluent_kafka") is None:
         pytest.skip("needs librdkafka: pip install 'confluent-kafka>=2.5' (in the extra `dev`)")
-    with World(kafka.brokers, topic_prefix, tmp_path, partitions=PARTITIONS) as world:
-        world.ready()
-        said = script("producer_librdkafka.py", *USERS, environ=where(world))
+    with Deployment(kafka.brokers, topic_prefix, tmp_path, partitions=PARTITIONS) as deployment:
+        deployment.ready()
+        said = script("producer_librdkafka.py", *USERS, environ=where(deployment))
         assert set(said.splitlines()) == {
             f"{user} is on partition {owner(user, PARTITIONS)}" for user in USERS
         }
-        assert_all_were_routed_and_answered(world)
+        assert_all_were_routed_and_answered(deployment)
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +134,11 @@ def kafkajs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_producer_with_kafkajs(
     kafka: Kafka, kafkajs: Path, topic_prefix: str, tmp_path: Path
 ) -> None:
-    with World(kafka.brokers, topic_prefix, tmp_path, partitions=PARTITIONS) as world:
-        world.ready()
-        said = run(["node", "index.mjs", *USERS], where(world), kafkajs)
+    with Deployment(kafka.brokers, topic_prefix, tmp_path, partitions=PARTITIONS) as deployment:
+        deployment.ready()
+        said = run(["node", "index.mjs", *USERS], where(deployment), kafkajs)
         assert said == f"sent a request and a click of {len(USERS)} users\n"
-        assert_all_were_routed_and_answered(world)
+        assert_all_were_routed_and_answered(deployment)
 
 
 def test_a_policy_of_ones_own_earns_more_than_popular() -> None:

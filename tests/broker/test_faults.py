@@ -18,7 +18,7 @@ from stream.local.process import Server
 from stream.local.servers import noida, redis_server
 from stream.local.stack import Stack
 from tests.broker.test_worker import answers, assert_kept, traffic
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import PATIENCE, Worker, eventually
 
 pytestmark = pytest.mark.kafka
@@ -59,7 +59,7 @@ def kafka(worker: Worker) -> dict[str, Any]:
     return worker.status().get("kafka", {})
 
 
-def asked(loop: World, id: str, user: str = "ann") -> Request:
+def asked(loop: Deployment, id: str, user: str = "ann") -> Request:
     request = Request(id=id, user=user, at=now(), k=2)
     loop.publish(request)
     return request
@@ -68,7 +68,7 @@ def asked(loop: World, id: str, user: str = "ann") -> Request:
 def test_a_broker_killed_and_away_for_a_while_is_waited_for(
     stack: Stack, topic_prefix: str, tmp_path: Path
 ) -> None:
-    with World(stack.brokers, topic_prefix, tmp_path, **QUICK) as loop:
+    with Deployment(stack.brokers, topic_prefix, tmp_path, **QUICK) as loop:
         [worker] = loop.ready()
         loop.stock()
         loop.publish(*traffic(1, 300, now() - 300))
@@ -94,7 +94,7 @@ def test_rankings_go_on_without_redis_and_reach_it_once_it_is_back(
     stack: Stack, store: Server, topic_prefix: str, tmp_path: Path
 ) -> None:
     url = f"redis://{store.address}/0"
-    with World(stack.brokers, topic_prefix, tmp_path, **QUICK, redis_url=url) as loop:
+    with Deployment(stack.brokers, topic_prefix, tmp_path, **QUICK, redis_url=url) as loop:
         [worker] = loop.ready()
         loop.stock(5)
 
@@ -131,7 +131,7 @@ def test_a_full_disk_costs_snapshots_and_nothing_else(
     disk = tmp_path / "disk"
     with (
         full_disk(disk),
-        World(
+        Deployment(
             stack.brokers,
             topic_prefix,
             tmp_path,

@@ -12,7 +12,7 @@ from models.events import Request
 from stream.kafka.membership import JoinMonitor, claim
 from stream.kafka.protocol import Group, Member
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import ROOT, eventually
 
 CLAIM = "import sys; from pathlib import Path; from stream.kafka.membership import claim; "
@@ -122,15 +122,17 @@ def test_nobody_is_removed_from_a_group_that_we_do_not_join() -> None:
 def test_a_killed_worker_that_is_started_again_does_not_wait_for_its_session_to_end(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    with World(kafka.brokers, topic_prefix, tmp_path, session_timeout_seconds=80) as world:
-        [first] = world.ready()
-        world.stock(10)
+    with Deployment(
+        kafka.brokers, topic_prefix, tmp_path, session_timeout_seconds=80
+    ) as deployment:
+        [first] = deployment.ready()
+        deployment.stock(10)
         first.kill()
-        second = world.worker(data=first.data)
+        second = deployment.worker(data=first.data)
         eventually(lambda: second.owns(4), "it has its partitions again", seconds=60)
         assert "dead members removed" in second.log.read_text()
-        world.publish(Request(id="r", user="ann", at=now(), k=3))
-        assert world.decision("r").slots
+        deployment.publish(Request(id="r", user="ann", at=now(), k=3))
+        assert deployment.decision("r").slots
         assert second.stop() == 0
 
 
@@ -138,13 +140,15 @@ def test_a_killed_worker_that_is_started_again_does_not_wait_for_its_session_to_
 def test_a_killed_worker_is_replaced_by_one_elsewhere_which_says_that_it_waits(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    with World(kafka.brokers, topic_prefix, tmp_path, session_timeout_seconds=20) as world:
-        [first] = world.ready()
-        world.stock(10)
+    with Deployment(
+        kafka.brokers, topic_prefix, tmp_path, session_timeout_seconds=20
+    ) as deployment:
+        [first] = deployment.ready()
+        deployment.stock(10)
         first.kill()
-        second = world.worker()
+        second = deployment.worker()
         eventually(lambda: second.owns(4), "it has the partitions of the other", seconds=60)
         assert "waiting until others join the group again" in second.log.read_text()
-        world.publish(Request(id="r", user="ann", at=now(), k=3))
-        assert world.decision("r").slots
+        deployment.publish(Request(id="r", user="ann", at=now(), k=3))
+        assert deployment.decision("r").slots
         assert second.stop() == 0

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from models.events import MAX_MESSAGE_BYTES
-from stream.kafka import producer as publisher
+from stream.kafka import producer as module
 from stream.kafka.producer import (
     ProduceError,
     Producer,
@@ -55,7 +55,7 @@ def producers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[AIOKafkaProducer
             super().__init__(**options)
             made.append(self)
 
-    monkeypatch.setattr(publisher, "AIOKafkaProducer", Noted)
+    monkeypatch.setattr(module, "AIOKafkaProducer", Noted)
     yield made
     assert all(producer._closed for producer in made)
 

@@ -24,7 +24,7 @@ from models.events import (
 from stream.kafka.topics import owner
 from stream.torture.checker.expected import ExpectedOutcomes
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import ROOT, Worker, eventually
 
 pytestmark = pytest.mark.kafka
@@ -130,16 +130,16 @@ def unusable(rng: Random, n: int, user: str, at: int) -> Sent:
 
 
 def accounts_of(
-    world: World, sent: dict[tuple[int, int], Sent]
+    deployment: Deployment, sent: dict[tuple[int, int], Sent]
 ) -> tuple[list[ExpectedOutcomes], Counter[str]]:
     """The account of each partition, and the outcomes by status: by none of the agents' code."""
-    proposed = {id: [slot.item for slot in one.slots] for id, one in world.decisions().items()}
+    proposed = {id: [slot.item for slot in one.slots] for id, one in deployment.decisions().items()}
     accounts = [
         ExpectedOutcomes(horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed)
         for _ in range(PARTITIONS)
     ]
     ends: Counter[str] = Counter()
-    for message in world.read(world.topics.events):
+    for message in deployment.read(deployment.topics.events):
         one, account = sent[message.partition, message.offset], accounts[message.partition]
         if one.reason not in ("", "too_late"):
             account.bad(message.offset, one.reason)
@@ -161,14 +161,14 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
         "candidates": 10,
         "session_timeout_seconds": 20,
     }
-    with World(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as world:
-        [first] = world.ready()
-        world.stock(20)
+    with Deployment(apache_kafka.brokers, topic_prefix, tmp_path, **settings) as deployment:
+        [first] = deployment.ready()
+        deployment.stock(20)
         messages = traffic(Random(11), now() - 2 * EVENTS * STEP)
         known: dict[tuple[int, int], Sent] = {}
 
         def send(part: list[Sent]) -> None:
-            places = world.send_all((one.value, one.user, "", one.partition) for one in part)
+            places = deployment.send_all((one.value, one.user, "", one.partition) for one in part)
             known.update(zip(places, part, strict=True))
 
         half = EVENTS // 2
@@ -177,7 +177,7 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
             lambda: scraped(first).total("events_in_total") == half, "half is committed", 120
         )
         assert scraped(first).total("events_waiting") > 0  # they go with their partition
-        second = world.worker()
+        second = deployment.worker()
         eventually(lambda: second.status().get("model"), "the second worker is up", 120)
         send(messages[half : half + half // 2])  # while partitions change hands
         eventually(lambda: first.owns(2) and second.owns(2), "both own two partitions", 120)
@@ -195,7 +195,7 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
         assert all(scraped(worker).total("events_in_total") > 0 for worker in both)
 
         # Every fate, every reason and every status, as the independent count has them.
-        accounts, ends = accounts_of(world, known)
+        accounts, ends = accounts_of(deployment, known)
         fates = sum((Counter(one.fates.values()) for one in accounts), Counter[str]())
         fates["deadletter"] = fates.pop("letter")
         assert fates["waiting"] == said.total("events_waiting")
@@ -209,14 +209,14 @@ def test_each_counter_is_a_metric_and_adds_up_over_workers_and_a_rebalance(
         assert {status: outcomes[status] for status in STATUSES} == ends
 
         # What was published and learned, as the topics have it.
-        assert said.total("rankings_total") == len(world.read(world.topics.rankings))
-        world.agreed()
-        records = world.records()
+        assert said.total("rankings_total") == len(deployment.read(deployment.topics.rankings))
+        deployment.agreed()
+        records = deployment.records()
         written = Counter(one.status for one in records if isinstance(one, Outcome))
         assert written == ends
 
         def at_end(worker: Worker) -> Scrape | None:  # of what is marked meanwhile, too
-            one, end = scraped(worker), len(world.read(world.topics.feedback))
+            one, end = scraped(worker), len(deployment.read(deployment.topics.feedback))
             return one if one.by("version", "log")["feedback"] == end else None
 
         for worker in both:

@@ -22,7 +22,7 @@ from stream.torture.faults import Faults
 from stream.torture.harness import TorturePlan
 from tests.conftest import Kafka
 from tests.support.broken_worker import ASLEEP, SAFEGUARDS
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import ROOT, eventually
 
 pytestmark = pytest.mark.kafka
@@ -78,7 +78,7 @@ def test_a_safeguard_is_still_there_to_be_taken_away(safeguard: str) -> None:
     assert subprocess.run(command, capture_output=True, cwd=ROOT, check=True).stdout
 
 
-class Leaving:
+class DrainingWorker:
     """A worker that has lost its partitions when it is asked a second time."""
 
     number, busy = 1, True
@@ -101,7 +101,7 @@ class Leaving:
 
 
 def test_a_worker_that_has_just_lost_its_partitions_is_killed_all_the_same(kafka: Kafka) -> None:
-    worker = Leaving()
+    worker = DrainingWorker()
 
     async def fault() -> None:
         workers = [worker]
@@ -164,33 +164,33 @@ def test_who_sleeps_through_a_rebalance_answers_again_only_without_a_lease(
 ) -> None:
     """The lease is hygiene: without it a second answer goes out, late, and the first one counts."""
     script = str(ROOT / "tests" / "support" / "broken_worker.py")
-    with World(apache_kafka.brokers, topic_prefix, tmp_path, partitions=1) as world:
-        sleeper = world.worker([sys.executable, script, safeguard])
+    with Deployment(apache_kafka.brokers, topic_prefix, tmp_path, partitions=1) as deployment:
+        sleeper = deployment.worker([sys.executable, script, safeguard])
         eventually(lambda: sleeper.owns(1), "a worker owns the partition")
-        world.stock(10)
+        deployment.stock(10)
         at = now() - 100_000_000
-        world.publish(Request(id=ASLEEP, user="ann", at=at))
+        deployment.publish(Request(id=ASLEEP, user="ann", at=at))
         eventually(lambda: sleeper.asleep, "the owner sleeps")
-        other = world.worker()
-        world.decision(ASLEEP)  # by the other one
+        other = deployment.worker()
+        deployment.decision(ASLEEP)  # by the other one
         eventually(lambda: other.owns(1), "the other one owns the partition")
         sleeper.wake()
         if safeguard == "lease":
-            eventually(lambda: answered(world) == answers, "the sleeper answers, too")
+            eventually(lambda: answered(deployment) == answers, "the sleeper answers, too")
         else:
             eventually(lambda: "batch abandoned" in sleeper.words(), "the sleeper lets go")
-        world.publish(Click(id="c", user="ann", item="item:1", at=at + 1, request=ASLEEP))
+        deployment.publish(Click(id="c", user="ann", item="item:1", at=at + 1, request=ASLEEP))
         for _ in range(2):
-            world.send(encode(Tick(at=at + 50_000_000)), partition=0)
-        eventually(lambda: len(world.records()) >= 2, "the ranking is closed")
-        assert answered(world) == answers
+            deployment.send(encode(Tick(at=at + 50_000_000)), partition=0)
+        eventually(lambda: len(deployment.records()) >= 2, "the ranking is closed")
+        assert answered(deployment) == answers
         (tmp_path / "book").touch()
-        found = check(world.settings, tmp_path / "book")
+        found = check(deployment.settings, tmp_path / "book")
         assert found.answered_twice == answers - 1
         assert found.ok, found
 
 
-def answered(world: World) -> int:
+def answered(deployment: Deployment) -> int:
     """How many rankings were published for the request at which a worker fell asleep."""
-    messages = world.read(world.topics.rankings)
+    messages = deployment.read(deployment.topics.rankings)
     return sum(decode_decision(message.value or b"").id == ASLEEP for message in messages)

@@ -27,20 +27,20 @@ from stream.local.stack import Stack
 from stream.torture.checker.expected import ExpectedOutcomes, ExpectedRecord, expected_record
 from stream.worker.restore import last_commit
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import Worker, eventually
 
 pytestmark = pytest.mark.kafka
 
-Make = Callable[..., World]
+Make = Callable[..., Deployment]
 
 
 @pytest.fixture
-def world(kafka: Kafka, topic_prefix: str, tmp_path: Path) -> Iterator[Make]:
+def deployment(kafka: Kafka, topic_prefix: str, tmp_path: Path) -> Iterator[Make]:
     """Makes a rankloop of its own on the broker; its workers are stopped in the end."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(
-            World(kafka.brokers, topic_prefix, tmp_path, **settings)
+            Deployment(kafka.brokers, topic_prefix, tmp_path, **settings)
         )
 
 
@@ -60,42 +60,44 @@ def traffic(seed: int, count: int, begin: int) -> list[Event]:
     return events
 
 
-def accounts_of(world: World) -> dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]]:
+def accounts_of(deployment: Deployment) -> dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]]:
     """The account of each partition, and what must be learned: all of its events are good ones."""
-    settings = world.settings
+    settings = deployment.settings
     seconds = (
         settings.horizon_seconds,
         settings.early_reward_seconds,
         settings.allowed_lateness_seconds,
     )
     horizon, early, lateness = (round(1000 * each) for each in seconds)
-    proposed = {id: [s.item for s in one.slots] for id, one in world.decisions().items()}
+    proposed = {id: [s.item for s in one.slots] for id, one in deployment.decisions().items()}
     made: dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]] = {}
     for p in range(settings.partitions):
         made[p] = (
             ExpectedOutcomes(horizon=horizon, early=early, lateness=lateness, proposed=proposed),
             [],
         )
-    for message in world.read(world.topics.events):
+    for message in deployment.read(deployment.topics.events):
         account, facts = made[message.partition]
         event = decode_event(message.value or b"")
         facts += account(message.offset, message.timestamp, event)
     return made
 
 
-def assert_kept(world: World) -> None:
+def assert_kept(deployment: Deployment) -> None:
     """All answered, nothing lost or learned twice; call it once horizons have closed all."""
-    world.settled(closed=True)
-    version, digest = world.agreed()
-    fresh = world.folded(version)
+    deployment.settled(closed=True)
+    version, digest = deployment.agreed()
+    fresh = deployment.folded(version)
     assert fresh.digest() == digest
-    accounts = accounts_of(world)
+    accounts = accounts_of(deployment)
     asked = {id for account, _ in accounts.values() for id in account.asked}
-    assert set(world.decisions()) == asked
+    assert set(deployment.decisions()) == asked
     count = 0
     for partition, (_, facts) in accounts.items():
         learned = {
-            r.source: expected_record(r) for r in world.records() if r.source.partition == partition
+            r.source: expected_record(r)
+            for r in deployment.records()
+            if r.source.partition == partition
         }
         ordered = [learned[source] for source in sorted(learned)]
         assert [fact.id for fact in facts] == [fact.id for fact in ordered]
@@ -105,14 +107,18 @@ def assert_kept(world: World) -> None:
     assert fresh.ledger.counts["refused"] == 0
 
 
-def answers(world: World) -> list[str]:
+def answers(deployment: Deployment) -> list[str]:
     """The ids of all rankings published, however often."""
-    rankings = world.read(world.topics.rankings)
+    rankings = deployment.read(deployment.topics.rankings)
     return [decode_decision(message.value or b"").id for message in rankings]
 
 
-def test_a_restarted_worker_answers_nothing_twice_and_closes_what_was_open(world: Make) -> None:
-    loop = world(partitions=2, horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2)
+def test_a_restarted_worker_answers_nothing_twice_and_closes_what_was_open(
+    deployment: Make,
+) -> None:
+    loop = deployment(
+        partitions=2, horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2
+    )
     [first] = loop.ready()
     loop.stock()
     loop.publish(*traffic(1, 200, now() - 200))
@@ -124,19 +130,19 @@ def test_a_restarted_worker_answers_nothing_twice_and_closes_what_was_open(world
     assert len(answers(loop)) == len(set(answers(loop)))
 
 
-def group_commit(world: World) -> tuple[int, Bookmark]:
+def group_commit(deployment: Deployment) -> tuple[int, Bookmark]:
     """Where the group goes on in partition 0, and its bookmark."""
-    commit = asyncio.run(last_commit(world.settings, 0))
-    bookmark = decode_bookmark(commit.metadata, world.settings.attribution_rules().digest)
+    commit = asyncio.run(last_commit(deployment.settings, 0))
+    bookmark = decode_bookmark(commit.metadata, deployment.settings.attribution_rules().digest)
     assert bookmark is not None
     return commit.offset, bookmark
 
 
-def delete_below(world: World, below: dict[str, int]) -> None:
+def delete_below(deployment: Deployment, below: dict[str, int]) -> None:
     """What retention does to partition 0 of these topics."""
 
     async def delete() -> None:
-        admin = AIOKafkaAdminClient(**world.settings.aiokafka_options())
+        admin = AIOKafkaAdminClient(**deployment.settings.aiokafka_options())
         await admin.start()
         try:
             await admin.delete_records(
@@ -146,13 +152,13 @@ def delete_below(world: World, below: dict[str, int]) -> None:
             await admin.close()
 
     for topic in below:
-        world.read(topic)  # while it is there
+        deployment.read(topic)  # while it is there
     asyncio.run(delete())
 
 
-def test_what_is_below_the_bookmark_is_not_missed(apache_kafka: Kafka, world: Make) -> None:
+def test_what_is_below_the_bookmark_is_not_missed(apache_kafka: Kafka, deployment: Make) -> None:
     short = {"horizon_seconds": 4, "early_reward_seconds": 1, "allowed_lateness_seconds": 1}
-    loop = world(partitions=1, idle_tick_seconds=0.2, **short)
+    loop = deployment(partitions=1, idle_tick_seconds=0.2, **short)
     [first] = loop.ready()
     loop.stock()
     loop.publish(*traffic(1, 200, now() - 200))
@@ -174,8 +180,10 @@ def test_what_is_below_the_bookmark_is_not_missed(apache_kafka: Kafka, world: Ma
     assert len(records) == len(set(records))
 
 
-def test_a_log_cut_above_the_bookmark_stops_the_worker(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(partitions=1, idle_tick_seconds=60)
+def test_a_log_cut_above_the_bookmark_stops_the_worker(
+    apache_kafka: Kafka, deployment: Make
+) -> None:
+    loop = deployment(partitions=1, idle_tick_seconds=60)
     [first] = loop.ready()
     loop.stock()
     loop.publish(*traffic(1, 20, now() - 20))
@@ -189,8 +197,10 @@ def test_a_log_cut_above_the_bookmark_stops_the_worker(apache_kafka: Kafka, worl
     assert f"is needed from {bookmark.ids_from} on" in worker.words()
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_lost(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2)
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(
+    apache_kafka: Kafka, deployment: Make
+) -> None:
+    loop = deployment(horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2)
     doomed, _ = loop.ready(2)
     loop.stock()
     loop.publish(*traffic(1, 500, now() - 500))
@@ -202,9 +212,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(apache_kafka: Kafka, wo
 
 
 def test_a_worker_that_slept_through_its_replacement_does_no_harm(
-    apache_kafka: Kafka, world: Make
+    apache_kafka: Kafka, deployment: Make
 ) -> None:
-    loop = world(horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2)
+    loop = deployment(horizon_seconds=3, allowed_lateness_seconds=5, idle_tick_seconds=0.2)
     sleeper, other = loop.ready(2)
     loop.stock()
     loop.publish(*traffic(1, 500, now() - 500))
@@ -217,8 +227,10 @@ def test_a_worker_that_slept_through_its_replacement_does_no_harm(
     assert_kept(loop)
 
 
-def test_what_retention_takes_from_a_sleeper_is_counted(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(partitions=1, idle_tick_seconds=60)
+def test_what_retention_takes_from_a_sleeper_is_counted(
+    apache_kafka: Kafka, deployment: Make
+) -> None:
+    loop = deployment(partitions=1, idle_tick_seconds=60)
     [sleeper] = loop.ready()
     loop.stock()
     loop.publish(first := Request(id="first", user="ann", at=now()))
@@ -236,11 +248,11 @@ def test_what_retention_takes_from_a_sleeper_is_counted(apache_kafka: Kafka, wor
     assert begin + lost == 11
 
 
-def in_transactions(world: World, topic: str, *values: bytes) -> None:
+def in_transactions(deployment: Deployment, topic: str, *values: bytes) -> None:
     """Publish each value in a transaction of its own, whose mark takes the offset after it."""
 
     async def sent() -> None:
-        options = world.settings.aiokafka_options()
+        options = deployment.settings.aiokafka_options()
         async with AIOKafkaProducer(**options, transactional_id=f"{topic}-tests") as producer:
             for value in values:
                 async with producer.transaction():
@@ -249,8 +261,10 @@ def in_transactions(world: World, topic: str, *values: bytes) -> None:
     asyncio.run(sent())
 
 
-def test_a_worker_starts_behind_logs_that_end_with_a_mark(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(partitions=1, idle_tick_seconds=60)
+def test_a_worker_starts_behind_logs_that_end_with_a_mark(
+    apache_kafka: Kafka, deployment: Make
+) -> None:
+    loop = deployment(partitions=1, idle_tick_seconds=60)
     in_transactions(loop, loop.topics.items, encode(Item(id="item:1", title="one", at=1)))
     in_transactions(loop, loop.topics.feedback, b"rubbish")
     requests = [Request(id=f"r{n}", user="ann", at=now()) for n in range(3)]
@@ -280,7 +294,7 @@ def test_a_broker_that_restarts_is_waited_for(
 ) -> None:
     with (
         Stack(kafka_home=kafka_home, redis=False) as stack,
-        World(stack.brokers, topic_prefix, tmp_path, partitions=2, horizon_seconds=3) as loop,
+        Deployment(stack.brokers, topic_prefix, tmp_path, partitions=2, horizon_seconds=3) as loop,
     ):
         loop.ready()
         loop.stock()
@@ -292,16 +306,16 @@ def test_a_broker_that_restarts_is_waited_for(
         assert_kept(loop)
 
 
-def test_a_record_of_another_release_stops_the_worker(world: Make) -> None:
-    loop = world(partitions=1)
+def test_a_record_of_another_release_stops_the_worker(deployment: Make) -> None:
+    loop = deployment(partitions=1)
     [worker] = loop.ready()
     loop.send(b'{"type":"promotion","v":2}', topic=loop.topics.feedback)
     assert worker.ended() != 0
     assert "'promotion', which this release cannot fold" in worker.words()
 
 
-def test_a_commit_beyond_the_log_stops_the_worker(world: Make) -> None:
-    loop = world(partitions=1)
+def test_a_commit_beyond_the_log_stops_the_worker(deployment: Make) -> None:
+    loop = deployment(partitions=1)
     where = TopicPartition(loop.topics.events, 0)
 
     async def commit() -> None:
@@ -321,7 +335,7 @@ def test_one_worker_runs_on_the_small_local_broker(topic_prefix: str, tmp_path: 
     pytest.importorskip("noida_db")
     with (
         Stack(redis=False) as stack,
-        World(stack.brokers, topic_prefix, tmp_path, partitions=2, horizon_seconds=3) as loop,
+        Deployment(stack.brokers, topic_prefix, tmp_path, partitions=2, horizon_seconds=3) as loop,
     ):
         loop.ready()
         loop.stock()

@@ -10,7 +10,7 @@ import redis
 
 from models.events import Click, Impression, Request, Reward, decode_decision
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import eventually
 
 pytestmark = pytest.mark.kafka
@@ -18,31 +18,31 @@ pytestmark = pytest.mark.kafka
 SHORT = {"horizon_seconds": 1, "allowed_lateness_seconds": 60, "idle_tick_seconds": 0.2}
 
 
-def made(kafka: Kafka, folder: Path, **settings: object) -> Iterator[World]:
+def made(kafka: Kafka, folder: Path, **settings: object) -> Iterator[Deployment]:
     prefix = f"t{uuid.uuid4().hex[:12]}"
-    with World(kafka.brokers, prefix, folder, partitions=1, **settings) as world:
-        world.ready()
-        world.stock()
-        yield world
+    with Deployment(kafka.brokers, prefix, folder, partitions=1, **settings) as deployment:
+        deployment.ready()
+        deployment.stock()
+        yield deployment
 
 
 @pytest.fixture(scope="module")
 def patient(
     kafka: Kafka, redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
+) -> Iterator[Deployment]:
     """With Redis, and horizons that no test waits for."""
     folder = tmp_path_factory.mktemp("patient")
     yield from made(kafka, folder, redis_url=redis_url, ranking_ttl_seconds=100)
 
 
 @pytest.fixture(scope="module")
-def quick(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def quick(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Decisions close after a second."""
     yield from made(kafka, tmp_path_factory.mktemp("quick"), **SHORT)
 
 
 @pytest.fixture(scope="module")
-def explicit(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def explicit(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The same, and nothing counts as shown unless an impression says so. Its Redis is away."""
     away = {"impressions": "explicit", "redis_url": "redis://127.0.0.1:1/0"}
     yield from made(kafka, tmp_path_factory.mktemp("explicit"), **SHORT, **away)
@@ -53,7 +53,7 @@ def new(name: str) -> str:
     return f"{name}:{uuid.uuid4().hex}"
 
 
-def test_a_ranking_knows_the_click_before_it(patient: World) -> None:
+def test_a_ranking_knows_the_click_before_it(patient: Deployment) -> None:
     user = new("ann")
     for n in range(20):
         at = now()
@@ -66,7 +66,7 @@ def test_a_ranking_knows_the_click_before_it(patient: World) -> None:
         assert click.item not in {slot.item for slot in decision.slots}
 
 
-def test_a_click_refreshes_the_ranking(patient: World) -> None:
+def test_a_click_refreshes_the_ranking(patient: Deployment) -> None:
     at, user = now(), new("ann")
     asked = Request(id=new("r"), user=user, at=at, k=4, context={"page": "home"})
     click = Click(id=new("c"), user=user, item="item:7", at=at, request=asked.id)
@@ -79,7 +79,7 @@ def test_a_click_refreshes_the_ranking(patient: World) -> None:
     assert fresh.model > offset
 
 
-def test_the_latest_ranking_is_in_redis(patient: World, redis_url: str) -> None:
+def test_the_latest_ranking_is_in_redis(patient: Deployment, redis_url: str) -> None:
     user = new("ann")
     first, second = (Request(id=new("r"), user=user, at=now()) for _ in range(2))
     store: Any = redis.from_url(redis_url)
@@ -98,7 +98,7 @@ def test_the_latest_ranking_is_in_redis(patient: World, redis_url: str) -> None:
         assert 0 < store.pttl(key) <= 100_000
 
 
-def test_ticks_close_the_decision_of_a_quiet_partition(quick: World) -> None:
+def test_ticks_close_the_decision_of_a_quiet_partition(quick: Deployment) -> None:
     request = Request(id=new("r"), user="ann", at=now(), k=2)
     quick.publish(request)
     [outcome] = eventually(lambda: quick.outcomes(request.id), "the decision is closed")
@@ -107,7 +107,7 @@ def test_ticks_close_the_decision_of_a_quiet_partition(quick: World) -> None:
     assert (outcome.status, outcome.reward) == ("expired", 0)
 
 
-def test_a_late_reward_corrects_its_outcome(quick: World) -> None:
+def test_a_late_reward_corrects_its_outcome(quick: Deployment) -> None:
     request = Request(id=new("r"), user="ann", at=now(), k=2)
     quick.publish(request)
     eventually(lambda: quick.outcomes(request.id), "the decision is closed")
@@ -120,7 +120,7 @@ def test_a_late_reward_corrects_its_outcome(quick: World) -> None:
     assert (corrected.status, corrected.reward, corrected.slots[0].reward) == ("corrected", 3, 3)
 
 
-def test_what_was_shown_is_what_is_learned(explicit: World) -> None:
+def test_what_was_shown_is_what_is_learned(explicit: Deployment) -> None:
     at = now()
     request = Request(id=new("shown"), user="ann", at=at, k=3)
     explicit.publish(request)
@@ -143,7 +143,7 @@ def test_what_was_shown_is_what_is_learned(explicit: World) -> None:
         assert slot.features == slots[slot.item].features
 
 
-def test_what_no_impression_names_is_not_learned(explicit: World) -> None:
+def test_what_no_impression_names_is_not_learned(explicit: Deployment) -> None:
     unseen, seen = (Request(id=new("r"), user="ann", at=now(), k=2) for _ in range(2))
     explicit.publish(unseen, seen)
     shown = tuple(slot.item for slot in explicit.decision(seen.id).slots)
@@ -152,7 +152,7 @@ def test_what_no_impression_names_is_not_learned(explicit: World) -> None:
     assert explicit.outcomes(unseen.id) == []
 
 
-def test_without_redis_the_worker_goes_on(explicit: World) -> None:
+def test_without_redis_the_worker_goes_on(explicit: Deployment) -> None:
     request = Request(id=new("r"), user="ann", at=now())
     explicit.publish(request)
     assert explicit.decision(request.id).slots

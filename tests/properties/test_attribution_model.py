@@ -35,7 +35,7 @@ from models.events import (
 
 ITEMS = ("a", "b", "c", "d")
 Joined = Click | Reward | Impression
-Logged = tuple[int, Event]  # when it was appended, and what; its place is its offset
+LoggedEvent = tuple[int, Event]  # when it was appended, and what; its place is its offset
 
 
 def decided(request: Request, offset: int) -> Decision:
@@ -133,7 +133,7 @@ class Ranking:
 class Recomputed:
     """All that the log implies, from its first event on, by loops over lists."""
 
-    def __init__(self, log: list[Logged], rules: AttributionRules) -> None:
+    def __init__(self, log: list[LoggedEvent], rules: AttributionRules) -> None:
         self.rules = rules
         self.records: list[Interaction | Outcome] = []
         self.asked: list[tuple[str, int]] = []
@@ -268,7 +268,7 @@ class Log(RuleBasedStateMachine):
     def begin(self, **rules: Any) -> None:
         self.terms = AttributionRules(**rules, refresh_k=2)
         self.fold = Attribution(0, self.terms)
-        self.log: list[Logged] = []
+        self.log: list[LoggedEvent] = []
         self.now = 20
         self.learned: list[Interaction | Outcome] = []
         self.asked: list[tuple[str, int]] = []

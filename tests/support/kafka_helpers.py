@@ -37,7 +37,7 @@ class Letter(Struct, frozen=True):
     value: bytes
 
 
-class World:
+class Deployment:
     """Topics under a prefix of their own, a producer, a reader of everything, and workers.
 
     Settings are those of a small, quick rankloop; keywords change them. Leaving stops all workers.

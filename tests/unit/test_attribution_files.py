@@ -23,7 +23,7 @@ from stream.worker.counters import PartitionCounters
 from stream.worker.snapshotter import AttributionSnapshotter
 from tests.conftest import Kafka
 from tests.support.attribution_logs import decided
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import Worker, eventually
 
 RULES = AttributionRules()
@@ -158,7 +158,7 @@ def owned(fold: Attribution, committed: int) -> AssignedPartition:
 def written(
     attribution_snapshotter: AttributionSnapshotter, one: AssignedPartition, times: int = 1
 ) -> list[int]:
-    """The files there are once `remembering` was called so often."""
+    """The files there are once the attribution snapshotter was called so often."""
 
     async def call() -> None:
         for _ in range(times):
@@ -231,35 +231,35 @@ def test_a_killed_workers_partition_is_restored_from_its_file_or_else_from_the_b
         "idle_tick_seconds": 3600,
         "max_clock_skew_seconds": 36_000,
     }
-    with World(kafka.brokers, topic_prefix, tmp_path, **settings) as world:
-        [first] = world.ready()
-        world.stock(10)
+    with Deployment(kafka.brokers, topic_prefix, tmp_path, **settings) as deployment:
+        [first] = deployment.ready()
+        deployment.stock(10)
         begin = now()
-        world.publish(*some("r", begin, 120))
+        deployment.publish(*some("r", begin, 120))
         eventually(lambda: first.status()["attributions"]["written"], "a file is written")
-        world.publish(*some("s", begin, 20))
-        world.settled()
+        deployment.publish(*some("s", begin, 20))
+        deployment.settled()
         first.kill()
 
-        [second] = world.ready()
-        total, how = len(world.read(world.topics.events)), restored(second)
+        [second] = deployment.ready()
+        total, how = len(deployment.read(deployment.topics.events)), restored(second)
         assert how["kept"] > 0
         assert how["events"] + how["kept"] <= total
-        world.settled()
+        deployment.settled()
         second.kill()
 
         for path in files.glob("attribution-*"):
             path.write_bytes(path.read_bytes()[:-1])
-        [third] = world.ready()
+        [third] = deployment.ready()
         how = restored(third)
         assert (how["kept"], how["events"] >= 140) == (0, True)
         assert "attribution not used" in third.log.read_text()
 
         late = Click(id="late", user="ann", item="item:2", at=begin + 50, request="r100")
-        world.publish(late, *some("closing", begin + 700_000, 12))
-        world.settled()
-        made = implied(world)
-        assert [data for data in learned(world) if data.startswith(RECORDS)] == made
+        deployment.publish(late, *some("closing", begin + 700_000, 12))
+        deployment.settled()
+        made = implied(deployment)
+        assert [data for data in learned(deployment) if data.startswith(RECORDS)] == made
         assert sum(b'"type":"outcome"' in data for data in made) >= 70
 
 
@@ -278,19 +278,19 @@ def restored(worker: Worker) -> dict[str, int]:
     return worker.status()["partitions"]["0"]["restored"]
 
 
-def learned(world: World) -> list[bytes]:
-    return [message.value or b"" for message in world.read(world.topics.feedback)]
+def learned(deployment: Deployment) -> list[bytes]:
+    return [message.value or b"" for message in deployment.read(deployment.topics.feedback)]
 
 
 def committed(worker: Worker) -> int:
     return worker.status()["partitions"]["0"]["committed"]
 
 
-def implied(world: World) -> list[bytes]:
+def implied(deployment: Deployment) -> list[bytes]:
     """What a fold of partition 0 that never stopped makes of its events."""
-    fold = Attribution(0, world.settings.attribution_rules())
-    decisions, made = world.decisions(), list[bytes]()
-    for message in world.read(world.topics.events):
+    fold = Attribution(0, deployment.settings.attribution_rules())
+    decisions, made = deployment.decisions(), list[bytes]()
+    for message in deployment.read(deployment.topics.events):
         caused = fold(message.offset, message.timestamp, decode_event(message.value or b""))
         made += [record.data for record in caused.records]
         for ask in caused.tasks:

@@ -40,7 +40,7 @@ from stream.kafka.topics import owner
 from stream.offline.audit import audit_logs, report_lines
 from stream.settings import Settings
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, eventually, now
+from tests.support.kafka_helpers import Deployment, eventually, now
 
 SETTINGS = Settings(encoder="hash", candidates=20, horizon_seconds=2, partitions=2)
 ENCODER = HashEncoder()
@@ -114,12 +114,12 @@ def user_of(partition: int, n: int) -> str:
     return mine[n % 7]
 
 
-class Life(Struct):
+class AuditedHistory(Struct):
     logs: Logs
     workers: list[Worker]
 
 
-def lived(settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> Life:
+def lived(settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> AuditedHistory:
     """Two workers, a partition each, apart in their catalogues; requests, clicks, outcomes."""
     return continued(no_logs(), settings, rounds, seed)
 
@@ -129,7 +129,9 @@ def no_logs() -> Logs:
     return Logs({name: [[] for _ in range(count)] for name, count in counts.items()})
 
 
-def continued(logs: Logs, settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> Life:
+def continued(
+    logs: Logs, settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1
+) -> AuditedHistory:
     """What happens on logs that hold perhaps some items and embeddings."""
     workers = [Worker(number, logs, settings) for number in range(2)]
     rng = random.Random(seed)
@@ -159,7 +161,7 @@ def continued(logs: Logs, settings: Settings = SETTINGS, rounds: int = 30, seed:
                     )
                 )
             worker(Tick(at=at + 20))
-    return Life(logs, workers)
+    return AuditedHistory(logs, workers)
 
 
 @pytest.fixture(scope="module")
@@ -647,25 +649,27 @@ def test_the_command_exits_with_1_and_explains_a_difference(logs: Logs, tmp_path
 def test_what_a_worker_published_to_kafka_reproduces(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    with World(kafka.brokers, topic_prefix, tmp_path, partitions=2) as world:
-        world.ready()
-        world.stock(12)
+    with Deployment(kafka.brokers, topic_prefix, tmp_path, partitions=2) as deployment:
+        deployment.ready()
+        deployment.stock(12)
         at = now()
-        world.publish(*(Request(id=f"r{n}", user=f"u{n % 5}", at=at + n) for n in range(20)))
-        shown = eventually(lambda: d if len(d := world.decisions()) == 20 else {}, "20 rankings")
-        world.publish(
+        deployment.publish(*(Request(id=f"r{n}", user=f"u{n % 5}", at=at + n) for n in range(20)))
+        shown = eventually(
+            lambda: d if len(d := deployment.decisions()) == 20 else {}, "20 rankings"
+        )
+        deployment.publish(
             *(
                 Click(id=f"c:{id}", user=d.user, item=d.slots[0].item, at=at + 100, request=id)
                 for id, d in sorted(shown.items())
             )
         )
-        eventually(lambda: len(world.decisions()) == 40, "a ranking for each click")
+        eventually(lambda: len(deployment.decisions()) == 40, "a ranking for each click")
         done = CliRunner().invoke(
-            main, ["audit", "--save", str(tmp_path / "kept")], env=world.environ
+            main, ["audit", "--save", str(tmp_path / "kept")], env=deployment.environ
         )
         assert done.exit_code == 0, f"{done.output}{done.exc_info}"
         assert done.stdout.startswith("40 of 40 rankings came out bit for bit the same")
-        _, digest = world.agreed()
+        _, digest = deployment.agreed()
         assert digest in done.stdout
-        again = audit_logs(world.settings, FileLogs(tmp_path / "kept"), quiet=True)[0]
+        again = audit_logs(deployment.settings, FileLogs(tmp_path / "kept"), quiet=True)[0]
         assert (again.ok, again.same, again.digest) == (True, 40, digest)

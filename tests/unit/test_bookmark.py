@@ -21,7 +21,7 @@ LOGS = int(os.environ.get("RANKLOOP_TEST_BOOKMARKS", "150"))
 Spoil = Callable[["Story", Bookmark], Bookmark]
 
 
-class Logged(Struct, frozen=True):
+class LoggedEvent(Struct, frozen=True):
     """An event, when it was appended, and what came of it in the fold that never stopped."""
 
     appended: int
@@ -41,7 +41,7 @@ class Story:
     def __init__(self, seed: int, size: int) -> None:
         self.rng = rng = Random(seed)
         self.rules = rules(rng)
-        self.logged: list[Logged] = []
+        self.logged: list[LoggedEvent] = []
         self.rankings: list[Decision] = []
         self.fold = Attribution(0, self.rules)
         now, ids = 100, rng.choice(["r", "rs", "rstuv"])
@@ -74,7 +74,7 @@ class Story:
                 self.publish([structs.replace(decided(ask), slots=()) for ask in caused.tasks])
             mark = encode_bookmark(fold.bookmark())
             self.logged.append(
-                Logged(
+                LoggedEvent(
                     appended,
                     event,
                     caused.records,

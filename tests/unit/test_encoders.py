@@ -283,7 +283,7 @@ class Counting:
         return HashEncoder(8).encode(texts)
 
 
-class Shelf(dict[str, bytes]):
+class SharedStore(dict[str, bytes]):
     """A store that others share."""
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -315,7 +315,7 @@ def test_the_cache_is_bounded_and_the_least_recently_used_go_first() -> None:
 
 
 def test_a_store_is_asked_after_the_memory_and_told_what_is_new() -> None:
-    store, inner = Shelf(), Counting()
+    store, inner = SharedStore(), Counting()
     vectors = CachedEncoder(Counting(), store).encode(["a", "b"])
     again = CachedEncoder(inner, store)
     assert again.encode(["a", "b", "c"])[:2].tobytes() == vectors.tobytes()
@@ -325,14 +325,14 @@ def test_a_store_is_asked_after_the_memory_and_told_what_is_new() -> None:
 
 @pytest.mark.parametrize("bad", [b"", b"short", b"\x00" * 32, b"\xff" * 32])
 def test_a_spoiled_vector_in_the_store_is_made_again(bad: bytes) -> None:
-    store = Shelf({f"counting/8:{text_hash('a')}": bad})
+    store = SharedStore({f"counting/8:{text_hash('a')}": bad})
     vector = CachedEncoder(Counting(), store).encode(["a"])
     assert vector.tobytes() == HashEncoder(8).encode(["a"]).tobytes()
     assert store[f"counting/8:{text_hash('a')}"] == vector.tobytes()
 
 
 def test_encoders_of_two_versions_share_a_store_without_harm() -> None:
-    store = Shelf()
+    store = SharedStore()
     for dimensions in (8, 16, 8):
         cached = CachedEncoder(HashEncoder(dimensions), store)
         assert np.array_equal(cached.encode(["a"]), HashEncoder(dimensions).encode(["a"]))

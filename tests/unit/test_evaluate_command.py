@@ -33,7 +33,7 @@ from stream.offline.off_policy import evaluate
 from stream.offline.rescore import rescored
 from stream.settings import Settings
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import eventually
 from tests.support.shared import DATA
 from tests.unit.test_audit import SETTINGS, lived, user_of
@@ -287,15 +287,23 @@ def test_the_topics_of_a_running_rankloop_say_what_its_saved_folder_says(
         "early_reward_seconds": 1,
         "idle_tick_seconds": 0.5,
     }
-    with World(kafka.brokers, topic_prefix, tmp_path, refresh_on_click=False, **settings) as world:
-        world.ready()
-        world.stock(12)
-        world.publish(*(Request(id=f"r{n}", user=f"u{n % 5}", at=now(), k=3) for n in range(30)))
-        shown = eventually(lambda: d if len(d := world.decisions()) == 30 else {}, "30 rankings")
+    with Deployment(
+        kafka.brokers, topic_prefix, tmp_path, refresh_on_click=False, **settings
+    ) as deployment:
+        deployment.ready()
+        deployment.stock(12)
+        deployment.publish(
+            *(Request(id=f"r{n}", user=f"u{n % 5}", at=now(), k=3) for n in range(30))
+        )
+        shown = eventually(
+            lambda: d if len(d := deployment.decisions()) == 30 else {}, "30 rankings"
+        )
         for id, decision in list(shown.items())[::3]:
             item = decision.slots[0].item
-            world.publish(Click(id=f"c{id}", user=decision.user, item=item, at=now(), request=id))
-        eventually(lambda: all(world.outcomes(id) for id in shown), "all decisions are closed")
+            deployment.publish(
+                Click(id=f"c{id}", user=decision.user, item=item, at=now(), request=id)
+            )
+        eventually(lambda: all(deployment.outcomes(id) for id in shown), "all decisions are closed")
         asked = ["--policy", "popular", "--policy", "uniform", "--json"]
         found = []
         folder = tmp_path / "kept"
@@ -304,7 +312,7 @@ def test_the_topics_of_a_running_rankloop_say_what_its_saved_folder_says(
             ["evaluate", "topic", *asked, tmp_path / "topic.json"],
             ["evaluate", folder, *asked, tmp_path / "folder.json"],
         ):
-            done = CliRunner().invoke(main, [str(one) for one in command], env=world.environ)
+            done = CliRunner().invoke(main, [str(one) for one in command], env=deployment.environ)
             assert done.exit_code == 0, f"{done.output}{done.exc_info}"
             found.append(done.stdout)
         said = [json.loads((tmp_path / f"{one}.json").read_text()) for one in ("topic", "folder")]

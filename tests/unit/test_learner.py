@@ -23,7 +23,7 @@ from models.popularity import Popularity
 from policies.uniform import Uniform
 
 
-class Remembering(Uniform):
+class MemorisingPolicy(Uniform):
     """A policy that learns: it keeps what it was given."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Remembering(Uniform):
 
 
 def learner(learn_corrections: bool = False) -> Learner:
-    return Learner(Memory(None, {}), Remembering(), learn_corrections)
+    return Learner(Memory(None, {}), MemorisingPolicy(), learn_corrections)
 
 
 def interaction(offset: int, prev: str = "", partition: int = 0, item: str = "i") -> bytes:

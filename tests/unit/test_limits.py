@@ -24,7 +24,7 @@ from stream.worker.assignment import MAX_COMMITS_DUE, AssignedPartition
 from stream.worker.batching import poll_fairly
 from stream.worker.counters import PartitionCounters
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import eventually
 
 
@@ -108,28 +108,28 @@ def test_a_hot_user_and_poison_do_not_keep_others_waiting(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     settings = {"partitions": 4, "batch_events": 100, "candidates": 5, "refresh_on_click": "false"}
-    with World(kafka.brokers, topic_prefix, tmp_path, **settings) as world:
+    with Deployment(kafka.brokers, topic_prefix, tmp_path, **settings) as deployment:
         hot = "user:hot"
         users = [f"user:{n}" for n in range(60) if owner(f"user:{n}", 4) != owner(hot, 4)]
         assert len(users) > 20
         asked = [Request(id=f"hot:{n}", user=hot, at=now(), k=1) for n in range(1_500)]
         others = [Request(id=f"other:{user}", user=user, at=now(), k=1) for user in users]
-        world.publish(*asked)  # all of this before there is a worker
+        deployment.publish(*asked)  # all of this before there is a worker
         for user in users:
-            world.send(b"\xff poison", user, partition=owner(user, 4))
-        world.publish(*others)
-        world.send(b"{" * 400_000, hot, partition=owner(hot, 4))
-        world.publish(last := Request(id="last", user=hot, at=now(), k=1))
-        world.worker()
-        eventually(lambda: last.id in world.decisions(), "the hot partition is done", 120)
+            deployment.send(b"\xff poison", user, partition=owner(user, 4))
+        deployment.publish(*others)
+        deployment.send(b"{" * 400_000, hot, partition=owner(hot, 4))
+        deployment.publish(last := Request(id="last", user=hot, at=now(), k=1))
+        deployment.worker()
+        eventually(lambda: last.id in deployment.decisions(), "the hot partition is done", 120)
         at: dict[str, int] = {}
-        for message in world.read(world.topics.rankings):
+        for message in deployment.read(deployment.topics.rankings):
             at.setdefault(decode_decision(message.value or b"").id, when(message))
         assert set(at) == {one.id for one in [*asked, *others, last]}
         served = max(at[one.id] for one in others)
         before = sum(at[one.id] < served for one in asked)
         assert before <= 5 * 100, f"{before} rankings of one user came before all of the others'"
-        assert len(world.letters()) == len(users) + 1
+        assert len(deployment.letters()) == len(users) + 1
 
 
 def when(message: ConsumerRecord) -> int:

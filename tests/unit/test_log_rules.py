@@ -48,10 +48,10 @@ from stream.worker.counters import PartitionCounters
 from stream.worker.engine import Engine
 from tests.conftest import Kafka
 from tests.support.attribution_logs import decided
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import ROOT, Worker, eventually
 
-Make = Callable[..., World]
+Make = Callable[..., Deployment]
 BEGIN = Begin(fold="old", rules="r", partitions=1)
 
 
@@ -297,16 +297,16 @@ def test_l7_marks_of_another_fold_or_of_versions_not_at_hand_say_nothing() -> No
 
 
 @pytest.fixture
-def world(kafka: Kafka, topic_prefix: str, tmp_path: Path) -> Iterator[Make]:
+def deployment(kafka: Kafka, topic_prefix: str, tmp_path: Path) -> Iterator[Make]:
     """Makes a rankloop of its own on the broker; its workers are stopped in the end."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(
-            World(kafka.brokers, topic_prefix, tmp_path, **settings)
+            Deployment(kafka.brokers, topic_prefix, tmp_path, **settings)
         )
 
 
-def run(loop: World, *arguments: str, **settings: object) -> str:
-    """What a command with the world's settings says."""
+def run(loop: Deployment, *arguments: str, **settings: object) -> str:
+    """What a command with the deployment's settings says."""
     changed = {f"RANKLOOP_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "stream", *arguments]
     done = subprocess.run(
@@ -321,15 +321,17 @@ def run(loop: World, *arguments: str, **settings: object) -> str:
     return done.stdout + done.stderr
 
 
-def asked(loop: World, name: str) -> str:
+def asked(loop: Deployment, name: str) -> str:
     """The settings hash in the answer to a new request."""
     loop.publish(Request(id=name, user="ann", at=now(), k=2))
     return loop.decision(name).settings
 
 
 @pytest.mark.kafka
-def test_l12_workers_of_two_folds_run_side_by_side_and_switch_at_one_record(world: Make) -> None:
-    loop = world(partitions=1)
+def test_l12_workers_of_two_folds_run_side_by_side_and_switch_at_one_record(
+    deployment: Make,
+) -> None:
+    loop = deployment(partitions=1)
     [old] = loop.ready()
     loop.stock(5)
     loop.publish(Click(id="c", user="ann", item="item:1", at=now()))
@@ -356,7 +358,7 @@ def test_l12_workers_of_two_folds_run_side_by_side_and_switch_at_one_record(worl
     assert len(loop.decisions()) == len(loop.read(loop.topics.rankings))
 
 
-async def remade(loop: World, *topics: str) -> None:
+async def remade(loop: Deployment, *topics: str) -> None:
     admin = AIOKafkaAdminClient(**loop.settings.aiokafka_options())
     await admin.start()
     try:
@@ -382,9 +384,9 @@ def stopped(worker: Worker, *whys: str) -> None:
 @pytest.mark.kafka
 @pytest.mark.parametrize("topic", ["events", "items"])
 def test_l6_a_topic_deleted_and_made_again_stops_who_runs_and_who_starts(
-    apache_kafka: Kafka, world: Make, topic: str
+    apache_kafka: Kafka, deployment: Make, topic: str
 ) -> None:
-    loop = world(partitions=1)
+    loop = deployment(partitions=1)
     [worker] = loop.ready()
     loop.publish(Request(id="r", user="ann", at=now()))
     loop.decision("r")
@@ -394,8 +396,8 @@ def test_l6_a_topic_deleted_and_made_again_stops_who_runs_and_who_starts(
 
 
 @pytest.mark.kafka
-def test_l6_other_rules_than_the_log_began_with_are_refused(world: Make) -> None:
-    loop = world(partitions=1)
+def test_l6_other_rules_than_the_log_began_with_are_refused(deployment: Make) -> None:
+    loop = deployment(partitions=1)
     loop.ready()
     loop.environ["RANKLOOP_HORIZON_SECONDS"] = "7"
     stopped(loop.worker(), "fixed for a log's life")
@@ -403,9 +405,9 @@ def test_l6_other_rules_than_the_log_began_with_are_refused(world: Make) -> None
 
 @pytest.mark.kafka
 def test_roles_share_the_work_and_a_ranking_names_the_version_of_its_snapshot(
-    world: Make, tmp_path: Path
+    deployment: Make, tmp_path: Path
 ) -> None:
-    loop = world(
+    loop = deployment(
         partitions=2,
         snapshot_url=tmp_path / "common",
         snapshot_seconds=0.2,

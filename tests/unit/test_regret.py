@@ -70,7 +70,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(encoder="hash", data_dir=str(tmp_path_factory.mktemp("regret")))
 
 
-def test_the_shelf_says_what_the_catalogue_holds(settings: Settings):
+def test_the_stock_says_what_the_catalogue_holds(settings: Settings):
     environment = drifting_news_environment(settings, requests=40, articles=STOCK + 20, readers=3)
     there: dict[str, Item] = {}
     for message in environment.messages():

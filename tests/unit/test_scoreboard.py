@@ -36,7 +36,7 @@ from stream.settings import Settings
 from stream.settings_schema import SettingError, steering
 from stream.storage.object_store import object_store
 from stream.storage.snapshots import LogId, Snapshots
-from tests.unit.test_audit import SETTINGS, Life, audited, lived, user_of
+from tests.unit.test_audit import SETTINGS, AuditedHistory, audited, lived, user_of
 
 K, ITEMS = 2, "abcde"
 RUNS, RANKINGS = 200, 1_000
@@ -56,7 +56,7 @@ class Fixed(Uniform):
         return self._explore(scores)
 
 
-class World:
+class SimulatedUsers:
     """Users who read K items from the top and click each with a probability of its own."""
 
     def __init__(self, clicked: Mapping[str, float], champion: Fixed, **others: Fixed) -> None:
@@ -122,17 +122,17 @@ def ahead(outcome: Outcome, name: str) -> float:
 def test_a_challengers_value_is_what_it_would_have_earned() -> None:
     clicked = {"a": 0.2, "b": 0.5, "c": 0.1, "d": 0.1, "e": 0.1}
     champion, other = Fixed("adecb", epsilon=0.8), Fixed("bcade", epsilon=0.6)
-    world = World(clicked, champion, other=other)
-    board = Scoreboard(world.policies)
-    for outcome in world.rankings(6_000, 7):
+    users = SimulatedUsers(clicked, champion, other=other)
+    board = Scoreboard(users.policies)
+    for outcome in users.rankings(6_000, 7):
         board.count(outcome)
     own, score = board.scores()
     assert score.ahead is not None
-    gain = world.value(other) - world.value(champion)
+    gain = users.value(other) - users.value(champion)
     assert gain > 0.1
     for found, truth in (
-        (own.value, world.value(champion)),
-        (score.value, world.value(other)),
+        (own.value, users.value(champion)),
+        (score.value, users.value(other)),
         (score.ahead, gain),
     ):
         assert found.low < truth < found.high
@@ -144,12 +144,12 @@ def test_a_challengers_value_is_what_it_would_have_earned() -> None:
 def test_promotion_never_happens_on_noise() -> None:
     alike = {"a": 0.3, "b": 0.3, "c": 0.1, "d": 0.1, "e": 0.1}
     champion, mirror = Fixed("abcde", epsilon=0.6), Fixed("bacde", epsilon=0.6)
-    world = World(alike, champion, twin=Fixed("abcde", epsilon=0.6), mirror=mirror)
-    assert world.value(champion) == pytest.approx(world.value(mirror))
+    users = SimulatedUsers(alike, champion, twin=Fixed("abcde", epsilon=0.6), mirror=mirror)
+    assert users.value(champion) == pytest.approx(users.value(mirror))
     promoted = fooled = 0
     for seed in range(RUNS):
-        board, gains = Scoreboard(world.policies), list[float]()
-        for outcome in world.rankings(RANKINGS, seed):
+        board, gains = Scoreboard(users.policies), list[float]()
+        for outcome in users.rankings(RANKINGS, seed):
             board.count(outcome)
             gains.append(ahead(outcome, "mirror"))
             if board.better() is not None:
@@ -167,15 +167,15 @@ def test_promotion_never_happens_on_noise() -> None:
 def test_a_better_challenger_is_promoted() -> None:
     clicked = {"a": 0.1, "b": 0.1, "c": 0.1, "d": 0.1, "e": 0.6}
     champion, better = Fixed("abcde", epsilon=0.5), Fixed("eabcd")
-    world = World(clicked, champion, worse=Fixed("dcbae"), better=better)
-    assert world.value(better) - world.value(champion) > 0.3
-    named = [_first(world, seed) for seed in range(40)]
+    users = SimulatedUsers(clicked, champion, worse=Fixed("dcbae"), better=better)
+    assert users.value(better) - users.value(champion) > 0.3
+    named = [_first(users, seed) for seed in range(40)]
     assert named.count("better") >= 39
 
 
-def _first(world: World, seed: int) -> str | None:
-    board = Scoreboard(world.policies)
-    for outcome in world.rankings(RANKINGS, 1_000 + seed):
+def _first(users: SimulatedUsers, seed: int) -> str | None:
+    board = Scoreboard(users.policies)
+    for outcome in users.rankings(RANKINGS, 1_000 + seed):
         board.count(outcome)
         if name := board.better(margin=0.02, effective=20):
             return name
@@ -217,7 +217,7 @@ def test_weights_are_the_challengers_probabilities_by_the_propensities() -> None
     assert last.weights["uniform"][0] == pytest.approx(even, rel=0.3)
 
 
-def ranked(owned: Life) -> list[Decision]:
+def ranked(owned: AuditedHistory) -> list[Decision]:
     return [decode_decision(m.data) for log in owned.logs.topics["rankings"] for m in log]
 
 

@@ -59,7 +59,7 @@ from stream.storage.tensor_file import (
     read_tensors,
 )
 from tests.conftest import Kafka
-from tests.support.kafka_helpers import World, now
+from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import eventually
 
 SETTINGS = Settings(encoder="hash", max_users=20, max_items=15)
@@ -148,7 +148,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["folder", "fsspec"])
 def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[ObjectStore]:
-    """Each kind of shelf."""
+    """Each kind of store."""
     if request.param == "folder":
         yield LocalStore(folder)
         return
@@ -610,7 +610,7 @@ def test_rolled_back_snapshots_are_set_aside_not_deleted(place: ObjectStore) -> 
 def rankloop(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Result]:
-    """Runs `rankloop snapshots ...` on a shelf with 60 and 80; `folder` is that of the fold."""
+    """Runs `rankloop snapshots ...` in a store with 60 and 80; `folder` is that of the fold."""
     monkeypatch.setenv("RANKLOOP_SNAPSHOT_URL", str(tmp_path))
     monkeypatch.setenv("RANKLOOP_ENCODER", "hash")
     folder.symlink_to(tmp_path / Settings.load().fold_hash())
@@ -678,24 +678,24 @@ def test_a_url_that_nothing_opens_is_refused_with_the_remedy(
 # On a real broker
 
 
-Make = Callable[..., World]
+Make = Callable[..., Deployment]
 
 
 @pytest.fixture
-def world(kafka: Kafka, topic_prefix: str, folder: Path) -> Iterator[Make]:
+def deployment(kafka: Kafka, topic_prefix: str, folder: Path) -> Iterator[Make]:
     """Makes a rankloop of its own on the broker, whose workers share one folder of snapshots."""
 
-    def make(**changes: object) -> World:
+    def make(**changes: object) -> Deployment:
         usual = {"partitions": 1, "snapshot_url": folder, "snapshot_seconds": 0}
         return stack.enter_context(
-            World(kafka.brokers, topic_prefix, folder.parent, **(usual | changes))
+            Deployment(kafka.brokers, topic_prefix, folder.parent, **(usual | changes))
         )
 
     with ExitStack() as stack:
         yield make
 
 
-def clicked(loop: World, begin: int, count: int = 60) -> None:
+def clicked(loop: Deployment, begin: int, count: int = 60) -> None:
     """Clicks, and requests, all folded."""
     for n in range(begin, begin + count):
         user, at = f"user:{n % 7}", now()
@@ -706,7 +706,7 @@ def clicked(loop: World, begin: int, count: int = 60) -> None:
     loop.settled()
 
 
-def forget(loop: World, offset: int) -> None:
+def forget(loop: Deployment, offset: int) -> None:
     """Remove all feedback below an offset, as retention would."""
 
     async def delete() -> None:
@@ -722,8 +722,10 @@ def forget(loop: World, offset: int) -> None:
 
 
 @pytest.mark.kafka
-def test_after_kill_9_only_the_tail_of_feedback_is_folded(apache_kafka: Kafka, world: Make) -> None:
-    loop = world(snapshot_seconds=0.3)
+def test_after_kill_9_only_the_tail_of_feedback_is_folded(
+    apache_kafka: Kafka, deployment: Make
+) -> None:
+    loop = deployment(snapshot_seconds=0.3)
     [doomed] = loop.ready()
     loop.stock()
     clicked(loop, 0)
@@ -742,8 +744,8 @@ def test_after_kill_9_only_the_tail_of_feedback_is_folded(apache_kafka: Kafka, w
 
 
 @pytest.mark.kafka
-def test_what_came_while_learning_was_held_is_read_again_in_its_order(world: Make) -> None:
-    loop, taken = world(), list[int]()
+def test_what_came_while_learning_was_held_is_read_again_in_its_order(deployment: Make) -> None:
+    loop, taken = deployment(), list[int]()
     topic = loop.topics.feedback
     where, options = TopicPartition(topic, 0), loop.settings.aiokafka_options()
 
@@ -774,8 +776,8 @@ def test_what_came_while_learning_was_held_is_read_again_in_its_order(world: Mak
 
 
 @pytest.mark.kafka
-def test_learning_misses_nothing_while_snapshots_are_made_all_the_time(world: Make) -> None:
-    loop = world(snapshot_seconds=0.01)
+def test_learning_misses_nothing_while_snapshots_are_made_all_the_time(deployment: Make) -> None:
+    loop = deployment(snapshot_seconds=0.01)
     [worker] = loop.ready()
     loop.stock()
     for begin in range(0, 2_000, 200):
@@ -793,8 +795,8 @@ def test_learning_misses_nothing_while_snapshots_are_made_all_the_time(world: Ma
 
 
 @pytest.mark.kafka
-def test_a_clean_stop_keeps_all_that_was_learned(world: Make) -> None:
-    loop = world()
+def test_a_clean_stop_keeps_all_that_was_learned(deployment: Make) -> None:
+    loop = deployment()
     [worker] = loop.ready()
     loop.stock()
     clicked(loop, 0)
@@ -812,9 +814,9 @@ def test_a_clean_stop_keeps_all_that_was_learned(world: Make) -> None:
 
 
 @pytest.mark.kafka
-def test_a_disk_that_fails_stops_no_worker(world: Make, folder: Path) -> None:
+def test_a_disk_that_fails_stops_no_worker(deployment: Make, folder: Path) -> None:
     folder.write_text("not a folder")
-    loop = world(snapshot_seconds=0.1)
+    loop = deployment(snapshot_seconds=0.1)
     [worker] = loop.ready()
     loop.stock()
     clicked(loop, 0)
@@ -825,9 +827,9 @@ def test_a_disk_that_fails_stops_no_worker(world: Make, folder: Path) -> None:
 
 @pytest.mark.kafka
 def test_a_worker_refuses_a_log_that_ends_before_its_snapshot_until_it_is_rolled_back(
-    world: Make,
+    deployment: Make,
 ) -> None:
-    loop = world(max_users=20, max_items=15)
+    loop = deployment(max_users=20, max_items=15)
     kept = open_snapshots(loop.settings)
     kept.write(states()[1])
     worker = loop.worker()
@@ -839,8 +841,8 @@ def test_a_worker_refuses_a_log_that_ends_before_its_snapshot_until_it_is_rolled
 
 
 @pytest.mark.kafka
-def test_a_worker_refuses_a_log_with_other_records(world: Make) -> None:
-    loop = world(max_users=20, max_items=15)
+def test_a_worker_refuses_a_log_with_other_records(deployment: Make) -> None:
+    loop = deployment(max_users=20, max_items=15)
     loop.send_all((b"another log", "", loop.topics.feedback, 0) for _ in range(90))
     open_snapshots(loop.settings).write(states()[1])
     worker = loop.worker()
@@ -850,9 +852,9 @@ def test_a_worker_refuses_a_log_with_other_records(world: Make) -> None:
 
 @pytest.mark.kafka
 def test_a_log_that_lost_its_beginning_is_refused_without_a_snapshot(
-    apache_kafka: Kafka, world: Make
+    apache_kafka: Kafka, deployment: Make
 ) -> None:
-    loop = world()
+    loop = deployment()
     loop.send_all((b"garbage", "", loop.topics.feedback, 0) for _ in range(5))
     forget(loop, 3)
     worker = loop.worker()
@@ -861,8 +863,10 @@ def test_a_log_that_lost_its_beginning_is_refused_without_a_snapshot(
 
 
 @pytest.mark.kafka
-def test_retention_that_outruns_snapshots_is_an_alarm(apache_kafka: Kafka, world: Make) -> None:
-    loop = world()
+def test_retention_that_outruns_snapshots_is_an_alarm(
+    apache_kafka: Kafka, deployment: Make
+) -> None:
+    loop = deployment()
     [worker] = loop.ready()
     loop.stock()
     clicked(loop, 0)

@@ -127,17 +127,17 @@ def compare_arms(
     """Play every arm with every seed, the fine-tuned ones if there are any."""
     started = perf_counter()
     environment = LogEnvironment(log, plan.requests, plan.k)
-    trials = arm_runs(settings, environment, plan, deep)
+    planned = arm_runs(settings, environment, plan, deep)
     likes = sum(liked(event) is not None for event in log.events)
     asks = sum(isinstance(event, Request) for event in log.events)
-    answered = min(plan.requests, asks or likes) * len(trials)
-    found = side_by_side(run_arm, trials, answered, plan.jobs)
-    arms = [arm for arm in plan.arms if any(trial.arm == arm for trial in trials)]
+    answered = min(plan.requests, asks or likes) * len(planned)
+    found = side_by_side(run_arm, planned, answered, plan.jobs)
+    arms = [arm for arm in plan.arms if any(one.arm == arm for one in planned)]
     runs: Runs = {arm: [one for one in found if one.arm == arm] for arm in arms}
     first = runs[arms[0]][0]
     asked = [one.context for one in environment.messages() if isinstance(one, Request)]
     if not first.users:
-        after = trials[0].after
+        after = planned[0].after
         raise ValueError(f"no request comes after {after}, until when fine-tuning has seen the log")
     if any(one.users != first.users for one in found):
         raise RuntimeError("arms answered different requests; a difference would mean nothing")
@@ -151,7 +151,7 @@ def compare_arms(
         seeds=list(range(settings.seed, settings.seed + plan.seeds)),
         encoder=log.encoder.version,
         texts_a_second=speed(settings, log.items),
-        asked=environment.asks,
+        asked=environment.has_requests,
         seconds=perf_counter() - started,
         slices=[
             Slice(

@@ -178,7 +178,7 @@ def method(result: Comparison) -> list[str]:
         "nDCG counts a click by its place, against the user's next liked items in front; MRR is "
         "1 / the place of the first click. Slices by user count items liked before in the log; "
         "slices by item add up to all clicks.",
-        "Times are CPU times, medians over seeds; trials shared the machine's caches: compare them "
+        "Times are CPU times, medians over seeds; runs shared the machine's caches: compare them "
         f"within this page. {result.texts_a_second:,.0f} texts were embedded a second.",
         tuning(result.tuned),
     ]

@@ -113,15 +113,15 @@ class LogStatistics:
     """What the log has told so far: how often items were liked, and how much users liked."""
 
     def __init__(self, trial: ArmRun) -> None:
-        self._world, self._arm = trial.environment, arms.ARMS[trial.arm]
+        self._environment, self._arm = trial.environment, arms.ARMS[trial.arm]
         self._draws, self._rng = trial.settings.candidates, Random(trial.settings.seed)
         self._stock = Inventory()
         self.likes = Counter[str]()  # by item
         self.history = Counter[str]()  # by user
 
     def messages(self) -> Iterator[Item | Embedding | Event]:
-        """The world's messages as the arm gets them; each counts once it was taken in."""
-        for message in self._world.messages():
+        """The environment's messages as the arm gets them; each counts once it was taken in."""
+        for message in self._environment.messages():
             if isinstance(message, Embedding) and not self._arm.text:
                 continue
             if isinstance(message, Item):
@@ -143,7 +143,7 @@ class LogStatistics:
 
 def wanted(environment: LogEnvironment) -> Callable[[Decision], frozenset[str]]:
     """What each request's user clicked or, if the log has no requests, was to like next."""
-    if not environment.asks:
+    if not environment.has_requests:
         click_model = LoggedClickModel(environment.log.events, window=environment.window)
         return lambda decision: click_model.wanted(decision.user, decision.at)
     found: dict[str, set[str]] = {}
@@ -169,7 +169,9 @@ def run_arm(trial: ArmRun, progress: Callable[[int], None] | None = None) -> Arm
         if decision.at <= trial.after:
             continue
         wish, items = wants(decision), [slot.item for slot in decision.slots]
-        clicked = {one.item for one in made} or (wish if trial.environment.asks else set[str]())
+        clicked = {one.item for one in made} or (
+            wish if trial.environment.has_requests else set[str]()
+        )
         hits = [place for place, item in enumerate(items) if item in clicked]
         most = min(decision.k, len(wish))
         users.append(decision.user)
