@@ -6,7 +6,11 @@ BIN := .venv/bin
 RUN := .venv/.ready-run
 DEV := .venv/.ready-dev
 
-.PHONY: demo test check cover bench soak schedules torture torture-check fuzz clean
+.PHONY: install install-dev demo test check cover bench soak schedules torture torture-check fuzz clean
+
+install: $(RUN)
+
+install-dev: $(DEV)
 
 demo: $(RUN)
 	$(BIN)/rankloop demo $(ARGS)

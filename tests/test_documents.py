@@ -203,6 +203,21 @@ def test_readme_links_to_every_document() -> None:
         assert {name_of(path) for path in ROOT.glob("docs/*.md")} <= targets, name
 
 
+def test_every_make_target_in_a_document_exists() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert phony
+    named = {
+        word
+        for path in DOCUMENTS
+        if path.name != "CHANGELOG.md"
+        for words in re.findall(r"(?:^ {4}|`|^|&& )make ([^`#\n]*)", path.read_text("utf-8"), re.M)
+        for word in words.partition("ARGS")[0].split()
+        if re.fullmatch(r"[a-z][a-z-]*", word)
+    }
+    assert {"demo", "test", "install"} <= named
+    assert named <= set(phony[1].split())
+
+
 # The rules of the logs
 
 

@@ -83,7 +83,7 @@ def test_two_workers_switch_at_one_record_and_back(
         with urllib.request.urlopen(f"http://127.0.0.1:{one.port}/metrics", timeout=20) as page:
             metrics = page.read().decode()
         assert 'rankloop_champion{policy="bandit"} 1.0' in metrics
-        assert 'rankloop_policy_ahead{policy="uniform",bound="low"}' in metrics
+        assert 'rankloop_policy_ahead{bound="low",policy="uniform"}' in metrics
         assert "on popular decides; before, bandit did" in run(loop, "champion", "rollback")
         back = switched([one, other], loop, "popular")
         asked(loop, "c")

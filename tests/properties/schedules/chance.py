@@ -23,10 +23,10 @@ class Chance:
 
     What is not given is 0, and 0 is always the peaceful choice: so a schedule may be cut anywhere.
 
-    >>> drawn = RandomRanking(rng=Random(1))
+    >>> drawn = Chance(rng=Random(1))
     >>> drawn.frame(); drawn.below(10), drawn.odds(0.5), drawn.frames
     (1, False, [[1, 0]])
-    >>> again = RandomRanking(frames=drawn.frames)
+    >>> again = Chance(frames=drawn.frames)
     >>> again.frame(); again.below(10), again.odds(0.5), again.below(7)
     (1, False, 0)
     """

@@ -13,7 +13,7 @@ from models.events import Outcome
 class Tally:
     """A hash over every outcome: one more, one less or two exchanged make another.
 
-    >>> PartitionCounters().save()
+    >>> Tally().save()
     b''
     """
 
