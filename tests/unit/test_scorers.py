@@ -173,7 +173,7 @@ def test_two_processes_with_other_hash_seeds_learn_the_same() -> None:
         "for name in SCORERS: print(digest(fold(SCORERS[name](), churn(800)).state()))\n"
     )
     root = Path(__file__).parents[2]
-    path = f"{root}{os.pathsep}{root / 'tests'}"
+    path = f"{root}{os.pathsep}{Path(__file__).parent}"
     here = [digest(fold(make(), churn(800)).state()) for make in SCORERS.values()]
     assert len(set(here)) == len(SCORERS)
     for hash_seed in ("1", "2"):
