@@ -1,17 +1,20 @@
 """The command group `rankloop champion`: who decides, who would do better, and the switch."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from agents.ledger import Ledger
-from agents.scoreboard import Score, Scoreboard, scoreboard
 from models.events import Champion
 from stream.cli.errors import OneLineErrorGroup
 from stream.cli.fold import append_record, read_feedback
 from stream.settings import Settings
+
+if TYPE_CHECKING:  # numpy and scipy come with it: only who needs them waits for them
+    from agents.scoreboard import Score, Scoreboard
 
 
 @click.group(cls=OneLineErrorGroup)
@@ -64,8 +67,10 @@ def rollback(settings: Settings) -> None:
     _switch(settings, ledger.former, ledger)
 
 
-async def _read(settings: Settings) -> tuple[Ledger, Scoreboard | None]:
+async def _read(settings: Settings) -> "tuple[Ledger, Scoreboard | None]":
     """All of feedback taken in, as far as champions go."""
+    from agents.scoreboard import scoreboard
+
     ledger = Ledger(policies=settings.policies)
     board = scoreboard(settings.policies, settings.scoreboard_max_reward)
 
@@ -98,7 +103,7 @@ def _in_force(settings: Settings, ledger: Ledger) -> str:
     return f" (by these settings, whose fold {mine} is not in force: {ledger.fold} is)"
 
 
-def score_table(scores: list[Score]) -> Table:
+def score_table(scores: "list[Score]") -> Table:
     """The scoreboard; the champion comes first."""
     made = Table(title="Reward a ranking, on the rankings of the champion")
     for i, name in enumerate(
@@ -118,7 +123,7 @@ def score_table(scores: list[Score]) -> Table:
     return made
 
 
-def score_lines(scores: list[Score]) -> list[str]:
+def score_lines(scores: "list[Score]") -> list[str]:
     """What to beware of."""
     return [
         f"warning: {score.policy}: the champion shows only {score.weight:.0%} of what it would, "
