@@ -151,9 +151,9 @@ def sleeps() -> None:
     """Whoever decides for the request ASLEEP falls asleep before the answer is published."""
     decide = Recommender.__call__
 
-    def slow(self: Recommender, ask: RankingTask) -> Decision:
-        decision = decide(self, ask)
-        if ask.request.id == ASLEEP:
+    def slow(self: Recommender, task: RankingTask) -> Decision:
+        decision = decide(self, task)
+        if task.request.id == ASLEEP:
             os.kill(os.getpid(), signal.SIGSTOP)
         return decision
 
