@@ -1,4 +1,4 @@
-"""A decision between its request and its outcome: what was shown, and what it has earned."""
+"""A decision between its request and its outcome: what it has earned, and when it closes."""
 
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush

@@ -1,4 +1,4 @@
-"""Incremental matrix factorisation of likes, as River rankers. The one module that knows River."""
+"""Incremental matrix factorisation of likes, as River rankers."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from hashlib import shake_128

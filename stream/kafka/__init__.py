@@ -1,1 +1,1 @@
-"""The edge to Kafka: topics, producer, reader, rights, health. Knows aiokafka, not the worker."""
+"""The edge to Kafka: topics, producer, reader, access, health. Knows aiokafka, not the worker."""

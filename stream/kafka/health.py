@@ -75,7 +75,7 @@ class BrokerMonitor:
     def __init__(
         self, settings: Settings, permissions: Sequence[Permission], client_id: str
     ) -> None:
-        self._settings, self._rights = settings, permissions
+        self._settings, self._permissions = settings, permissions
         self._joins = JoinMonitor(client_id, settings.session_timeout_seconds)
         self._away_since: float | None = None
 
@@ -85,7 +85,7 @@ class BrokerMonitor:
         while True:
             await asyncio.sleep(SOON if self._joins.waits else EVERY)
             try:
-                groups = await check_permissions(self._settings, self._rights)
+                groups = await check_permissions(self._settings, self._permissions)
             except BrokerUnavailableError as away:
                 self._away(str(away))
             except AuthorizationDeniedError as denied:
@@ -103,7 +103,7 @@ class BrokerMonitor:
         """Why the worker ends: what Kafka refuses, if that is the cause, or else the error's."""
         if isinstance(error, KafkaError):
             try:
-                await check_permissions(self._settings, self._rights)
+                await check_permissions(self._settings, self._permissions)
             except (AuthorizationDeniedError, BrokerUnavailableError) as cause:
                 return str(cause)
             return f"Kafka: {error}"

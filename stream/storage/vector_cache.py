@@ -1,4 +1,4 @@
-"""Text vectors remembered in Redis, shared by workers."""
+"""Text vectors by text: in Redis, shared by workers, or in a file."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

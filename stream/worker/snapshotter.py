@@ -1,4 +1,4 @@
-"""Starts from the newest snapshot; then writes one now and then, or takes those of others.
+"""Snapshots while a worker runs: of what was learned, and of the attributions of its partitions.
 
 While a copy of what was learned is made, learning waits and nothing else does: requests go on with
 the version at hand (L8). Encoding and writing take no part in the stream.

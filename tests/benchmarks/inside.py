@@ -1,7 +1,6 @@
 """Without Kafka, one process: both folds, a decision and its parts, replay."""
 
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import Any
@@ -18,10 +17,11 @@ from models.candidates import standardised
 from models.events import Click, Item, Reward, encode
 from policies.base import rank
 from stream import build
-from stream.datasets.movielens import find_movielens, movielens_messages
+from stream.datasets.movielens import movielens_messages
 from stream.kafka.topics import owner
-from stream.offline.prequential import EventLog
+from stream.simulation.event_log import EventLog
 from stream.storage.vector_cache import EncoderIdentity
+from tests.support.shared import movielens_folder
 
 HOT = 200  # decisions before the first that counts
 
@@ -138,7 +138,7 @@ def replay(seconds: float) -> Rows:
 
 def film_log(count: int) -> tuple[EventLog, str]:
     """The film log's first events if it is found, else the world's clicks."""
-    folder = find_movielens() or find_movielens(here=Path(__file__).parents[2])
+    folder = movielens_folder()
     text = build.encoder(world.SETTINGS)
     known = EncoderIdentity(text.version, text.dimensions)
     if folder is None:

@@ -1,4 +1,4 @@
-"""The producer's own book: what the broker acknowledged, where, and whether it was bad."""
+"""The load producer's record: what the broker acknowledged, where, and whether it was bad."""
 
 import struct
 from collections.abc import Iterator

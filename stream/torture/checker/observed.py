@@ -1,4 +1,4 @@
-"""What the rankings say: the first decision of each id, and how many came after it."""
+"""What the topics say: the first ranking of each id, what was learned, which dead letters."""
 
 from array import array
 from bisect import bisect_right
