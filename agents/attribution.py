@@ -52,6 +52,7 @@ class AttributionRules(Struct, frozen=True, kw_only=True):
     refresh: bool = True  # a click asks for a fresh ranking
     refresh_k: int = 10
     most_closings: int = 100  # at one event; the rest follow at the next ones
+    version: int = 2  # of how this code joins: to be raised when the same log gives other records
 
     @property
     def window(self) -> int:
@@ -135,7 +136,7 @@ class Attribution:
         self.chain = ""
         self.last: Source | None = None  # of the newest record made
         self.counts: Counter[str] = Counter()
-        self._pending: dict[str, PendingDecision] = {}  # those that take events, by decision id
+        self._pending: dict[tuple[str, str], PendingDecision] = {}  # those that take events
         self._closing = DeadlineQueue(rules.lateness)
         self._seen = SeenIds()
         self._early = EarlyEventBuffer()
@@ -229,7 +230,7 @@ class Attribution:
         self.next, self.watermark = state.next, state.watermark
         self.chain, self.last, self.counts = state.chain, state.last, Counter(state.counts)
         held, early = revived(state)
-        self._pending = {one.request.id: one for one in held if not one.forgotten}
+        self._pending = {one.key: one for one in held if not one.forgotten}
         self._restarts = RestartTracker.of(self.rules.window, state.reach, [*held, *early])
         self._early = EarlyEventBuffer(one for one in early if one.waiting)
         waiting = (one for one in held if not one.decided and not one.done)
@@ -294,7 +295,7 @@ class Attribution:
                     self._learn(record)
                 fate = self._join(event, at)
                 if isinstance(event, Click) and refreshes:
-                    about = self._pending.get(event.request or "")
+                    about = self._pending.get((event.user, event.request or ""))
                     request = refresh(event, about and about.request, self.rules.refresh_k)
                     tasks.append(self._open(request, at, refresh=True))
         self.skip(offset)
@@ -307,11 +308,13 @@ class Attribution:
     def _note(self, event: Request | Joined, at: int) -> tuple[bool, bool]:
         """Whether the event's id is new, and whether, of a click, its refresh's is.
 
-        Both are noted each time, so that they are known by the last window's events alone.
+        Both are noted each time, so that they are known by the last window's events alone. An id
+        is its user's own: many producers count within a session.
         """
-        first = self._seen.first(type(event).__name__ + event.id, at)
+        own = f"{len(event.user)}:{event.user}"
+        first = self._seen.first(f"{type(event).__name__}{own}{event.id}", at)
         refreshes = isinstance(event, Click) and self.rules.refresh
-        return first, refreshes and self._seen.first(f"Requestrefresh:{event.id}", at)
+        return first, refreshes and self._seen.first(f"Request{own}refresh:{event.id}", at)
 
     def _open(self, request: Request, at: int, refresh: bool = False) -> RankingTask:
         explicit = refresh or not self.rules.implied
@@ -320,11 +323,12 @@ class Attribution:
         ahead = self._decision_join.add_request(pending)
         if ahead is not None:
             self._decide(pending, *ahead)
-        self._pending[request.id] = pending
+        self._pending[pending.key] = pending
         self._restarts.hold(pending)
         self._closing.add(pending)
-        for early in self._early.take(request.id):
-            self._settle("attributed" if early.join(pending) else "orphan")
+        for early in self._early.take(*pending.key):
+            early.join(pending)
+            self._settle("attributed")
         return RankingTask(request, self._offset)
 
     def _settle(self, fate: str, count: int = 1) -> None:
@@ -335,13 +339,12 @@ class Attribution:
         """Add the event to its decision; says in which counter it ends."""
         if event.request is None:
             return "organic"
-        pending = self._pending.get(event.request)
+        pending = self._pending.get((event.user, event.request))
         if pending is None:
             until = at + self.rules.early
             self._restarts.hold(self._early.add(EarlyEvent(event, self._offset, until)))
             return "waiting"
-        if not pending.add(event):
-            return "orphan"
+        pending.add(event)
         if not pending.closed:
             return "attributed"
         if pending.changed:
@@ -357,7 +360,7 @@ class Attribution:
             for pending in self._closing.due(now, most):
                 self._close(pending, corrected=False)
         for pending in self._closing.forget(now):
-            del self._pending[pending.request.id]
+            del self._pending[pending.key]
         if gone := self._early.expire(now):
             self._settle("orphan", gone)
         self._seen.forget(now - self.rules.window)

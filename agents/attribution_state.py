@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from models.events import Click, Decision, Impression, Request, Reward, Source
 
-FORMAT = 2
+FORMAT = 3
 CHUNK = 5_000  # entries encoded or decoded at once: between them, other threads have their turn
 
 Offset = Annotated[int, Meta(ge=0)]

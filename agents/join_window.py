@@ -72,13 +72,12 @@ class EarlyEvent:
         """True while it waits, or its decision is needed."""
         return self.waiting or (self.joined is not None and self.joined.live(now))
 
-    def join(self, pending: PendingDecision) -> bool:
-        """Its request has come; False if that is another user's."""
+    def join(self, pending: PendingDecision) -> None:
+        """Its request has come."""
         event, self.event = self.event, None
-        if event is None or not pending.add(event):
-            return False
-        self.joined = pending
-        return True
+        if event is not None:
+            pending.add(event)
+            self.joined = pending
 
     def state(self) -> EarlyEventState:
         """The event while it waits, then whose part it is."""
@@ -97,8 +96,10 @@ class EarlyEventBuffer:
     """
 
     def __init__(self, waiting: Iterable[EarlyEvent] = ()) -> None:
-        self._early: dict[str, dict[int, EarlyEvent]] = {}  # request -> offset -> event
-        self._until: list[tuple[int, int, str]] = []  # heap: until when, offset, request
+        # (user, request) -> offset -> event
+        self._early: dict[tuple[str, str], dict[int, EarlyEvent]] = {}
+        # A heap: until when, offset, (user, request).
+        self._until: list[tuple[int, int, tuple[str, str]]] = []
         for early in waiting:
             self.add(early)
 
@@ -107,27 +108,28 @@ class EarlyEventBuffer:
 
     def add(self, early: EarlyEvent) -> EarlyEvent:
         """Let an event wait, in the order of their offsets."""
-        request = (early.event and early.event.request) or ""
-        self._early.setdefault(request, {})[early.source] = early
-        heappush(self._until, (early.until, early.source, request))
+        assert early.event is not None and early.event.request is not None
+        key = early.event.user, early.event.request
+        self._early.setdefault(key, {})[early.source] = early
+        heappush(self._until, (early.until, early.source, key))
         return early
 
-    def take(self, request: str) -> list[EarlyEvent]:
-        """Those that waited for a request, which has come."""
-        return list(self._early.pop(request, {}).values())
+    def take(self, user: str, request: str) -> list[EarlyEvent]:
+        """Those that waited for a request of their user, which has come."""
+        return list(self._early.pop((user, request), {}).values())
 
     def expire(self, now: int) -> int:
         """How many have waited too long, and wait no more."""
         gone = 0
         while self._until and self._until[0][0] < now:
-            _, source, request = heappop(self._until)
-            held = self._early.get(request, {})
+            _, source, key = heappop(self._until)
+            held = self._early.get(key, {})
             early = held.pop(source, None)
             if early is not None:
                 early.event = None
                 gone += 1
             if not held:
-                self._early.pop(request, None)
+                self._early.pop(key, None)
         return gone
 
 

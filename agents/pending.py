@@ -30,8 +30,8 @@ class PendingDecision:
     what was shown.
 
     >>> pending = PendingDecision(Request(id="r", user="u", at=0), 0, deadline=10, explicit=False)
-    >>> pending.add(Click(id="c", user="u", item="i", at=1)), pending.rewards
-    (True, {'i': 1.0})
+    >>> pending.add(Click(id="c", user="u", item="i", at=1)); pending.rewards
+    {'i': 1.0}
     """
 
     def __init__(
@@ -51,6 +51,11 @@ class PendingDecision:
         self.whole = 0.0  # earned by the ranking as a whole
         self.rewarded = False
         self.changed = False  # by the last event
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """User and id: by these an event names it."""
+        return self.request.user, self.request.id
 
     @property
     def decision(self) -> Decision | None:
@@ -107,13 +112,11 @@ class PendingDecision:
         """True while it may close, be corrected, or be missed by an event that it took."""
         return not self.closed or self.until >= now
 
-    def add(self, event: Joined) -> bool:
-        """Take an event in; False if it is another user's. `changed`: it made a difference."""
-        if event.user != self.request.user:
-            return False
+    def add(self, event: Joined) -> None:
+        """Take an event of its user in. `changed`: it made a difference."""
         if isinstance(event, Impression):
             self.changed, self.shown = self.shown != event.shown, event.shown
-            return True
+            return
         first, self.rewarded = not self.rewarded, True
         if isinstance(event, Reward):
             self.changed = first or event.value != 0
@@ -126,7 +129,6 @@ class PendingDecision:
             if event.item not in self.clicked and len(self.clicked) < MAX_EARNING:
                 self.clicked.add(event.item)
                 self._earn(event.item, 1.0)
-        return True
 
     def _earn(self, item: str, value: float) -> None:
         if item in self.rewards or len(self.rewards) < MAX_EARNING:

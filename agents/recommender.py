@@ -32,7 +32,7 @@ class DecisionMetadata(Struct, frozen=True, kw_only=True):
 class Recommender:
     """Answers a request with the model and the catalogue as they stand.
 
-    Chance comes from (seed, request id), so the same request at the same versions gives the same
+    Chance comes from (seed, user, request id): the same request at the same versions gives the same
     bytes: what `audit` checks.
 
     >>> from models.content import Content; from models.memory import Memory
@@ -74,7 +74,7 @@ class Recommender:
         candidates = self.retrieval(request)
         if not candidates.items:
             return self._decision(task, refused="no candidates: the catalogue or the list is empty")
-        rng = Random(seeded(self.terms.seed, request.id))
+        rng = Random(seeded(self.terms.seed, request.user, request.id))
         slots = rank(policy, request.user, request.context, candidates, request.k, rng)
         decision = self._decision(
             task,
@@ -128,10 +128,11 @@ class Recommender:
         )
 
 
-def seeded(seed: int, id: str) -> int:
-    """A seed of its own for each request.
+def seeded(seed: int, user: str, id: str) -> int:
+    """A seed of its own for each request: two users may ask by the same id.
 
-    >>> seeded(0, "r1") == seeded(0, "r1") != seeded(1, "r1")
+    >>> seeded(0, "ann", "1") == seeded(0, "ann", "1") != seeded(0, "bob", "1")
     True
     """
-    return int.from_bytes(blake2b(f"{seed}:{id}".encode(), digest_size=8).digest(), "little")
+    name = f"{seed}:{len(user)}:{user}:{id}".encode()
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")

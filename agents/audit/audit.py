@@ -46,7 +46,7 @@ class AuditReport(Struct, frozen=True, kw_only=True):
     unchecked_rankings: int  # the event that asked was cut: not made again
     repeated: int  # for an event that was answered before: the first counts, these are not made
     unlike: tuple[str, ...]  # ids of repeats that answer something else than the first
-    reused: tuple[str, ...]  # ids that were asked again by another event: made again as any other
+    reused: tuple[str, ...]  # ids that their user asked again by: made again as any other
     asked: int
     unanswered: int
     unanswered_ids: tuple[str, ...]
@@ -118,7 +118,7 @@ class Audit:
         self._apart: Counter[str] = Counter()
         self._unlike: list[str] = []
         self._reused: list[str] = []
-        self._ids: set[tuple[int, str]] = set()
+        self._ids: set[tuple[str, str]] = set()  # (user, id)
         self._causes: Counter[str] = Counter()
         self._differences: list[Difference] = []
         self._missing: tuple[int, int] | None = None
@@ -148,9 +148,10 @@ class Audit:
                 self._unlike.append(decision.id)
             return
         self.asked.decided(partition, decision, message.data)
-        if (partition, decision.id) in self._ids:
+        key = decision.user, decision.id
+        if key in self._ids:
             self._reused.append(decision.id)
-        self._ids.add((partition, decision.id))
+        self._ids.add(key)
 
     def event(self, partition: int, message: ReceivedMessage) -> None:
         """Take a message of the events."""

@@ -71,7 +71,7 @@ def check_identity(log: Begin, found: Begin) -> None:
     if log.rules != found.rules:
         raise LogMismatchError(
             f"the log joins rewards by the rules {log.rules}, and these settings are the rules "
-            f"{found.rules}: horizon, early, lateness, future, impressions and refresh are fixed "
-            "for a log's life. Set them as they were, or start a new log under another "
-            "RANKLOOP_TOPIC_PREFIX"
+            f"{found.rules}: horizon, early, lateness, future, impressions, refresh, and how a "
+            "release joins, are fixed for a log's life. Set them as they were, run the release "
+            "that began it, or start a new log under another RANKLOOP_TOPIC_PREFIX"
         )

@@ -1,7 +1,7 @@
 """What a torture sends: what people do, and what goes wrong on the way, all from one seed."""
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import count
 from random import Random
@@ -97,17 +97,21 @@ def load_messages(people: SimulatedUsers) -> Iterator[SentMessage]:
 
 
 def _lives(people: SimulatedUsers, rng: Random) -> Iterator[Event]:
-    """What people do, in order of time: ask, and then see, click and value what they got."""
+    """What people do, in order of time: ask, and then see, click and value what they got.
+
+    Each user's requests are counted from 1, as within a session: ids that others have, too.
+    """
     asked: list[Request] = []
+    own = Counter[str]()
     times: list[int] = []
     clicks: deque[Click] = deque(maxlen=100)
     for n in count():
         at = people.begin + n * STEP
         kind = rng.random()
         if kind < 0.06 or not asked:
-            request = Request(
-                id=f"r:{n}", user=f"user:{rng.randrange(people.users)}", at=at, k=rng.randint(2, 6)
-            )
+            user = f"user:{rng.randrange(people.users)}"
+            own[user] += 1
+            request = Request(id=f"r:{own[user]}", user=user, at=at, k=rng.randint(2, 6))
             if rng.random() < 0.1:  # somebody is faster than their own request
                 yield _follows(people, rng, n, at, request.user, request.id, clicks)
             asked.append(request)

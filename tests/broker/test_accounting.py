@@ -153,7 +153,9 @@ def accounts_of(
     known = dict(zip(places, sent, strict=True))
     made: dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]] = {}
     for p in range(PARTITIONS):
-        proposed = {id: [slot.item for slot in one.slots] for id, one in decisions[p].items()}
+        proposed = {
+            (one.user, id): [slot.item for slot in one.slots] for id, one in decisions[p].items()
+        }
         account = ExpectedOutcomes(
             horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed
         )

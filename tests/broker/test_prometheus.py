@@ -133,7 +133,8 @@ def accounts_of(
     deployment: Deployment, sent: dict[tuple[int, int], Sent]
 ) -> tuple[list[ExpectedOutcomes], Counter[str]]:
     """The account of each partition, and the outcomes by status: by none of the agents' code."""
-    proposed = {id: [slot.item for slot in one.slots] for id, one in deployment.decisions().items()}
+    decisions = deployment.decisions().values()
+    proposed = {(one.user, one.id): [slot.item for slot in one.slots] for one in decisions}
     accounts = [
         ExpectedOutcomes(horizon=HORIZON, early=EARLY, lateness=LATENESS, proposed=proposed)
         for _ in range(PARTITIONS)

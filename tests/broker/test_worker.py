@@ -69,7 +69,8 @@ def accounts_of(deployment: Deployment) -> dict[int, tuple[ExpectedOutcomes, lis
         settings.allowed_lateness_seconds,
     )
     horizon, early, lateness = (round(1000 * each) for each in seconds)
-    proposed = {id: [s.item for s in one.slots] for id, one in deployment.decisions().items()}
+    decisions = deployment.decisions().values()
+    proposed = {(one.user, one.id): [slot.item for slot in one.slots] for one in decisions}
     made: dict[int, tuple[ExpectedOutcomes, list[ExpectedRecord]]] = {}
     for p in range(settings.partitions):
         made[p] = (

@@ -141,7 +141,8 @@ class Recomputed:
         self.open: list[Ranking] = []
         self.fates: list[str] = []
         self.closings: Counter[str] = Counter()
-        self.noted: list[tuple[str, str, int]] = []  # kind, id, at: duplicates are found by it
+        # kind, user, id, at: duplicates are found by it
+        self.noted: list[tuple[str, str, str, int]] = []
         self.waiting: list[tuple[int, int, Joined]] = []  # offset, at, event
         self.now = 0
         for offset, (appended, event) in enumerate(log):
@@ -165,16 +166,16 @@ class Recomputed:
             if at + rules.early < now:
                 self.fates[offset] = "orphan"
         self.waiting = [w for w in self.waiting if w[1] + rules.early >= now]
-        self.noted = [n for n in self.noted if n[2] >= now - rules.window]
+        self.noted = [n for n in self.noted if n[3] >= now - rules.window]
 
     def fate(self, event: Event, at: int) -> str:
         if isinstance(event, Tick):
             return "tick"
         if at < self.now - self.rules.window:
             return "too_late"
-        known = self.known(type(event).__name__, event.id, at)
+        known = self.known(type(event).__name__, event.user, event.id, at)
         refreshes = isinstance(event, Click) and self.rules.refresh
-        refreshed = refreshes and not self.known("Request", f"refresh:{event.id}", at)
+        refreshed = refreshes and not self.known("Request", event.user, f"refresh:{event.id}", at)
         if known:
             return "duplicate"
         if isinstance(event, Request):
@@ -192,10 +193,11 @@ class Recomputed:
                     source=self.source(),
                 )
             )
-        found = [r for r in self.rankings if r.request.id == event.request]
+        theirs = [r for r in self.rankings if r.request.user == event.user]
+        found = [r for r in theirs if r.request.id == event.request]
         self.fates[self.offset] = self.joined(event, at, found)
         if isinstance(event, Click) and refreshed:
-            self.refresh(event, at, [r for r in found if r.request.user == event.user])
+            self.refresh(event, at, found)
         return self.fates[self.offset]
 
     def joined(self, event: Joined, at: int, found: list[Ranking]) -> str:
@@ -204,8 +206,6 @@ class Recomputed:
         if not found:
             self.waiting.append((self.offset, at, event))
             return "waiting"
-        if found[0].request.user != event.user:
-            return "orphan"
         changed = found[0].changes(event)
         found[0].events.append(event)
         if not found[0].closed:
@@ -221,10 +221,10 @@ class Recomputed:
         request = Request(id=id, user=click.user, at=click.at, k=k, context=context)
         self.ask(request, at, quiet=True)
 
-    def known(self, kind: str, id: str, at: int) -> bool:
-        """Whether the id came within the window; that it came again counts as well."""
-        known = any(n[:2] == (kind, id) for n in self.noted)
-        self.noted.append((kind, id, at))
+    def known(self, kind: str, user: str, id: str, at: int) -> bool:
+        """Whether the user's id came within the window; that it came again counts as well."""
+        known = any(n[:3] == (kind, user, id) for n in self.noted)
+        self.noted.append((kind, user, id, at))
         return known
 
     def ask(self, request: Request, at: int, quiet: bool) -> None:
@@ -232,12 +232,14 @@ class Recomputed:
         self.rankings.append(ranking)
         self.open.append(ranking)
         self.asked.append((request.id, self.offset))
-        for offset, _, event in self.waiting:
-            if event.request == request.id:
-                mine = event.user == request.user
-                self.fates[offset] = "attributed" if mine else "orphan"
-                ranking.events += [event] * mine
-        self.waiting = [w for w in self.waiting if w[2].request != request.id]
+        still: list[tuple[int, int, Joined]] = []
+        for offset, at, event in self.waiting:
+            if (event.user, event.request) == (request.user, request.id):
+                self.fates[offset] = "attributed"
+                ranking.events.append(event)
+            else:
+                still.append((offset, at, event))
+        self.waiting = still
 
     def source(self) -> Source:
         self.index += 1

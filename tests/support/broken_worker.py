@@ -81,7 +81,7 @@ def first() -> None:
     def broken(self: Attribution, decision: Decision, offset: int = 0) -> bool:
         if decided(self, decision, offset):
             return True
-        pending = self._pending.get(decision.id)
+        pending = self._pending.get((decision.user, decision.id))
         if pending is None or pending.source != decision.source:
             return False
         pending.decision = decision

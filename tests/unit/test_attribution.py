@@ -308,16 +308,43 @@ def test_an_id_that_comes_again_and_again_stays_known() -> None:
 def test_another_users_click_is_an_orphan_but_still_an_interaction() -> None:
     world = World()
     world(request(user="ann"))
-    assert world(click("b", user="bob")).fate == "orphan"
+    assert world(click("b", user="bob")).fate == "waiting"
     assert [record.user for record in world.interactions] == ["bob"]
     assert world.closed().status == "expired"
+    assert +world.fold.counts == {"orphan": 1, "asked": 1, "tick": 1, "expired": 1}
 
 
 def test_another_users_early_click_is_an_orphan_too() -> None:
     world = World()
     world(click("b", at=990, user="bob"))
     world(request(user="ann", at=1000))
-    assert +world.fold.counts == {"orphan": 1, "asked": 1}
+    assert world.closed().status == "expired"
+    assert +world.fold.counts == {"orphan": 1, "asked": 1, "tick": 1, "expired": 1}
+
+
+def test_users_may_count_alike() -> None:
+    """Ids that count within a session: another user's event is no duplicate, nor is it joined."""
+    world = World(refresh=True)
+    for user in ("ann", "bob"):
+        early = click("b", at=990, user=user, request="1", id="0")
+        assert world(early).fate == "waiting"
+    for user in ("ann", "bob"):
+        assert world(request("1", user=user, at=1000)).fate == "asked"
+        assert world(click("a", user=user, at=1001, request="1", id="1")).fate == "attributed"
+        assert world(click("a", user=user, at=1002, request="1", id="1")).fate == "duplicate"
+    asked = sorted((ask.request.user, ask.request.id) for ask in world.asks)
+    own = ["1", "refresh:0", "refresh:1"]
+    assert asked == [(user, id) for user in ("ann", "bob") for id in own]
+    world(Tick(at=10_000))
+    earned = {outcome.user: outcome.reward for outcome in world.outcomes if outcome.id == "1"}
+    assert earned == {"ann": 2.0, "bob": 2.0}
+
+
+def test_a_user_and_an_id_are_told_apart() -> None:
+    """Not by gluing them together: these pairs spell the same."""
+    world = World()
+    for user, id in [("ann", "1"), ("an", "n1"), ("1:ann", "1"), ("a", "nn1"), ("3:a", "nn1")]:
+        assert world(request(id, user=user)).fate == "asked"
 
 
 def test_a_click_without_a_request_teaches_and_is_organic() -> None:

@@ -119,6 +119,12 @@ class AuditedHistory(Struct):
     workers: list[Worker]
 
 
+def asked_by(owned: AuditedHistory, id: str) -> str:
+    """Whose request it is."""
+    rankings = (decode_decision(message.data) for _, message in owned.logs.read("rankings"))
+    return next(decision.user for decision in rankings if decision.id == id)
+
+
 def lived(settings: Settings = SETTINGS, rounds: int = 30, seed: int = 1) -> AuditedHistory:
     """Two workers, a partition each, apart in their catalogues; requests, clicks, outcomes."""
     return continued(no_logs(), settings, rounds, seed)
@@ -443,7 +449,7 @@ def test_an_id_asked_again_after_the_window_is_a_ranking_of_its_own() -> None:
     owned = lived(rounds=8)
     late = 1_000_000
     owned.workers[1](Tick(at=late))
-    owned.workers[1](Request(id="r0-1", user=user_of(1, 0), at=late, k=3))
+    owned.workers[1](Request(id="r0-1", user=asked_by(owned, "r0-1"), at=late, k=3))
     found = audited(owned.logs)
     assert found.ok
     assert (found.repeated, found.reused) == (0, ("r0-1",))
@@ -453,7 +459,7 @@ def test_an_id_asked_again_after_the_window_is_a_ranking_of_its_own() -> None:
 def test_a_ranking_for_a_request_sent_twice_is_one_too_many() -> None:
     owned = lived(rounds=8)
     worker = owned.workers[1]
-    again = Request(id="r0-1", user=user_of(1, 0), at=9_000, k=3)
+    again = Request(id="r0-1", user=asked_by(owned, "r0-1"), at=9_000, k=3)
     assert worker(again) == []
     source = len(owned.logs.topics["events"][1]) - 1
     assert audited(owned.logs).ok
@@ -480,7 +486,7 @@ def test_what_rightly_got_no_ranking_is_counted_by_its_reason() -> None:
     worker.discard(encode(Request(id="lost", user=elsewhere, at=9_000)), 9_000)
     worker.discard(encode(Request(id="seconds?", user=here, at=10**12)), 9_000)
     worker.discard(b"{", 9_000)
-    worker(Request(id="r0-1", user=here, at=9_000))
+    worker(Request(id="r0-1", user=asked_by(owned, "r0-1"), at=9_000))
     worker(Tick(at=10**6))
     worker(Request(id="old", user=here, at=1))
     found = audited(owned.logs)
@@ -523,7 +529,7 @@ def test_events_that_begin_late_leave_records_unchecked(logs: Logs) -> None:
 def test_a_repeat_of_a_request_that_was_cut_is_not_unanswered() -> None:
     owned = lived(rounds=8)
     worker = owned.workers[1]
-    assert worker(Request(id="r0-1", user=user_of(1, 0), at=9_000, k=3)) == []
+    assert worker(Request(id="r0-1", user=asked_by(owned, "r0-1"), at=9_000, k=3)) == []
     del owned.logs.topics["events"][1][:1]
     found = audited(owned.logs)
     assert found.ok

@@ -25,8 +25,8 @@ from tests.support.shared import movielens_folder
 
 EVENTS = 10_000
 # Decisions (without their hash of settings and their build), feedback records, what was learned.
-FILMS = ("4bc69900f823b3c72d984498603cfb96", "6ddc881797220a83f6b00a88db682723", "246e9f6c7445695a")
-NEWS = ("d38c60d543bbb2c86ed992a3187317ea", "5d9afdf578af71c0fa05109eef3511b7", "fc1793135c9c78a0")
+FILMS = ("f4009fe5fe7386e99e6723510c20f769", "57da3ab53143d89d5e7d635514ea73f6", "4eba2ef27298e38e")
+NEWS = ("714e8fcd8131b334f61beae1a9ce7df7", "fc0690620b23e74116358812d87a6135", "02b83ab72c3fbdc9")
 
 
 class Recording(Learner):

@@ -97,8 +97,9 @@ def test_chance_comes_from_the_seed_and_the_request_alone() -> None:
 
 
 def test_a_seed_and_an_id_are_not_run_together() -> None:
-    assert seeded(1, "1:r") != seeded(11, ":r")
-    assert 0 <= seeded(0, "r") < 2**64
+    assert seeded(1, "1:r", "x") != seeded(11, ":r", "x")
+    assert seeded(0, "ann", "1") != seeded(0, "an", "n1")
+    assert 0 <= seeded(0, "ann", "r") < 2**64
 
 
 @pytest.mark.parametrize(

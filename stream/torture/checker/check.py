@@ -169,11 +169,11 @@ class Checker:
             first = self.answers.first.get(partition, {})
             requests += len(account.asked)
             unasked += len(first.keys() - account.asked.keys())
-            for id, offset in account.asked.items():
-                answer = first.get(id)
+            for key, offset in account.asked.items():
+                answer = first.get(key)
                 if answer is None or answer.source != offset:
                     self.unanswered += 1
-                    self._note(f"partition {partition}: {id} at {offset}: answered by {answer}")
+                    self._note(f"partition {partition}: {key} at {offset}: answered by {answer}")
                 elif answer.model < self.learned.version(partition, offset):
                     self.unaware += 1
         twice, strange = self._left()

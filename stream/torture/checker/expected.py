@@ -9,6 +9,7 @@ from msgspec import Struct
 from models.events import Click, Event, Impression, Interaction, Outcome, Request, Reward, Tick
 
 Joined = Click | Reward | Impression
+Key = tuple[str, str]  # user and id: an id is its user's own
 LARGEST = 1e6  # what an outcome's reward is cut to
 MOST = 100  # decisions that close at one event; the rest follow at the next ones
 
@@ -89,10 +90,10 @@ class ExpectedDecision:
 class ExpectedOutcomes:
     """One partition's account, event by event; times are milliseconds.
 
-    `proposed` has the items of each decision by its id. `fates` has one word an offset, and
+    `proposed` has the items of each decision by user and id. `fates` has one word an offset, and
     `letters` those of them that must be dead letters, with how the reason begins.
 
-    >>> account = ExpectedOutcomes(horizon=9, early=1, lateness=9, proposed={"r": ("i",)})
+    >>> account = ExpectedOutcomes(horizon=9, early=1, lateness=9, proposed={("u", "r"): ("i",)})
     >>> account(0, 5, Request(id="r", user="u", at=5)), account.fates
     ([], {0: 'asked'})
     >>> [(one.kind, one.value) for one in account(1, 15, Tick(at=15))]
@@ -105,7 +106,7 @@ class ExpectedOutcomes:
         horizon: int,
         early: int,
         lateness: int,
-        proposed: Mapping[str, Sequence[str]],
+        proposed: Mapping[Key, Sequence[str]],
         future: int = 60_000,
         implied: bool = True,
         refresh: bool = True,
@@ -116,13 +117,13 @@ class ExpectedOutcomes:
         self.watermark = 0
         self.fates: dict[int, str] = {}
         self.letters: dict[int, str] = {}
-        self.asked: dict[str, int] = {}  # decision id -> the offset that asked, all of them
-        self._live: dict[str, ExpectedDecision] = {}  # those that take events
+        self.asked: dict[Key, int] = {}  # decision -> the offset that asked, all of them
+        self._live: dict[Key, ExpectedDecision] = {}  # those that take events
         self._closing: list[tuple[int, int, ExpectedDecision]] = []  # heap
-        self._until: list[tuple[int, int, str]] = []  # heap
-        self._known: dict[str, int] = {}
-        self._early: dict[str, dict[int, Joined]] = {}
-        self._waits: list[tuple[int, int, str]] = []  # heap
+        self._until: list[tuple[int, int, Key]] = []  # heap
+        self._known: dict[tuple[str, Key], int] = {}
+        self._early: dict[Key, dict[int, Joined]] = {}
+        self._waits: list[tuple[int, int, Key]] = []  # heap
 
     def __call__(self, offset: int, appended: int, event: Event) -> list[ExpectedRecord]:
         """Take the event at `offset`; the records that it must cause, in order."""
@@ -158,12 +159,12 @@ class ExpectedOutcomes:
         while self._until and self._until[0][0] < now:
             del self._live[heappop(self._until)[2]]
         while self._waits and self._waits[0][0] < now:
-            _, offset, id = heappop(self._waits)
-            if self._early.get(id, {}).pop(offset, None) is not None:
+            _, offset, key = heappop(self._waits)
+            if self._early.get(key, {}).pop(offset, None) is not None:
                 self.fates[offset] = "orphan"
 
     def _outcome(self, asked: ExpectedDecision, status: str) -> None:
-        proposed = self.proposed.get(asked.id, ())
+        proposed = self.proposed.get((asked.user, asked.id), ())
         if proposed and asked.shown(self.implied):
             value, items = asked.judged(proposed)
             self._says(status, asked.id, asked.user, value, items)
@@ -179,9 +180,9 @@ class ExpectedOutcomes:
         at = min(event.at, self.watermark)
         if at < self.watermark - self.horizon - self.lateness - self.early:
             return "too_late"
-        new = self._new(type(event).__name__ + event.id, at)
+        new = self._new(type(event).__name__, (event.user, event.id), at)
         refreshes = isinstance(event, Click) and self.refresh
-        refreshes = refreshes and self._new(f"Requestrefresh:{event.id}", at)
+        refreshes = refreshes and self._new("Request", (event.user, f"refresh:{event.id}"), at)
         if not new:
             return "duplicate"
         if isinstance(event, Request):
@@ -195,32 +196,32 @@ class ExpectedOutcomes:
             self._ask(f"refresh:{event.id}", event.user, at, refresh=True)
         return fate
 
-    def _new(self, id: str, at: int) -> bool:
-        before = self._known.get(id, -1)
-        self._known[id] = max(before, at)
+    def _new(self, kind: str, key: Key, at: int) -> bool:
+        before = self._known.get((kind, key), -1)
+        self._known[kind, key] = max(before, at)
         return before < max(0, self.watermark - self.horizon - self.lateness - self.early)
 
     def _ask(self, id: str, user: str, at: int, refresh: bool) -> None:
-        asked = self._live[id] = ExpectedDecision(id, user, at, refresh)
-        self.asked[id] = self._offset
+        key = user, id
+        asked = self._live[key] = ExpectedDecision(id, user, at, refresh)
+        self.asked[key] = self._offset
         heappush(self._closing, (at + self.horizon, self._offset, asked))
-        heappush(self._until, (at + self.horizon + self.lateness, self._offset, id))
-        for offset, event in self._early.pop(id, {}).items():
+        heappush(self._until, (at + self.horizon + self.lateness, self._offset, key))
+        for offset, event in self._early.pop(key, {}).items():
             self.fates[offset] = self._add(asked, event)
 
     def _join(self, at: int, event: Joined) -> str:
         if event.request is None:
             return "organic"
-        asked = self._live.get(event.request)
+        key = event.user, event.request
+        asked = self._live.get(key)
         if asked is None:
-            self._early.setdefault(event.request, {})[self._offset] = event
-            heappush(self._waits, (at + self.early, self._offset, event.request))
+            self._early.setdefault(key, {})[self._offset] = event
+            heappush(self._waits, (at + self.early, self._offset, key))
             return "waiting"
         return self._add(asked, event)
 
     def _add(self, asked: ExpectedDecision, event: Joined) -> str:
-        if event.user != asked.user:
-            return "orphan"
         tells = asked.tells(event)
         asked.joined.append(event)
         if not asked.closed:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from models.codec import InvalidMessageError, chain
 from models.events import Begin, Control, decode_decision, decode_feedback
-from stream.torture.checker.expected import ExpectedRecord, expected_record
+from stream.torture.checker.expected import ExpectedRecord, Key, expected_record
 
 
 class ObservedRanking(Struct, frozen=True):
@@ -23,7 +23,7 @@ class ObservedRanking(Struct, frozen=True):
 
 
 class ObservedRankings:
-    """Takes the rankings, each partition in order; `first` has the answers by id.
+    """Takes the rankings, each partition in order; `first` has the answers by user and id.
 
     >>> answers = ObservedRankings(forged="x")
     >>> answers(0, b"garbage"), answers.unreadable
@@ -32,8 +32,8 @@ class ObservedRankings:
 
     def __init__(self, forged: str) -> None:
         self.forged = forged  # the policy of those that are no worker's
-        self.first: dict[int, dict[str, ObservedRanking]] = {}
-        self.proposed: dict[str, tuple[str, ...]] = {}
+        self.first: dict[int, dict[Key, ObservedRanking]] = {}
+        self.proposed: dict[Key, tuple[str, ...]] = {}
         self.again = 0
         self.unreadable = 0
         self.forgeries = 0
@@ -45,15 +45,15 @@ class ObservedRankings:
         except InvalidMessageError:
             self.unreadable += 1
             return
-        known = self.first.setdefault(partition, {})
+        known, key = self.first.setdefault(partition, {}), (decision.user, decision.id)
         if decision.policy == self.forged:
             self.forgeries += 1
-        elif decision.id in known:
+        elif key in known:
             self.again += 1
-        if decision.id not in known:
+        if key not in known:
             items = tuple(intern(slot.item) for slot in decision.slots)
-            known[decision.id] = ObservedRanking(decision.source, decision.model, items)
-            self.proposed[decision.id] = items
+            known[key] = ObservedRanking(decision.source, decision.model, items)
+            self.proposed[key] = items
 
 
 class ObservedRecords:

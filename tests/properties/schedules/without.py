@@ -31,7 +31,7 @@ class Hasty(Attribution):
     """Without L2: takes the decision that was read last, not the first."""
 
     def decided(self, decision: Decision, offset: int = 0) -> bool:
-        pending = self._pending.get(decision.id)
+        pending = self._pending.get((decision.user, decision.id))
         if pending is not None and pending.decision is not None and not pending.closed:
             pending.decision = decision
             return True
