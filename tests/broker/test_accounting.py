@@ -229,7 +229,7 @@ def test_each_of_ten_thousand_events_is_accounted_for(
 
         # Every request, and every click's refresh, has exactly one decision.
         for p, account in accounts.items():
-            assert set(decisions[p]) == set(account.asked)
+            assert set(decisions[p]) == {id for _, id in account.asked}
             assert all(decision.slots for decision in decisions[p].values())
 
         # Feedback holds what users liked and one outcome for each that closed, in order.

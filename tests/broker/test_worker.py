@@ -91,7 +91,7 @@ def assert_kept(deployment: Deployment) -> None:
     fresh = deployment.folded(version)
     assert fresh.digest() == digest
     accounts = accounts_of(deployment)
-    asked = {id for account, _ in accounts.values() for id in account.asked}
+    asked = {id for account, _ in accounts.values() for _, id in account.asked}
     assert set(deployment.decisions()) == asked
     count = 0
     for partition, (_, facts) in accounts.items():
