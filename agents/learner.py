@@ -89,6 +89,7 @@ class Learner:
         self.whole = True  # False while a record is being learned, and for good if that failed
         self.probes: dict[int, str] = {}  # by version, the last few
         self.differs: Mark | None = None  # the first mark that says otherwise
+        self.unprobed = ""  # why the last probe could not be made; learning goes on without one
         self._last: deque[Interaction] = deque(maxlen=probed)
 
     @property
@@ -133,7 +134,10 @@ class Learner:
             if self.probes.get(record.version, record.digest) != record.digest:
                 self.differs = record
         if self.version % self.marked == 0 and len(self._last) == self.probed:
-            self.probes[self.version] = self.probe()
+            try:
+                self.probes[self.version] = self.probe()
+            except OSError as error:  # a policy that needs a file found no room for it
+                self.unprobed = str(error)
             if len(self.probes) > 4:
                 del self.probes[min(self.probes)]
         return verdict

@@ -9,10 +9,14 @@ It is taught the shown items alone, each with probability 1: a model of rewards,
 better on the film log than weighing by propensity (a setting). Propensities are for evaluation.
 """
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from errno import ENOSPC
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 
 import msgspec
@@ -40,6 +44,7 @@ from policies.vowpal_text import (
 INTERACTIONS = ("Ux", "Cx", "Ct")
 CONSTANT = 11650396  # Vowpal Wabbit's feature that is always there
 FNV = 16777619  # its interaction of features i and j is (FNV i) xor j
+SPARE_BYTES = 1 << 20  # left on a disk: then what was written before is there to its end
 LARGEST = 10.0  # reward of a slot that is learned from, either way
 
 
@@ -150,17 +155,54 @@ class Workspace:
 
 
 def _opened(options: str, model: bytes) -> pyvw.Workspace:
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "model")
-        path.write_bytes(model)
+    with _memory_file(model) as path:
         return pyvw.Workspace(f"{options} -i {path}")
 
 
 def _written(vw: pyvw.Workspace) -> bytes:
-    with TemporaryDirectory() as folder:
+    """The model file's bytes. Raises OSError if there is nowhere to write it, or not all of it.
+
+    Vowpal Wabbit writes FILE.writing, without a look at what became of it, and renames it to FILE:
+    a link of that name leads it into memory, which no full disk cuts short.
+    """
+    with _memory_file() as memory, _folder() as folder:
         path = Path(folder, "model")
-        vw.save(path)
-        return path.read_bytes()
+        if memory.is_relative_to("/proc"):
+            path.with_name("model.writing").symlink_to(memory)
+        try:
+            vw.save(path)
+        except RuntimeError as error:
+            raise OSError(f"Vowpal Wabbit cannot write its model in {folder}: {error}") from None
+        data = path.read_bytes()
+        if not (path.is_symlink() or disk_usage(folder).free > SPARE_BYTES):
+            raise OSError(ENOSPC, "no room for all of Vowpal Wabbit's model", folder)
+        return data
+
+
+@contextmanager
+def _memory_file(data: bytes = b"") -> Iterator[Path]:
+    """A file that lies in memory where the system can (Linux), else in the temporary folder."""
+    if not hasattr(os, "memfd_create"):
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "file")
+            path.write_bytes(data)
+            yield path
+        return
+    with os.fdopen(os.memfd_create("vowpalwabbit"), "wb") as file:
+        file.write(data)
+        file.flush()
+        yield Path(f"/proc/self/fd/{file.fileno()}")
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for a link: in shared memory, or in the temporary folder."""
+    try:
+        made = TemporaryDirectory(dir="/dev/shm")
+    except OSError:
+        made = TemporaryDirectory()
+    with made as folder:
+        yield folder
 
 
 def _seen_at(options: str) -> int:

@@ -101,7 +101,18 @@ class Engine:
         self.unreadable = 0
 
     async def run(self) -> None:
-        """Read everything known so far, then join the group; ends when something fails."""
+        """Read everything known so far, then join the group; ends when something fails.
+
+        Where the log is not what it must be, this worker may hold what is wrong: it writes nothing.
+        """
+        try:
+            await self._run()
+        except* LogError:
+            self.snapshotter.refuse()
+            self.attribution_snapshotter.refuse()
+            raise
+
+    async def _run(self) -> None:
         await self.publish.start()
         if not (self.role.folds or self.role.ranks):
             return
@@ -261,6 +272,9 @@ class Engine:
                 names = {"champion": self.ledger.champion, "before": champion, "offset": offset}
                 log.warning("another policy decides from here on", extra=names)
             self._marked()
+        if self.parts.learner.unprobed:
+            self.snapshotter.not_written(f"no mark: {self.parts.learner.unprobed}")
+            self.parts.learner.unprobed = ""
 
     def _marked(self) -> None:
         """Stop if the log says that something else was learned than here (L7)."""
@@ -275,7 +289,14 @@ class Engine:
             learner.differs = None
             log.critical("%s, although it folded all of the log itself: look at that one", what)
             return
-        for name in self.snapshotter.set_aside():
+        try:
+            aside = self.snapshotter.set_aside()
+        except Exception as error:  # whatever a store may raise
+            raise DigestMismatchError(
+                f"{what}; its snapshots cannot be set aside ({error}): remove those in "
+                f"{self.snapshotter.snapshots.store.where}, then start it again, to fold anew"
+            ) from error
+        for name in aside:
             log.error("snapshot set aside", extra={"snapshot": name})
         raise DigestMismatchError(
             f"{what}; its snapshots are set aside: start it again, to fold anew"

@@ -55,14 +55,23 @@ class LearnerSnapshotter:
         self.failed = 0
         self.error: str | None = None  # why the last one was not written
         self.paused_seconds = 0.0  # that learning waited for a copy, in all
+        self._refused = False  # what is known is wrong: it is written nowhere
 
     @property
     def newest(self) -> SnapshotHeader | None:
         """The last one that was written or restored here."""
         return self.snapshots.newest
 
+    def refuse(self) -> None:
+        """Write nothing any more: what this worker knows is not to be started from (L7)."""
+        self._refused = True
+
     def set_aside(self) -> list[str]:
-        """Rename all there are, so that none is started from; their new names."""
+        """Rename all there are, so that none is started from, and write no more; their new names.
+
+        One that is being written is set aside once it is there.
+        """
+        self.refuse()
         return self.snapshots.rollback(0)
 
     async def start(self) -> None:
@@ -114,7 +123,7 @@ class LearnerSnapshotter:
         """Write a snapshot if something was learned since the last one; a failure is logged."""
         newest = self.newest
         version = newest.version if newest else 0
-        if not self.folds or self.learner.version == version:
+        if not self.folds or self._refused or self.learner.version == version:
             return
         began = time.monotonic()
         try:
@@ -125,15 +134,24 @@ class LearnerSnapshotter:
                 self.reader.resume(self.feedback)
                 self.paused_seconds += time.monotonic() - began
             copied = time.monotonic()
+            if self._refused:
+                return
             await asyncio.to_thread(self.snapshots.write, state)
+            if self._refused:  # since it began to be written
+                await asyncio.to_thread(self.set_aside)
+                return
         except Exception as error:  # whatever a store may raise: the snapshots before are enough
-            self.failed += 1
-            self.error = str(error)
-            log.error("snapshot not written", extra={"reason": str(error)})
+            self.not_written(str(error))
             return
         self.error = None
         times = {"copied": round(copied - began, 3), "seconds": round(time.monotonic() - began, 3)}
         log.info("snapshot written", extra={"version": state.version} | times)
+
+    def not_written(self, reason: str) -> None:
+        """Say and count that something could not be written; it is tried again."""
+        self.failed += 1
+        self.error = reason
+        log.error("snapshot not written", extra={"reason": reason})
 
     def status(self) -> dict[str, Any]:
         """The last snapshot that this worker wrote or started from."""
@@ -167,11 +185,16 @@ class AttributionSnapshotter:
         self.every = every
         self.written = 0
         self.failed = 0
+        self._refused = False
         self._writing: asyncio.Task[None] | None = None
+
+    def refuse(self) -> None:
+        """Write nothing any more: what was joined here is not what the log says."""
+        self._refused = True
 
     def __call__(self, assigned: Collection[AssignedPartition]) -> None:
         """Call it between batches. What is written holds committed events alone (L4)."""
-        if not self.every or self._writing is not None:
+        if not self.every or self._refused or self._writing is not None:
             return
         taken = next((owned for owned in assigned if owned.copy is not None), None)
         if taken is None:
@@ -187,7 +210,8 @@ class AttributionSnapshotter:
         await self.settled()
         for owned in assigned:
             attribution = owned.attribution
-            if self.every and self._due(owned) and owned.committed >= attribution.next:
+            due = self.every and not self._refused and self._due(owned)
+            if due and owned.committed >= attribution.next:
                 owned.copy = attribution.state()
                 await self._write(owned)
 
