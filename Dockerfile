@@ -30,7 +30,8 @@ USER rankloop
 WORKDIR /var/lib/rankloop
 VOLUME /var/lib/rankloop
 EXPOSE 6066
+# Unhealthy with a reason as JSON there: Kafka away, standing by, restoring, lagging, no items.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD \
-  ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:6066/status', timeout=4)"]
+  ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:6066/readyz', timeout=4)"]
 ENTRYPOINT ["rankloop"]
 CMD ["worker"]

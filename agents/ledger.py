@@ -8,7 +8,7 @@ which policy decides by each `Champion`.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -36,7 +36,8 @@ class LedgerState(Struct, frozen=True, kw_only=True):
 
     `last` is the chain value of the record before the version, to know the log again by (L6);
     `fold` the one in force; `champion` the policy that decides, `former` the one before it, empty
-    where no record says so.
+    where no record says so; `folds` are the settings of each fold that was ever in force, where a
+    record tells them.
     """
 
     version: int = 0
@@ -47,6 +48,7 @@ class LedgerState(Struct, frozen=True, kw_only=True):
     fold: str = ""
     champion: str = ""
     former: str = ""
+    folds: dict[str, dict[str, Any]] = {}
 
 
 class Ledger:
@@ -58,7 +60,7 @@ class Ledger:
     >>> ledger(0, b"no record"), ledger.version
     (('invalid', None), 1)
     >>> ledger(1, msgspec.json.encode(Fold(fold="new", expects=""))), ledger.fold
-    (('noted', Fold(fold='new', expects='', v=1)), 'new')
+    (('noted', Fold(fold='new', expects='', learning={}, v=1)), 'new')
     """
 
     def __init__(self, standing: LedgerState | None = None, policies: Sequence[str] = ()) -> None:
@@ -73,6 +75,7 @@ class Ledger:
         self.begin, self.fold = standing.begin, standing.fold
         self.champion = standing.champion or next(iter(self.policies), "")
         self.former = standing.former
+        self.folds: dict[str, dict[str, Any]] = dict(standing.folds)  # one a switch
 
     def state(self) -> LedgerState:
         """A copy of where it stands."""
@@ -85,6 +88,7 @@ class Ledger:
             fold=self.fold,
             champion=self.champion if self.former else "",
             former=self.former,
+            folds=dict(self.folds),
         )
 
     def has(self, source: Source) -> bool:
@@ -113,12 +117,13 @@ class Ledger:
             case Begin():  # every worker that finds none writes one: the first counts
                 if self.begin is not None:
                     return "duplicate"
-                self.begin, self.fold = record, record.fold
+                self.begin = record
+                self._in_force(record)
                 return "noted"
             case Fold():
                 if record.expects != self.fold or record.fold == self.fold:
                     return "duplicate"
-                self.fold = record.fold
+                self._in_force(record)
                 return "noted"
             case Champion():
                 if record.policy not in self.policies:  # of workers with other settings
@@ -137,6 +142,11 @@ class Ledger:
                     return "refused"
                 self.places[record.source.partition] = PartitionHead(record.source, chain(data))
                 return "learned"
+
+    def _in_force(self, record: Begin | Fold) -> None:
+        self.fold = record.fold
+        if record.learning:
+            self.folds[record.fold] = record.learning
 
 
 def _unusable(data: bytes, invalid: InvalidMessageError) -> Verdict:

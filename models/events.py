@@ -6,7 +6,7 @@ Times (`at`) are milliseconds since 1970-01-01 UTC. Every size is bounded: see a
 """
 
 from hashlib import blake2b
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -238,11 +238,16 @@ def _each(weights: Weights, slots: int) -> None:
         raise ValueError(f"weights are one a slot, of which there are {slots}; got {weights}")
 
 
+# Of any type, so that a release reads what a later one has.
+SettingValues = Annotated[dict[str, Any], Meta(max_length=256)]
+
+
 class Begin(Message, frozen=True, tag="begin"):
     """Which log this is; the first one of a feedback log counts, for as long as the log lasts.
 
     `cluster` and `topics` (topic -> id) are Kafka's, empty from a broker that tells none; `rules`
-    are those of attribution; `fold` is the one that decides from here on.
+    are those of attribution; `fold` is the one that decides from here on. `learning` and `joining`
+    are the settings behind `fold` and `rules`, by name, for people to compare with; never secrets.
     """
 
     fold: Label
@@ -250,13 +255,19 @@ class Begin(Message, frozen=True, tag="begin"):
     partitions: Annotated[int, Meta(ge=1)]
     cluster: str = ""
     topics: dict[str, str] = {}
+    learning: SettingValues = {}
+    joining: SettingValues = {}
 
 
 class Fold(Message, frozen=True, tag="fold"):
-    """From here on, workers that fold as `fold` says decide, if those of `expects` did before."""
+    """From here on, workers that fold as `fold` says decide, if those of `expects` did before.
+
+    `learning`: as in `Begin`.
+    """
 
     fold: Label
     expects: Annotated[str, Meta(max_length=256)]
+    learning: SettingValues = {}
 
 
 class Champion(Message, frozen=True, tag="champion"):

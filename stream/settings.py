@@ -21,6 +21,7 @@ from stream.settings_schema import (
     SettingError,
     check_rules,
     decides,
+    differences,
     folds,
     joins,
     markdown_table,
@@ -259,6 +260,9 @@ class Settings(Connection, frozen=True, kw_only=True):
     web_host: Annotated[str, says("where the worker's status answers")] = "127.0.0.1"
     web_port: Annotated[int, says("and its port; 0: a free one", ge=0, le=65535)] = 0
     data_dir: Annotated[str, says("where the worker keeps its files", min_length=1)] = ".rankloop"
+    ready_lag_seconds: Annotated[
+        float, says("a worker that is behind for longer is not ready (/readyz)", gt=0, le=86_400)
+    ] = 30
     snapshot_url: Annotated[
         str, says("where snapshots lie: a folder or an fsspec URL; empty: data_dir/snapshots")
     ] = ""
@@ -366,7 +370,33 @@ class Settings(Connection, frozen=True, kw_only=True):
         >>> Settings(learning_rate=0.2).fold_hash() == Settings().fold_hash()
         False
         """
-        return hash_of({"fold": FOLD, **steering(self, "learning")})
+        return hash_of(self.learning())
+
+    def learning(self) -> dict[str, Any]:
+        """What steers learning, by name; `fold` is the release's own way."""
+        return {"fold": FOLD, **steering(self, "learning")}
+
+    def joining(self) -> dict[str, Any]:
+        """What steers how rewards find their decisions, by name; and the release's own way."""
+        return {"rules_version": self.attribution_rules().version, **steering(self, "joining")}
+
+    def learning_differences(self, fold: str, told: Mapping[str, Any]) -> list[str]:
+        """How these differ from the learning configuration in force, of which the log has `told`.
+
+        [] if they are the same; if the log does not tell, or not truly, only the hashes differ.
+
+        >>> other = Settings(learning_rate=0.02)
+        >>> Settings().learning_differences(other.fold_hash(), other.learning())
+        ['learning_rate is 0.01 here and 0.02 in force']
+        >>> Settings().learning_differences(other.fold_hash(), {})
+        ['the configuration is 3da5626c398e32ad here and 21507ecb1efba919 in force']
+        """
+        ours = self.fold_hash()
+        if fold == ours:
+            return []
+        if told and hash_of(told) == fold:
+            return differences(self.learning(), told, Settings().public(), "in force")
+        return [f"the configuration is {ours} here and {fold} in force"]
 
     def settings_hash(self) -> str:
         """64 bits over all that steers joining, learning or deciding: equal hashes, equal rankings.
@@ -378,7 +408,7 @@ class Settings(Connection, frozen=True, kw_only=True):
         return hash_of(values | {"encoder": self.encoder_name})
 
 
-def hash_of(values: dict[str, Any]) -> str:
+def hash_of(values: Mapping[str, Any]) -> str:
     """64 bits over values by name, whatever their order."""
     return blake2b(msgspec.json.encode(values, order="sorted"), digest_size=8).hexdigest()
 

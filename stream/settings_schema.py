@@ -113,6 +113,27 @@ def steering(settings: Struct, *what: Steers) -> dict[str, Any]:
     return values | whole
 
 
+def differences(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], defaults: Mapping[str, Any], there: str
+) -> list[str]:
+    """What differs, in words; a setting that one side leaves out has its default.
+
+    >>> differences({"seed": 2, "policy": "mf"}, {"policy": "mf"}, {"seed": 1}, "in force")
+    ['seed is 2 here and 1 in force']
+    """
+    found: list[str] = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        usual = defaults.get(name, "not known")
+        here, other = ours.get(name, usual), theirs.get(name, usual)
+        if here != other:
+            found.append(f"{name} is {_json(here)} here and {_json(other)} {there}")
+    return found
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()[:200]
+
+
 def markdown_table(defaults: Struct) -> str:
     """Every setting as a row of a Markdown table."""
     rows = ["| setting | default | what it says |", "|---|---|---|"]

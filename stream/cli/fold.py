@@ -1,6 +1,7 @@
 """The command group `rankloop fold`: which fold decides, and the switch to another (L12)."""
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import click
@@ -30,6 +31,11 @@ def show(settings: Settings) -> None:
     ledger = asyncio.run(_read(settings))
     click.echo(f"in force at version {ledger.version}: {ledger.fold or 'none, the log is empty'}")
     click.echo(f"of these settings: {settings.fold_hash()}")
+    for name, value in ledger.folds.get(ledger.fold, {}).items():
+        click.echo(f"  in force: {name} = {json.dumps(value)}")
+    if ledger.fold:
+        for line in settings.learning_differences(ledger.fold, ledger.folds.get(ledger.fold, {})):
+            click.echo(f"differs: {line}")
 
 
 @fold.command()
@@ -38,7 +44,8 @@ def show(settings: Settings) -> None:
 def switch(settings: Settings, to: str | None) -> None:
     """Let workers of these settings decide from here on.
 
-    Start them first: they stand by (`/status`: fold and in_force) once they have folded the log.
+    Start them first: they stand by (`/readyz`: standing_by) once they have folded the log; `worker
+    --switch` does both.
     Those who decided stand by from then on, and can be stopped, or switched back to (--to).
     """
     chosen = to or settings.fold_hash()
@@ -50,7 +57,9 @@ def switch(settings: Settings, to: str | None) -> None:
     if ledger.fold == chosen:
         click.echo(f"{chosen} is in force already")
         return
-    offset = asyncio.run(append_record(settings, Fold(fold=chosen, expects=ledger.fold)))
+    told = settings.learning() if chosen == settings.fold_hash() else ledger.folds.get(chosen, {})
+    record = Fold(fold=chosen, expects=ledger.fold, learning=told)
+    offset = asyncio.run(append_record(settings, record))
     click.echo(f"from {offset} on {chosen} decides; before, {ledger.fold} did")
 
 

@@ -98,8 +98,13 @@ def up(context: click.Context, folder: Path | None) -> None:
     type=click.Choice(["all", "rank", "learn", "embed"]),
     help="What it does; default: RANKLOOP_ROLE, else all.",
 )
+@click.option(
+    "--switch",
+    is_flag=True,
+    help="Once caught up, let these learning settings decide, as `fold switch` does.",
+)
 @click.pass_context
-def worker(context: click.Context, web_port: int | None, role: str | None) -> None:
+def worker(context: click.Context, web_port: int | None, role: str | None, switch: bool) -> None:
     """Run a worker: learn from events, answer requests, embed items.
 
     Start as many as you like under one RANKLOOP_GROUP: they share the partitions. Stops cleanly on
@@ -113,7 +118,13 @@ def worker(context: click.Context, web_port: int | None, role: str | None) -> No
     settings = _settings(context)
     chosen = {"web_port": web_port, "role": role}
     given = {name: value for name, value in chosen.items() if value is not None}
-    run_worker(msgspec.structs.replace(settings, **given))
+    settings = msgspec.structs.replace(settings, **given)
+    if switch and not settings.worker_role.folds:
+        raise click.UsageError(
+            f"--switch is for a worker that learns, got role {settings.role}; start one of role "
+            "all or learn with it"
+        )
+    run_worker(settings, switch)
 
 
 @main.command()

@@ -10,6 +10,7 @@ from stream.errors import LogError
 from stream.kafka.protocol import Metadata
 from stream.kafka.topics import Topics
 from stream.settings import Settings
+from stream.settings_schema import differences
 
 
 class LogMismatchError(LogError):
@@ -33,6 +34,8 @@ async def current_identity(settings: Settings) -> Begin:
     ids = {topic["topic"]: topic["topic_id"].hex() for topic in there if "topic_id" in topic}
     return Begin(
         fold=settings.fold_hash(),
+        learning=settings.learning(),
+        joining=settings.joining(),
         rules=settings.attribution_rules().digest,
         partitions=settings.partitions,
         cluster=(told["cluster_id"] or "") if ids else "",
@@ -69,9 +72,11 @@ def check_identity(log: Begin, found: Begin) -> None:
             f"{found.partitions}: it is fixed for a log's life"
         )
     if log.rules != found.rules:
+        told = differences(found.joining, log.joining, {}, "in the log") if log.joining else []
+        differs = "; ".join(told) or "which settings differ, this log does not tell"
         raise LogMismatchError(
             f"the log joins rewards by the rules {log.rules}, and these settings are the rules "
-            f"{found.rules}: horizon, early, lateness, future, impressions, refresh, and how a "
-            "release joins, are fixed for a log's life. Set them as they were, run the release "
-            "that began it, or start a new log under another RANKLOOP_TOPIC_PREFIX"
+            f"{found.rules} ({differs}): horizon, early, lateness, future, impressions, refresh, "
+            "and how a release joins, are fixed for a log's life. Set them as they were, run the "
+            "release that began it, or start a new log under another RANKLOOP_TOPIC_PREFIX"
         )

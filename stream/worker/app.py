@@ -28,10 +28,12 @@ from stream.local.process import free_port
 from stream.settings import Settings
 from stream.storage.latest_rankings import LatestRankings, MemoryRankings, RedisRankings
 from stream.storage.vector_cache import RedisVectors
+from stream.worker.checks import WorkerChecks
 from stream.worker.embedder import embed_items
 from stream.worker.engine import Engine
 from stream.worker.logging_setup import configure
 from stream.worker.prometheus import CONTENT_TYPE
+from stream.worker.readiness import keep_saying
 from stream.worker.shutdown import LIBRARY_SECONDS, SNAPSHOT_SECONDS, ShutdownDeadline
 
 log = logging.getLogger(__name__)
@@ -63,8 +65,11 @@ class Guard(faust.Service):
                 signal.raise_signal(signal.SIGTERM)
 
 
-def run_worker(settings: Settings) -> None:
-    """Run a worker until it is told to stop. Leaves by SystemExit, as Faust's worker does."""
+def run_worker(settings: Settings, switch: bool = False) -> None:
+    """Run a worker until it is told to stop. Leaves by SystemExit, as Faust's worker does.
+
+    `switch`: its learning configuration decides once it has caught up.
+    """
     configure(settings.log_level, settings.log_json)
     if find_spec("uvloop"):  # not on Windows
         mode.loop.use("uvloop")
@@ -94,8 +99,9 @@ def run_worker(settings: Settings) -> None:
 
     deadline = ShutdownDeadline(finish)
     guard = Guard(monitor, why)
-    made = app(settings, encoder, rankings, guard, deadline, client_id)
+    made = app(settings, encoder, rankings, guard, deadline, client_id, switch)
     process = faust.Worker(made, guard, override_logging=False, quiet=True)
+    process.spinner = None  # it writes escape sequences between the lines of the log
     try:
         process.execute_from_commandline()
     finally:
@@ -122,6 +128,7 @@ def app(
     guard: Guard,
     deadline: ShutdownDeadline,
     client_id: str,
+    switch: bool = False,
 ) -> faust.App:
     """The Faust app: the embedder agent, the engine as a service, the status page."""
     made = faust.App(
@@ -139,7 +146,8 @@ def app(
         broker_heartbeat_interval=max(0.1, settings.session_timeout_seconds / 10),
         consumer_auto_offset_reset="earliest",
     )
-    engine = Engine(settings, encoder, rankings, client_id)
+    engine = Engine(settings, encoder, rankings, client_id, switch)
+    checks = WorkerChecks(engine, guard.monitor)
 
     @made.service
     class EngineService(faust.Service):  # pyright: ignore[reportUnusedClass]
@@ -154,6 +162,10 @@ def app(
         async def _live(self) -> None:
             await guard.doing(engine.run())
 
+        @faust.Service.task
+        async def _ready(self) -> None:
+            await guard.doing(keep_saying(engine.readiness, checks.look, checks.facts))
+
     async def embedder(stream: Any) -> None:
         async for batch in stream.take_events(settings.encoder_batch, within=0.05):
             await embed_items(batch, encoder, engine.topics, engine.publish, engine.embedded)
@@ -164,7 +176,7 @@ def app(
     else:
         made.producer_only = True  # Faust's consumer must not be there without a topic
 
-    _add_pages(made, engine, guard.monitor)
+    _add_pages(made, engine, guard.monitor, checks)
     return made
 
 
@@ -179,15 +191,27 @@ def name(settings: Settings, encoder: Encoder) -> str:
     return f"{settings.group}-{version}"
 
 
-def _add_pages(made: faust.App, engine: Engine, monitor: BrokerMonitor) -> None:
+def _add_pages(
+    made: faust.App, engine: Engine, monitor: BrokerMonitor, checks: WorkerChecks
+) -> None:
     """The pages for people, health checks and Prometheus."""
 
     @made.page("/status")
     async def status(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
         found = engine.status(digest="digest" in request.query)
-        return web.json(found | {"kafka": monitor.status()})
+        return web.json(found | {"kafka": monitor.status()} | checks.page())
+
+    @made.page("/livez")
+    async def livez(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        return web.json({"alive": True})  # the loop runs, or this would not come
+
+    @made.page("/readyz")
+    async def readyz(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]
+        found = checks.page()
+        return web.json(found, status=200 if found["ready"] else 503)
 
     page = engine.metrics()
+    page.add(checks)
 
     @made.page("/metrics")
     async def metrics(web: faust.web.View, request: faust.web.Request) -> faust.web.Response:  # pyright: ignore[reportUnusedFunction]

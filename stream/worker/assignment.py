@@ -35,6 +35,7 @@ class AssignedPartition:
         self.began = self.heard = time.monotonic()
         self.needed = 0  # who takes over reads the events from here on
         self.committed = 0
+        self.read = 0  # all before it was handled: goes past offsets without a message, too
         self.copy: AttributionState | None = None  # to be written once it is committed
         self.kept = 0  # the offset of the newest file of its attribution
         self.restored: RestoreResult | None = None

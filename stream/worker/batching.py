@@ -147,4 +147,4 @@ def lag(consumer: AIOKafkaConsumer | None, topic: str, owned: AssignedPartition)
     tp = TopicPartition(topic, owned.number)
     if consumer is None or tp not in consumer.assignment():
         return 0
-    return max(0, (consumer.highwater(tp) or 0) - owned.attribution.next)
+    return max(0, (consumer.highwater(tp) or 0) - max(owned.attribution.next, owned.read))

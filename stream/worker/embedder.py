@@ -24,6 +24,11 @@ class EmbeddingCounters(Struct):
     items: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter[str])  # dead letters by reason
     seconds: float = 0.0  # that the text model worked
+    since: float | None = None  # when the batch under way began, if there is one
+
+    def busy_seconds(self, now: float) -> float:
+        """For how long it has had its present batch."""
+        return 0.0 if self.since is None else now - self.since
 
 
 async def embed_items(
@@ -57,7 +62,7 @@ async def embed_items(
             if not item.deleted:
                 usable.append((event, item))
     made: list[Embedding] = []
-    began = time.monotonic()
+    began = done.since = time.monotonic()
     try:
         made = await asyncio.to_thread(embed, [item for _, item in usable], encoder)
     except Exception as error:  # of the text model: one title must not cost the others theirs
@@ -71,6 +76,7 @@ async def embed_items(
     done.seconds += time.monotonic() - began
     vectors = [ProducerRecord(topics.embeddings, encode(e), key(e)) for e in made]
     await publish.until_done(letters + vectors)
+    done.since = None
     done.items += len(made)
     done.dead_letters += reasons
 

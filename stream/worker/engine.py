@@ -22,6 +22,7 @@ from models.base import Encoder
 from models.events import (
     Begin,
     Decision,
+    Fold,
     InvalidMessageError,
     decode_embedding,
     decode_item,
@@ -44,6 +45,7 @@ from stream.worker.embedder import EmbeddingCounters
 from stream.worker.log_monitor import LogMonitor
 from stream.worker.partitions import Partitions
 from stream.worker.prometheus import LogProgress, MetricsCollector
+from stream.worker.readiness import Readiness
 from stream.worker.snapshotter import AttributionSnapshotter, LearnerSnapshotter
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class Engine:
         encoder: Encoder,
         rankings: LatestRankings,
         client_id: str = "rankloop",
+        switch: bool = False,
     ) -> None:
         options = settings.aiokafka_options()
         self.settings = settings
@@ -94,7 +97,9 @@ class Engine:
         )  # of all partitions it ever had
         self.partitions = self._partitions()
         self.feedback = TopicPartition(self.topics.feedback, 0)
-        self._caught_up = False
+        self.readiness = Readiness()
+        self.switch = switch  # let this worker's fold decide, once it has caught up
+        self.caught_up = False
         self._turned = asyncio.Event()  # another fold is in force
         self.decision_seconds = decision_times()
         self.embedded = EmbeddingCounters()
@@ -128,6 +133,8 @@ class Engine:
             group.create_task(self.snapshotter.run())
             await self._catch_up()
             found = await self._agreed()
+            if self.switch and self.stands_by:
+                await self._switch()
             gc.collect()
             gc.freeze()  # what stays for good need not be looked through again: it shows in the p99
             group.create_task(self._monitor(found).run())
@@ -159,7 +166,7 @@ class Engine:
     async def _catch_up(self) -> None:
         for tp in list(self.reader.positions):
             await self.reader.wait_until(tp, await self.reader.end(tp))
-        self._caught_up = True
+        self.caught_up = True
         log.info("caught up", extra={"version": self.parts.learner.version})
 
     async def _agreed(self) -> Begin:
@@ -182,6 +189,29 @@ class Engine:
         newest = max(self.ledger, self.parts.learner.ledger, key=lambda ledger: ledger.version)
         return newest.fold != self.fold
 
+    def standing_by(self) -> str | None:
+        """Why this worker decides nothing, and what to do; None if its fold is in force."""
+        if not self.caught_up or not self.stands_by:
+            return None
+        ledgers = self.ledger, self.parts.learner.ledger
+        newest = max(ledgers, key=lambda ledger: ledger.version)
+        told = newest.folds.get(newest.fold, {})
+        differs = "; ".join(self.settings.learning_differences(newest.fold, told))
+        return (
+            f"another learning configuration decides: {differs}. Set it as it is in force, or let "
+            "this one decide: `rankloop fold switch` with these settings, or `rankloop worker "
+            "--switch`"
+        )
+
+    async def _switch(self) -> None:
+        """What `rankloop fold switch` does, now that all there was is folded (L12)."""
+        before = self.ledger.fold
+        record = Fold(fold=self.fold, expects=before, learning=self.settings.learning())
+        await self.publish.until_done([ProducerRecord(self.topics.feedback, encode(record))])
+        await self.reader.wait_until(self.feedback, await self.reader.end(self.feedback))
+        names = {"fold": self.fold, "before": before, "in_force": self.ledger.fold}
+        log.warning("another learning configuration decides from here on", extra=names)
+
     def _decide(self, ask: RankingTask) -> Decision:
         """A batch under way at the switch decides nothing any more (L12); the next owner does."""
         if self.stands_by:
@@ -196,8 +226,6 @@ class Engine:
         while True:
             self._turned.clear()
             if self.stands_by:
-                folds = {"fold": self.fold, "in_force": self.ledger.fold}
-                log.warning("standing by: another fold decides; `rankloop fold`", extra=folds)
                 await self._turned.wait()
                 continue
             await self.partitions.start()
@@ -285,7 +313,7 @@ class Engine:
             f"up to version {mark.version} this worker learned something else than the one "
             f"(rankloop {mark.build}) that says so in {self.topics.feedback}"
         )
-        if self.snapshotter.newest is None and not self._caught_up:
+        if self.snapshotter.newest is None and not self.caught_up:
             learner.differs = None
             log.critical("%s, although it folded all of the log itself: look at that one", what)
             return
@@ -322,6 +350,22 @@ class Engine:
             name: LogProgress(version, self.reader.lag(TopicPartition(topic, 0)))
             for name, (topic, version) in followed.items()
         }
+
+    def ends(self) -> dict[str, tuple[int, int]]:
+        """Where each log that this worker follows ends, and up to where it is read."""
+        found: dict[str, tuple[int, int]] = {}
+        followed = {"feedback": self.topics.feedback} if self.role.folds or self.role.ranks else {}
+        if self.role.ranks:
+            followed |= {"items": self.topics.items, "embeddings": self.topics.embeddings}
+        for name, topic in followed.items():
+            tp = TopicPartition(topic, 0)
+            position = self.reader.positions.get(tp, 0)
+            found[name] = position + self.reader.lag(tp), position
+        if self.role.ranks and not self.role.folds:
+            found["model"] = self.ledger.version, self.parts.learner.version
+        for number, where in self.partitions.ends().items():
+            found[f"events-{number}"] = where
+        return found
 
     def metrics(self) -> MetricsCollector:
         """All that is counted and held, as Prometheus reads it."""

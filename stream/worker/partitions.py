@@ -8,6 +8,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -61,6 +62,7 @@ class Partitions(ConsumerRebalanceListener):
         self.make = make
         self.published = published
         self.assigned: dict[int, AssignedPartition] = {}
+        self.joined = False  # the group has said which partitions are ours, if any
         self.counters = counters
         self.batch_sizer = BatchSizer(
             settings.batch_events, min(ROUND, settings.session_timeout_seconds / 16)
@@ -81,7 +83,7 @@ class Partitions(ConsumerRebalanceListener):
 
     async def stop(self) -> None:
         """Finish the batches under way, commit, and leave the group."""
-        self._stopping = True
+        self._stopping, self.joined = True, False
         async with self._busy:
             for task in self._restoring:
                 task.cancel()
@@ -114,15 +116,26 @@ class Partitions(ConsumerRebalanceListener):
                 now = time.monotonic()
                 for owned in list(self.assigned.values()):
                     await self._tick(owned, now)
+                await self._skip(self._consumer)
                 if now - committed > 0.2:
                     committed = now
                     await self._commit()
                     self.attribution_snapshotter(self.assigned.values())
 
+    async def _skip(self, consumer: AIOKafkaConsumer) -> None:
+        """All that came was handled: what lies before the next message holds none."""
+        for owned in self.assigned.values():
+            if owned.ready:
+                with suppress(IllegalStateError, TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        tp = TopicPartition(self.topics.events, owned.number)
+                        owned.read = await consumer.position(tp)
+
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, revoked: Sequence[TopicPartition]
     ) -> None:
         """Let go: commit what is done, forget the rest; the next owner starts from the commit."""
+        self.joined = False
         async with self._busy:
             await self._commit()
             for tp in revoked:
@@ -134,6 +147,7 @@ class Partitions(ConsumerRebalanceListener):
         """Restore each partition before its first batch; it stays paused until then."""
         for tp in assigned:
             self._begin(tp)
+        self.joined = True
 
     def _begin(self, tp: TopicPartition) -> None:
         assert self._consumer is not None
@@ -162,6 +176,12 @@ class Partitions(ConsumerRebalanceListener):
         return {
             n: lag(self._consumer, self.topics.events, owned) for n, owned in self.assigned.items()
         }
+
+    def ends(self) -> dict[int, tuple[int, int]]:
+        """Where each restored partition ends, as far as fetches have told, and how far it is."""
+        done = {n: max(o.attribution.next, o.read) for n, o in self.assigned.items() if o.ready}
+        lags = self.lags()
+        return {number: (offset + lags[number], offset) for number, offset in done.items()}
 
     def _abandon(self, number: int) -> None:
         owned = self.assigned.pop(number, None)

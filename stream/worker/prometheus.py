@@ -20,6 +20,7 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     Metric,
 )
+from prometheus_client.registry import Collector
 
 from models.base import Encoder
 from models.bert_encoder import CachedEncoder
@@ -104,6 +105,10 @@ class MetricsCollector:
 
     def __call__(self) -> bytes:
         return generate_latest(self._registry)
+
+    def add(self, collector: Collector) -> None:
+        """Metrics of another collector, too."""
+        self._registry.register(collector)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: what there is to say depends on the partitions."""

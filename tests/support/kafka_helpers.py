@@ -90,9 +90,16 @@ class Deployment:
         await self._producer.stop()
         await self._consumer.stop()
 
-    def worker(self, command: Sequence[str] = (), data: Path | None = None) -> Worker:
+    def worker(
+        self,
+        command: Sequence[str] = (),
+        data: Path | None = None,
+        arguments: Sequence[str] = (),
+    ) -> Worker:
         """Start one more worker; it is not awaited."""
-        worker = Worker(self.environ | {"PYTHONPATH": str(ROOT)}, self.folder, command, data)
+        worker = Worker(
+            self.environ | {"PYTHONPATH": str(ROOT)}, self.folder, command, data, arguments
+        )
         self.workers.append(worker)
         return worker
 

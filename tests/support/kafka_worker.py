@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ class Worker:
         folder: Path,
         command: Sequence[str] = (),
         data: Path | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.port = free_port()
         self.log = folder / f"worker-{self.port}.log"
@@ -50,7 +52,7 @@ class Worker:
         }
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(
-                [*(command or (sys.executable, "-m", "stream")), "worker"],
+                [*(command or (sys.executable, "-m", "stream")), "worker", *arguments],
                 cwd=ROOT,
                 env=environ,
                 stdin=subprocess.DEVNULL,
@@ -85,6 +87,30 @@ class Worker:
             if not self.runs:
                 raise AssertionError(f"the worker ended:\n{self.words()}") from None
             return {}
+
+    def page(self, path: str) -> tuple[int, str]:
+        """The code and the text of one of its pages; (0, "") while nothing answers."""
+        try:
+            url = f"http://127.0.0.1:{self.port}{path}"
+            with urllib.request.urlopen(url, timeout=20) as page:
+                return page.status, page.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def reasons(self) -> dict[str, str]:
+        """Why it is not ready, as `/readyz` has it; {"unreachable": ""} while nothing answers."""
+        code, text = self.page("/readyz")
+        reasons = json.loads(text)["reasons"] if text else {"unreachable": ""}
+        assert (code == 200) == (not reasons), (code, text)
+        return reasons
+
+    def metric(self, name: str) -> float | None:
+        """The value of the one sample of a metric, with its labels in the name; None without."""
+        lines = self.page("/metrics")[1].splitlines()
+        found = [line.rpartition(" ") for line in lines]
+        return next((float(value) for said, _, value in found if said == f"rankloop_{name}"), None)
 
     def partitions(self) -> dict[int, dict[str, Any]]:
         """What it says of each partition it owns and has restored."""

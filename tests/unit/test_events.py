@@ -101,8 +101,16 @@ EXAMPLES: dict[type[Message], Message] = {
         source=Source(0, 1, 2),
         foreign=("z",),
     ),
-    Begin: Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"rankloop.events": "1"}),
-    Fold: Fold(fold="new", expects="f"),
+    Begin: Begin(
+        fold="f",
+        rules="r",
+        partitions=4,
+        cluster="c",
+        topics={"rankloop.events": "1"},
+        learning={"seed": 1},
+        joining={"refresh_k": 9},
+    ),
+    Fold: Fold(fold="new", expects="f", learning={"seed": 1, "policy": "mf"}),
     Champion: Champion(policy="bandit", expects="popular"),
     Mark: Mark(fold="f", version=10_000, digest="0f", build="1.2"),
 }
@@ -139,6 +147,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
             return st.lists(values(inner), max_size=3).map(tuple)
         case inspect.DictType():
             return st.dictionaries(values(kind.key_type), values(kind.value_type), max_size=3)
+        case inspect.AnyType():  # values of settings
+            numbers = st.integers(-(2**53), 2**53) | st.floats(-1e6, 1e6)
+            return st.none() | st.booleans() | numbers | st.text(max_size=9) | st.lists(numbers)
         case inspect.StructType():
             fields = {field.name: values(field.type) for field in kind.fields}
             return st.fixed_dictionaries(fields).flatmap(lambda given: made(kind.cls, given))

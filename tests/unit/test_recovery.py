@@ -86,7 +86,7 @@ def diverged(folder: Path) -> Engine:
     engine = Engine(settings, HashEncoder(8), MemoryRankings())
     for offset, data in enumerate(clicks(5)):
         engine.parts.learner(offset, data)
-    engine._caught_up = True
+    engine.caught_up = True
     engine.parts.learner.differs = Mark(fold=engine.fold, version=5, digest="other")
     return engine
 
