@@ -65,11 +65,20 @@ def main() -> None:
             print(f"{one.model:12} {one.recall}  {one.ndcg.mean:.4f}   {one.mrr.mean:.4f}")
 
         # %% Policies: each answers the same 400 requests, and learns from its own clicks.
+        # `random` draws from all items, `uniform` from the candidates that retrieval found.
         environment = LogEnvironment(log, requests=400, k=10)
-        print(f"\n{'policy':12} clicks a ranking [95%]")
-        for name in ("uniform", "popular", "knn", "bandit"):
+        print(f"\n{'policy':15} clicks a ranking [95%]")
+        for name in (
+            "random",
+            "uniform",
+            "popular",
+            "popular-repeats",
+            "knn",
+            "blend-repeats",
+            "bandit",
+        ):
             done = run(Run(settings=settings.alone(name), environment=environment))
-            print(f"{name:12} {clustered(done.rewards, done.users)}")
+            print(f"{name:15} {clustered(done.rewards, done.users)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The composition root: settings -> agents. A new policy, scorer or encoder is one row here."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
@@ -60,13 +60,27 @@ AMOUNTS: dict[str, Callable[[Settings], float]] = {
     "squarecb": lambda s: s.gamma,
 }
 
+
+def fixed(name: str, weights: Mapping[str, float]) -> Callable[[Settings, Exploration], Policy]:
+    """A row of POLICIES that weighs columns and learns nothing."""
+    return lambda s, explore: Blend(name, weights=weights, exploration=explore)
+
+
+# A name on `-repeats` is the policy before it less what this user was shown without a click: with
+# that column at hand, so must a fixed policy have it that learned weights are compared with.
 POLICIES: dict[str, Callable[[Settings, Exploration], Policy]] = {
     "uniform": lambda s, explore: Uniform(),
-    "popular": lambda s, explore: Blend("popular", weights={"popularity": 1}, exploration=explore),
-    "knn": lambda s, explore: Blend("knn", weights={"knn": 1}, exploration=explore),
-    "mf": lambda s, explore: Blend("mf", weights={"mf": 1}, exploration=explore),
-    "content": lambda s, explore: Blend("content", weights={"content": 1}, exploration=explore),
-    "blend": lambda s, explore: Blend("blend", weights=BLEND, exploration=explore),
+    "popular": fixed("popular", {"popularity": 1}),
+    "popular-repeats": fixed("popular-repeats", {"popularity": 1, "repeats": -1}),
+    "knn": fixed("knn", {"knn": 1}),
+    "knn-repeats": fixed("knn-repeats", {"knn": 1, "repeats": -1}),
+    "mf": fixed("mf", {"mf": 1}),
+    "mf-repeats": fixed("mf-repeats", {"mf": 1, "repeats": -1}),
+    "content": fixed("content", {"content": 1}),
+    "content-repeats": fixed("content-repeats", {"content": 1, "repeats": -1}),
+    "blend": fixed("blend", BLEND),
+    "blend-repeats": fixed("blend-repeats", BLEND | {"repeats": -1}),
+    "rate": fixed("rate", {"rate": 1}),
     "bandit": lambda s, explore: Vowpal(
         exploration=explore,
         prior=PRIOR,
@@ -220,9 +234,12 @@ def learner(settings: Settings) -> Learner:
 
 
 def deciding(
-    settings: Settings, learner: Learner, items: Catalogue
+    settings: Settings,
+    learner: Learner,
+    items: Catalogue,
+    proposing: Sequence[CandidateSource] = (),
 ) -> tuple[Catalogue, Recommender]:
-    """What answers from a learner and a catalogue."""
+    """What answers from a learner and a catalogue; candidates by the usual sources, or others."""
     memory = learner.memory
     retrieval = Retrieval(
         memory,
@@ -231,7 +248,7 @@ def deciding(
         limit=settings.candidates,
         repeat_seen=not settings.exclude_seen,
         features=features(settings),
-        sources=sources(settings),
+        sources=proposing or sources(settings),
     )
     terms = DecisionMetadata(
         seed=settings.seed,

@@ -34,7 +34,8 @@ def replay(context: click.Context, file: Path, policies: str | None, **options: 
 
     Without --policies: which model would have foreseen what users liked next (recall, nDCG, MRR)?
     With them: each policy answers the same requests, one just before each liked item, and learns
-    from its own clicks. A visitor clicks what is among the user's next 20 events and liked, once.
+    from its own clicks. uniform draws from the candidates that retrieval found, random from all
+    items. A visitor clicks what is among the user's next 20 events and liked, once.
     The visitor clicks within 2.5 s, so decisions may close early: --horizon. vw_explore, which is
     Vowpal Wabbit's own exploration, is for rankings of one item: --k 1.
     """
@@ -79,12 +80,13 @@ def simulate(context: click.Context, policies: str, **options: Any) -> None:
 def compare(context: click.Context, file: Path, **options: Any) -> None:
     """Which part earns its cost: rankers with more and fewer parts, on one LOG.
 
-    Random, popular, matrix factorisation, item neighbours, text alone, a fixed blend, and the
-    bandit without text, without collaborative filtering and with all: each answers the same
-    requests in a closed loop (see `replay`), knows its own parts alone, and is held against the
-    others by user, by how much is known of the user and by how new the item is. With --tuned, text
-    alone and all of it once more, by BERT fine-tuned on the log's likes: then only requests after
-    those likes count.
+    Random (of all items), popular, matrix factorisation, item neighbours, text alone, a fixed
+    blend, each of the last five once more less what the user was shown and did not click
+    (-repeats), click rate, and the bandit without text, without collaborative filtering and with
+    all: each answers the same requests in a closed loop (see `replay`), knows its own parts alone,
+    and is held against the others by user, by how much is known of the user and by how new the
+    item is. With --tuned, text alone and all of it once more, by BERT fine-tuned on the log's
+    likes: then only requests after those likes count.
     """
     from stream.offline.compare import command
 

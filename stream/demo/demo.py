@@ -32,7 +32,7 @@ from stream.settings import Settings, others_environ
 from stream.simulation.closed_loop import Run, run
 from stream.simulation.environment import Environment, LogEnvironment, Messages
 from stream.simulation.event_log import EventLog
-from stream.simulation.experiment import side_by_side
+from stream.simulation.experiment import POLICIES, label, side_by_side
 from stream.simulation.news import NewsEnvironment
 from stream.storage.vector_cache import EncoderIdentity
 
@@ -41,7 +41,6 @@ HORIZON = 10.0  # seconds of the log's time: a user clicks within 2.5 s
 LEFT_OUT = ("group", "topic_prefix", "replication", "impressions", "snapshot_url")
 LEFT_OUT += ("security_protocol", "sasl_username", "sasl_password", "redis_cafile")
 LEFT_OUT += ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_key_password")
-OTHERS = ("uniform", "popular", "knn", "mf", "content", "blend")
 console = Console(width=110)
 PartitionStates = list[dict[str, Any]]  # what `/status` says of each
 
@@ -134,7 +133,11 @@ def run_demo(settings: Settings, data: Path | None, requests: int, events: int) 
             )
             until(lambda: {one["open"] for one in partitions()} == {0}, "horizons to close")
         report, _ = audit_logs(settings, KafkaLogs(settings), quiet=True)
-    runs = [Run(settings=settings.alone(p), environment=environment) for p in OTHERS]
+    runs = [
+        Run(settings=settings.alone(policy), environment=environment)
+        for policy in POLICIES
+        if policy != settings.policy
+    ]
     others = side_by_side(run, runs, len(served.users) * len(runs), jobs=2)
     console.print(
         reward_table({one.policy: one.rewards for one in others}, served, settings.policy)
@@ -165,7 +168,7 @@ def reward_table(rewards: dict[str, list[float]], served: ClientStatistics, cham
     for name, earned in rewards.items():
         row = np.array(earned)
         made.add_row(
-            name, str(clustered(row, served.users)), str(clustered(best - row, served.users))
+            label(name), str(clustered(row, served.users)), str(clustered(best - row, served.users))
         )
     made.add_section()
     made.add_row(f"[bold]{champion}[/]", f"[bold]{clustered(best, served.users)}[/]", "")

@@ -39,6 +39,17 @@ from stream.settings import Settings
 
 # What a policy learned while it logged, or looks at, is not in its frequencies.
 FIXED = ("uniform",)
+# Judged unless others are named, where each request's candidates are known.
+TARGETS = (
+    "uniform",
+    "popular",
+    "popular-repeats",
+    "mf-repeats",
+    "blend",
+    "blend-repeats",
+    "rate",
+    "bandit",
+)
 
 
 def run_evaluation(
@@ -78,7 +89,7 @@ def evaluate(
     whole = log == "topic" or path.is_dir()
     remade: Mapping[str, TargetSlots] = {}
     if whole:
-        wanted = tuple(policies) or ("uniform", "popular", "blend", "bandit")
+        wanted = tuple(policies) or TARGETS
         messages, remade = rescored(settings, None if log == "topic" else path, wanted)
         found = evaluation_log(messages)
     elif path.is_file():
@@ -91,6 +102,8 @@ def evaluate(
     targets = list(dict.fromkeys(policies)) or sorted({"uniform", *names, *remade})
     notes = list(general(found))
     judged: list[PolicyEstimate] = []
+    if "uniform" in remade:
+        notes.append("uniform: of the candidates that retrieval found for each request")
     for target in targets:
         for served in found.served:
             if served.policy == target:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 COLOURS = ("#888888", "#e69f00", "#8f7a00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 
 
+def dashes(i: int) -> str:
+    """How the `i`-th line is drawn: dashed where COLOURS begin again."""
+    return ("-", "--")[i // len(COLOURS) % 2]
+
+
 def figure(width: float, height: float) -> "Figure":
     """An empty figure, in inches. Raises ValueError where matplotlib is not installed."""
     try:

@@ -15,12 +15,13 @@ from models.base import Doubles
 from policies.evaluation.intervals import Interval, student
 from stream import build
 from stream.datasets.log_files import ready
-from stream.offline.plotting import COLOURS, figure, save_png
+from stream.offline.plotting import COLOURS, dashes, figure, save_png
 from stream.offline.tables import numeric_table, short, signed
 from stream.settings import Settings
 from stream.simulation.closed_loop import play
 from stream.simulation.drifting_news import drifting_news_environment
-from stream.simulation.experiment import POLICIES, side_by_side
+from stream.simulation.experiment import POLICIES, label, side_by_side
+from stream.simulation.random_items import policy_loop
 
 if TYPE_CHECKING:
     from stream.offline.plotting import Figure
@@ -144,7 +145,8 @@ def run_regret(planned: RegretRun, progress: Callable[[int], None] | None = None
     environment = drifting_news_environment(
         settings, requests=planned.requests, articles=planned.articles, readers=planned.readers
     )
-    loop, click_model = build.loop(settings, environment.encoder), environment.click_model()
+    loop = policy_loop(settings, environment.encoder)
+    click_model = environment.click_model()
     regrets: list[float] = []
     for decision, _, _ in play(loop, environment.messages(), click_model):
         at, user = decision.at, decision.user
@@ -202,7 +204,7 @@ def regret_table(result: Regret) -> Table:
     for one in result.courses:
         total = f"{one.total.mean:,.0f} [{one.total.low:,.0f}, {one.total.high:,.0f}]"
         rest = short(one.first), short(one.last), signed(one.bend)
-        table.add_row(one.policy, total, *rest)
+        table.add_row(label(one.policy), total, *rest)
     return table
 
 
@@ -214,7 +216,8 @@ def draw_curves(result: Regret) -> "Figure":
         colour = "black" if one.policy == LEARNER else COLOURS[i % len(COLOURS)]
         lows, highs = [y.low for y in one.curve], [y.high for y in one.curve]
         axes.fill_between(result.at, lows, highs, color=colour, alpha=0.2)
-        axes.plot(result.at, [y.mean for y in one.curve], color=colour, label=one.policy)
+        means, name = [y.mean for y in one.curve], label(one.policy)
+        axes.plot(result.at, means, color=colour, linestyle=dashes(i), label=name)
     axes.set_xlabel("rankings")
     axes.set_ylabel(f"regret in clicks, 95% over {len(result.seeds)} seeds")
     axes.legend(frameon=False)

@@ -17,6 +17,7 @@ from stream.simulation.environment import Environment, LogEnvironment
 from stream.simulation.event_log import liked, read_event_log
 from stream.simulation.experiment import POLICIES, run_experiment
 from stream.simulation.news import news_environment
+from stream.simulation.random_items import RANDOM
 
 WIDE = Console(width=130)
 
@@ -92,8 +93,8 @@ def run_simulation(settings: Settings, options: SimulateOptions) -> None:
 
 def _names(policies: str) -> tuple[str, ...]:
     names = POLICIES if policies == "all" else tuple(dict.fromkeys(policies.split(",")))
-    if unknown := sorted(set(names) - set(build.POLICIES)):
-        known = ", ".join(build.POLICIES)
+    if unknown := sorted(set(names) - {*build.POLICIES, RANDOM}):
+        known = ", ".join((*build.POLICIES, RANDOM))
         raise click.UsageError(f"--policies must be among {known}, got {', '.join(unknown)}")
     return names
 

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from policies.evaluation.intervals import Interval
 from stream.offline.prequential import PrequentialResult
-from stream.simulation.experiment import Experiment
+from stream.simulation.experiment import Experiment, label
 
 
 def numeric_table(title: str, caption: str, *names: str) -> Table:
@@ -64,7 +64,7 @@ def experiment_table(result: Experiment) -> Table:
     )
     for one in result.standings:
         table.add_row(
-            one.policy,
+            label(one.policy),
             str(one.reward),
             str(one.lead or ""),
             f"{one.ctr:.2%}",

@@ -15,9 +15,9 @@ from msgspec import Struct, structs
 
 from agents.loop import Loop
 from models.events import Click, Decision, Embedding, Event, Item, encode
-from stream import build
 from stream.settings import Settings
 from stream.simulation.environment import ClickModel, Environment, Messages
+from stream.simulation.random_items import policy_loop
 
 NEVER = 1 << 62
 
@@ -77,7 +77,7 @@ def run(planned: Run, progress: Callable[[int], None] | None = None) -> RunResul
     """Play one policy through; equal runs give equal decisions and an equal digest."""
     started = perf_counter()
     settings = structs.replace(planned.settings, refresh_on_click=False)
-    loop = build.loop(settings, planned.environment.encoder)
+    loop = policy_loop(settings, planned.environment.encoder)
     users, rewards, micros = list[str](), list[float](), list[float]()
     shown: dict[str, tuple[int, frozenset[str]]] = {}
     different: set[str] = set()

@@ -16,11 +16,38 @@ from stream.progress import progress
 from stream.settings import Settings
 from stream.simulation.closed_loop import Run, RunResult, run
 from stream.simulation.environment import Environment
+from stream.simulation.random_items import RANDOM
 
 T = TypeVar("T")
 R = TypeVar("R")
 Tell = Callable[[int], None]  # so many more requests are answered
-POLICIES = ("uniform", "popular", "knn", "mf", "content", "blend", "bandit")
+# What is compared, the champion last: chance, then every fixed policy with and without `repeats`.
+POLICIES = (
+    RANDOM,
+    "uniform",
+    "popular",
+    "popular-repeats",
+    "knn",
+    "knn-repeats",
+    "mf",
+    "mf-repeats",
+    "content",
+    "content-repeats",
+    "blend",
+    "blend-repeats",
+    "rate",
+    "bandit",
+)
+LABELS = {RANDOM: "random over all items", "uniform": "uniform over candidates"}
+
+
+def label(policy: str) -> str:
+    """A policy as a table names it: those that draw evenly say what from.
+
+    >>> label("uniform"), label("mf")
+    ('uniform over candidates', 'mf')
+    """
+    return LABELS.get(policy, policy)
 
 
 class PolicyResult(Struct, frozen=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stream.simulation.experiment import POLICIES, label
 from tests.conftest import Kafka
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +37,8 @@ def test_the_demo_compares_audits_and_leaves_the_users_own_cluster_alone(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "simulated news" in done.stdout
-    for policy in ("uniform", "popular", "knn", "mf", "content", "blend", "bandit"):
-        assert f"│ {policy} " in done.stdout
+    for policy in POLICIES:
+        assert f"│ {label(policy)} " in done.stdout
     assert "60 of 60 rankings came out bit for bit the same" in done.stdout
     assert "60 of 60 requests and clicks that ask were answered" in done.stdout
     assert "hush" not in done.stdout + done.stderr

@@ -164,7 +164,8 @@ def test_a_replay_of_a_small_log() -> None:
     models, policies = (table(part) for part in said.split("\npolicy "))
     assert models["knn"][0] > models["random"][0]
     assert models["content"][0] > models["random"][0]
-    assert list(policies) == ["uniform", "popular", "knn", "bandit"]
+    compared = ["random", "uniform", "popular", "popular-repeats", "knn", "blend-repeats", "bandit"]
+    assert list(policies) == compared
     assert policies["bandit"][1] > policies["popular"][2]  # intervals apart
 
 

@@ -12,13 +12,17 @@ from msgspec import structs
 from models.events import Click, Item, Request
 from policies.evaluation.intervals import Interval
 from policies.evaluation.paired import PairedColumns, holm
+from policies.exploration import Epsilon
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
+from stream.offline.compare.arms import ARMS as ARMS_OF_ALL
+from stream.offline.compare.arms import BANDIT
 from stream.offline.compare.command import ComparisonPlan, compare_arms
 from stream.offline.compare.comparison import (
     ALL,
     COLD_ITEMS,
     OTHER_ITEMS,
+    PARTS,
     Comparison,
     Contrast,
     hypothesis_weights,
@@ -30,7 +34,7 @@ from stream.offline.regret import Regret, RegretCurve
 from stream.settings import Settings
 from stream.simulation.environment import LogEnvironment
 from stream.simulation.event_log import EventLog, read_event_log
-from tests.unit.test_replay import messages
+from tests.unit.test_replay import column, messages, scores
 
 ARMS = ("random", "popular", "content", "bandit-no-text", "full")
 
@@ -82,7 +86,7 @@ def test_after_holm_some_claim_is_wrong_one_time_in_twenty_at_most(heavy: int):
 
 
 def test_a_question_needs_less_to_be_answered_than_a_slice():
-    looks = [("full", "hybrid", ALL), *(("full", f"arm {n}", ALL) for n in range(99))]
+    looks = [("full", "hybrid-repeats", ALL), *(("full", f"arm {n}", ALL) for n in range(99))]
     assert holm([0.01] + [1.0] * 99, hypothesis_weights(looks))[0] == pytest.approx(0.02)
     assert holm([0.01] + [1.0] * 99)[0] == 1.0
     assert holm([1.0] * 99 + [0.0001], hypothesis_weights(looks))[99] == pytest.approx(0.0198)
@@ -147,6 +151,18 @@ def test_what_an_arm_without_text_shows_does_not_depend_on_texts(log: EventLog, 
 def test_chance_shows_all_items_alike(log: EventLog, settings: Settings):
     ran = run_arm(ArmRun(arm="random", settings=settings, environment=LogEnvironment(log, 300)))
     assert ran.shown.coverage == 1.0
+
+
+def test_learned_weights_are_held_against_fixed_ones_with_the_same_columns():
+    assert PARTS["Learning weights from rewards"] == ("full", "hybrid-repeats")
+    for name in ("popular", "mf", "knn", "content", "hybrid"):
+        assert structs.replace(ARMS_OF_ALL[f"{name}-repeats"], says="", policy=BANDIT) == (
+            structs.replace(ARMS_OF_ALL[name], says="", policy=BANDIT)
+        )
+        with_it, without = (
+            ARMS_OF_ALL[arm].policy(Settings(), Epsilon()) for arm in (f"{name}-repeats", name)
+        )
+        assert scores(without) - scores(with_it) == pytest.approx(column("repeats"))
 
 
 def test_a_log_with_requests_of_its_own_is_answered_as_it_asks(tmp_path: Path, settings: Settings):
@@ -241,4 +257,4 @@ def test_the_command_prints_a_table_and_writes_json_picture_and_page(tmp_path: P
     assert (tmp_path / "o.html").read_text().startswith("<!doctype html>")
     found = msgspec.json.decode((tmp_path / "o.json").read_bytes(), type=Comparison)
     assert found.requests == 20
-    assert len(found.standings) == 9
+    assert len(found.standings) == 15

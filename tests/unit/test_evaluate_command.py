@@ -237,6 +237,7 @@ def test_a_folder_of_all_logs_judges_policies_that_never_ran(tmp_path: Path) -> 
         assert list(save_topic(logs, folder, name))
     found = evaluate(SETTINGS, str(folder), ["uniform", "popular"])
     assert [one.target for one in found.judged] == ["uniform", "popular"]
+    assert "uniform: of the candidates that retrieval found for each request" in found.notes
     for judged in found.judged:
         assert {one.estimator for one in judged.estimates} == set(SLATE_ESTIMATORS)
         assert all(one.support.rows == found.measured[0].decisions for one in judged.estimates)

@@ -4,15 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from msgspec import structs
 
+from models.base import Doubles
+from models.candidates import Candidates
 from models.events import Click, Embedding, Item, Request, Reward, decode_decision
+from policies.base import Policy
+from stream import build
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
 from stream.offline.prequential import evaluate_prequentially
@@ -20,6 +26,7 @@ from stream.settings import Settings
 from stream.simulation.closed_loop import Run, run
 from stream.simulation.environment import LogEnvironment
 from stream.simulation.event_log import EventLog, read_event_log
+from stream.simulation.experiment import POLICIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,6 +248,72 @@ def test_a_learning_policy_beats_chance_in_the_closed_loop(log: EventLog, settin
     assert reward("knn") > 1.2 * reward("uniform")
 
 
+def shown(log: EventLog, settings: Settings, policy: str, out: Path) -> list[list[str]]:
+    """The items of 300 rankings."""
+    run(
+        Run(
+            settings=settings.alone(policy),
+            environment=LogEnvironment(log, 300),
+            decisions=out,
+        )
+    )
+    decisions = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {one["policy"] for one in decisions} == {policy}
+    return [[slot["item"] for slot in one["slots"]] for one in decisions]
+
+
+def test_random_draws_evenly_from_all_items_and_uniform_from_the_candidates(
+    log: EventLog, settings: Settings, tmp_path: Path
+):
+    few = structs.replace(settings, candidates=20, exclude_seen=False)
+    drawn = shown(log, few, "random", tmp_path / "random.jsonl")
+    count = Counter(item for items in drawn for item in items)
+    assert len(count) == 120 and sum(count.values()) == 3_000
+    expected = 3_000 / 120
+    squares = sum((n - expected) ** 2 / expected for n in count.values())
+    assert squares < 190  # chi square, 119 degrees of freedom: above one time in 30,000
+    chosen = Counter(
+        item for items in shown(log, few, "uniform", tmp_path / "uniform.jsonl") for item in items
+    )
+    assert max(chosen.values()) > 2 * max(count.values())  # what retrieval prefers
+    again = shown(log, structs.replace(few, seed=few.seed + 1), "random", tmp_path / "again.jsonl")
+    assert again != drawn
+
+
+def some_candidates() -> Candidates:
+    """Four with all columns."""
+    names = tuple(one.name for one in build.features(Settings()))
+    return Candidates(
+        names=names,
+        items=tuple("abcd"),
+        sources=("knn",) * 4,
+        x=np.random.default_rng(0).normal(size=(4, len(names))),
+        tags=((),) * 4,
+        text=np.zeros((4, 0)),
+    )
+
+
+def column(name: str) -> Doubles:
+    """A column of `some_candidates`."""
+    return some_candidates().x[:, some_candidates().names.index(name)]
+
+
+def scores(policy: Policy) -> Doubles:
+    """Of `some_candidates`."""
+    return policy.scores("ann", {}, some_candidates())
+
+
+def test_every_table_holds_each_fixed_policy_with_and_without_repeats():
+    with_a_list_or_one_slot = {"baseline", "vw_explore"}
+    assert {*POLICIES} == {*build.POLICIES} - with_a_list_or_one_slot | {"random"}
+    weighed = ("popular", "knn", "mf", "content", "blend")
+    assert {f"{name}-repeats" for name in weighed} | {"rate"} < {*POLICIES}
+    for name in weighed:
+        with_it, without = (build.policy(Settings(), one) for one in (f"{name}-repeats", name))
+        assert scores(without) - scores(with_it) == pytest.approx(column("repeats"))
+    assert scores(build.policy(Settings(), "rate")) == pytest.approx(column("rate"))
+
+
 def test_requests_and_clicks_of_the_log_are_replayed_as_they_are(
     tmp_path: Path, settings: Settings
 ):
@@ -289,7 +362,7 @@ def test_equal_logs_and_seeds_give_equal_bytes_under_any_hash_seed(tmp_path: Pat
 def test_the_command_compares_policies_in_processes_of_their_own(tmp_path: Path):
     write_log(tmp_path / "log.jsonl", messages(users=12))
     out = tmp_path / "result.json"
-    command = ["replay", str(tmp_path / "log.jsonl"), "--policies", "uniform,knn"]
+    command = ["replay", str(tmp_path / "log.jsonl"), "--policies", "random,uniform,knn"]
     environment = {"RANKLOOP_ENCODER": "hash", "RANKLOOP_DATA_DIR": str(tmp_path / "data")}
     result = CliRunner().invoke(
         main, [*command, "--requests", "60", "--json", str(out)], env=environment
@@ -297,9 +370,11 @@ def test_the_command_compares_policies_in_processes_of_their_own(tmp_path: Path)
     assert result.exit_code == 0, result.output
     found = json.loads(out.read_text())
     assert found["champion"] == "knn" and found["requests"] == 60
-    assert [one["policy"] for one in found["standings"]] == ["uniform", "knn"]
-    assert found["standings"][1]["lead"] is None
+    assert [one["policy"] for one in found["standings"]] == ["random", "uniform", "knn"]
+    assert found["standings"][2]["lead"] is None
     assert "knn minus it" in result.output
+    assert "random over all items" in result.output
+    assert "uniform over candidates" in result.output
 
 
 def test_an_unknown_policy_is_named_with_those_there_are(tmp_path: Path):

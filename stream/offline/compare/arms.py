@@ -22,10 +22,10 @@ from models.history import Exposure, Histories
 from models.memory import Memory
 from models.popularity import Popularity
 from policies.base import Policy
-from policies.blend import Blend
 from policies.exploration import Exploration
 from stream import build
 from stream.settings import Settings
+from stream.simulation.random_items import random_source
 
 L = TypeVar("L", bound=Loop)
 TIE = 1e-3  # weight of what orders those that the part itself cannot tell apart
@@ -50,28 +50,58 @@ class Arm(Struct, frozen=True, kw_only=True):
 
 
 def _fixed(**weights: float) -> Callable[[Settings, Exploration], Policy]:
-    return lambda settings, explore: Blend("blend", weights=weights, exploration=explore)
+    return build.fixed("blend", weights)
 
 
 BANDIT = build.POLICIES["bandit"]
 ARMS: dict[str, Arm] = {
-    "random": Arm(says="any items", parts=(), policy=build.POLICIES["uniform"]),
+    "random": Arm(says="any of all items", parts=(), policy=build.POLICIES["uniform"]),
     "popular": Arm(says="liked by most lately", parts=("popularity",), policy=_fixed(popularity=1)),
+    "popular-repeats": Arm(
+        says="liked by most lately, less what this user did not click",
+        parts=("popularity",),
+        policy=_fixed(popularity=1, repeats=-1),
+    ),
+    "rate": Arm(
+        says="clicked by most of those it was shown to",
+        parts=("popularity",),  # which proposes candidates
+        policy=_fixed(rate=1),
+    ),
     "mf": Arm(
         says="matrix factorisation alone",
         parts=("popularity", "mf"),
         policy=_fixed(mf=1, popularity=TIE),
+    ),
+    "mf-repeats": Arm(
+        says="matrix factorisation, less what this user did not click",
+        parts=("popularity", "mf"),
+        policy=_fixed(mf=1, popularity=TIE, repeats=-1),
     ),
     "knn": Arm(
         says="item neighbours alone",
         parts=("popularity", "knn"),
         policy=_fixed(knn=1, popularity=TIE),
     ),
+    "knn-repeats": Arm(
+        says="item neighbours, less what this user did not click",
+        parts=("popularity", "knn"),
+        policy=_fixed(knn=1, popularity=TIE, repeats=-1),
+    ),
     "content": Arm(says="text alone", parts=("text",), policy=_fixed(content=1, age=-TIE)),
+    "content-repeats": Arm(
+        says="text, less what this user did not click",
+        parts=("text",),
+        policy=_fixed(content=1, age=-TIE, repeats=-1),
+    ),
     "hybrid": Arm(
         says="a fixed blend of neighbours, text and popularity",
         parts=("popularity", "knn", "text"),
         policy=build.POLICIES["blend"],
+    ),
+    "hybrid-repeats": Arm(
+        says="the fixed blend, less what this user did not click",
+        parts=("popularity", "knn", "text"),
+        policy=build.POLICIES["blend-repeats"],
     ),
     "bandit-no-text": Arm(
         says="learns weights of all but text", parts=("popularity", "knn", "mf"), policy=BANDIT
@@ -121,7 +151,9 @@ def arm_loop(settings: Settings, text: Encoder, arm: Arm, kind: type[L]) -> L:
 
 
 def _sources(settings: Settings, parts: tuple[str, ...]) -> list[CandidateSource]:
-    """The usual sources of candidates, less those that the arm has not."""
+    """The usual sources of candidates, less those that the arm has not; all items without parts."""
+    if not parts:
+        return [random_source(settings.seed)]
     names = {"popularity": "popular", "text": "content"}
     own = {"fresh", "explore", *(names.get(part, part) for part in parts)}
     return [source for source in build.sources(settings) if source.name in own]

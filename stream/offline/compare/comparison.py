@@ -24,7 +24,7 @@ COLD_ITEMS, OTHER_ITEMS = f"items liked 0-{COLD} times", f"items liked more than
 PARTS = {
     "Text": (FULL, "bandit-no-text"),
     "Collaborative filtering": (FULL, "bandit-no-cf"),
-    "Learning weights from rewards": (FULL, "hybrid"),
+    "Learning weights from rewards": (FULL, "hybrid-repeats"),
     "Fine-tuning BERT on likes": (FULL_DEEP, FULL),
     "Fine-tuning, where text is alone": (DEEP, CONTENT),
     "All of it, over popularity": (FULL, POPULAR),
@@ -176,8 +176,8 @@ def contrasts(runs: Runs, seed: int = 0) -> list[Contrast]:
 def hypothesis_weights(made: Sequence[tuple[str, str, str]]) -> Doubles:
     """The questions of a comparison have half of the weight, all other contrasts the other half.
 
-    >>> questions = [("full", "hybrid", "all"), ("mf", "popular", "all"), ("mf", "popular", "cold")]
-    >>> hypothesis_weights(questions)
+    >>> question = ("full", "popular", "all")
+    >>> hypothesis_weights([question, ("mf", "popular", "all"), ("mf", "popular", "cold")])
     array([1. , 0.5, 0.5])
     """
     asked = np.array([slice == ALL and (arm, base) in PARTS.values() for arm, base, slice in made])

@@ -13,7 +13,7 @@ from stream.offline.compare.comparison import (
     Comparison,
 )
 from stream.offline.compare.trial import BINS
-from stream.offline.plotting import COLOURS, figure
+from stream.offline.plotting import COLOURS, dashes, figure
 
 if TYPE_CHECKING:
     from stream.offline.plotting import Figure
@@ -71,7 +71,8 @@ def curves(result: Comparison) -> "Figure":
         axes.fill_between(
             x, [y.low for y in one.curve], [y.high for y in one.curve], color=colour, alpha=0.12
         )
-        axes.plot(x, [y.mean for y in one.curve], color=colour, label=one.arm)
+        middles = [y.mean for y in one.curve]
+        axes.plot(x, middles, color=colour, linestyle=dashes(i), label=one.arm)
     axes.set_xlabel("ranking number, in the log's time")
     axes.set_ylabel("clicks a ranking")
     axes.set_ylim(bottom=0)

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from math import ceil, log1p, log2, log10
-from random import Random
 from statistics import median
 from time import thread_time
 
@@ -15,9 +14,8 @@ from agents.click_models import LoggedClickModel
 from agents.learner import Learner
 from agents.loop import Loop
 from agents.recommender import Recommender
-from models.events import Click, Decision, Embedding, Event, Item, Request, Reward
+from models.events import Click, Decision, Embedding, Event, Item, Reward
 from stream.offline.compare import arms
-from stream.offline.prequential import Inventory
 from stream.settings import Settings
 from stream.simulation.closed_loop import play
 from stream.simulation.environment import LogEnvironment
@@ -114,8 +112,6 @@ class LogStatistics:
 
     def __init__(self, trial: ArmRun) -> None:
         self._environment, self._arm = trial.environment, arms.ARMS[trial.arm]
-        self._draws, self._rng = trial.settings.candidates, Random(trial.settings.seed)
-        self._stock = Inventory()
         self.likes = Counter[str]()  # by item
         self.history = Counter[str]()  # by user
 
@@ -124,21 +120,11 @@ class LogStatistics:
         for message in self._environment.messages():
             if isinstance(message, Embedding) and not self._arm.text:
                 continue
-            if isinstance(message, Item):
-                self._stock.take(message)
-            if isinstance(message, Request) and not self._arm.parts:
-                message = self._drawn(message)
             yield message
             item = liked(message)
             if item is not None and isinstance(message, Click | Reward):
                 self.likes[item] += 1
                 self.history[message.user] += 1
-
-    def _drawn(self, request: Request) -> Request:
-        """Chance has no source of candidates: they are drawn from all items."""
-        there = self._stock.there
-        drawn = self._rng.sample(there, min(self._draws, len(there)))
-        return structs.replace(request, candidates=request.candidates or tuple(drawn))
 
 
 def wanted(environment: LogEnvironment) -> Callable[[Decision], frozenset[str]]:
