@@ -180,7 +180,7 @@ def regret_lines(result: Regret) -> list[str]:
     change = f"{learner.bend.mean:+.2f} [{learner.bend.low:+.2f}, {learner.bend.high:+.2f}]"
     bends = "it bends" if learner.bend.high < 0 else "it does not surely bend"
     others = [one for one in result.courses if one.policy != LEARNER]
-    not_above = [one.policy for one in others if one.total.low <= learner.total.high]
+    not_above = [label(one.policy) for one in others if one.total.low <= learner.total.high]
     ends = f"not surely below {', '.join(not_above)}" if not_above else "below every other policy"
     return [
         f"regret of {LEARNER} goes from {falls} ({change}): {bends}",

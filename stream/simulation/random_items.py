@@ -25,7 +25,7 @@ def random_source(seed: int) -> CandidateSource:
     """All items of the catalogue as candidates, in an order of each request's own."""
 
     def items(retrieval: Retrieval, request: Request) -> Iterator[str]:
-        drawn = blake2b(f"{seed} {request.id}".encode(), digest_size=16).digest()
+        drawn = blake2b(f"{seed} {request.user} {request.id}".encode(), digest_size=16).digest()
         rng = np.random.default_rng(int.from_bytes(drawn, "little"))
         catalogue = retrieval.catalogue
         return map(catalogue.aged, rng.permutation(catalogue.size).tolist())

@@ -109,7 +109,7 @@ def test_the_bandits_regret_bends_and_ends_below_that_of_chance(settings: Settin
     [
         (1.0, 100.0, "it bends", "below every other policy, intervals apart"),
         (2.0, 100.0, "it does not surely bend", "below every other policy, intervals apart"),
-        (1.0, 199.0, "it bends", "not surely below uniform"),
+        (1.0, 199.0, "it bends", "not surely below uniform over candidates"),
     ],
 )
 def test_what_is_said_of_regret_is_what_intervals_bear(
