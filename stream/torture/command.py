@@ -128,7 +128,7 @@ async def _live(
             stack,
             workers,
             people,
-            LoadProducer(settings, book),
+            LoadProducer(settings, book, plan.seed),
             lambda name, done: bar.update(rows[name], completed=done),
         )
         return await run()

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -22,6 +24,7 @@ from stream.torture.workers import Worker
 from stream.torture.workload import SimulatedUsers, closing, load_messages
 
 READY_SECONDS = 120.0
+CHANGE_SECONDS = 1.0  # between two changes of the catalogue
 Told = Callable[[str, int], None]  # what is done, and how many
 
 
@@ -53,6 +56,9 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     injected: tuple[InjectedFault, ...]
     sent: int
     sent_again: int
+    ways: dict[str, int]  # chunks sent in each way
+    aborted: int  # messages of aborted transactions: nothing may come of them
+    catalogue_changes: int  # items deleted by a null value, and published again
     seconds: float
     over: int  # when the load ended, in milliseconds
     settled: bool
@@ -81,6 +87,7 @@ class TortureRun:
         self.told = told
         self.faults = Faults(settings, stack, workers, plan.seed)
         self.lag = 0
+        self.changes = 0
         self.begun = 0  # faults
         self.since = 0.0  # the last one
         self.until = float("inf")
@@ -99,10 +106,12 @@ class TortureRun:
         try:
             async with asyncio.TaskGroup() as group:  # one that fails ends all
                 watch = group.create_task(self._watch())
+                changes = group.create_task(self._change_catalogue())
                 faults = group.create_task(self._faults())
                 await self.producer.send(load_messages(self.people), self._allowed)
                 await faults
                 over = time.time_ns() // 1_000_000
+                changes.cancel()
                 await self.faults.settle()
                 self._all_run()
                 await self.producer.all(closing(self.people, self.plan.events))
@@ -114,6 +123,9 @@ class TortureRun:
             injected=tuple(self.faults.done),
             sent=self.producer.sent,
             sent_again=self.producer.again,
+            ways=dict(self.producer.ways),
+            aborted=self.producer.aborted,
+            catalogue_changes=self.changes,
             seconds=time.monotonic() - began,
             over=over,
             settled=settled,
@@ -138,6 +150,20 @@ class TortureRun:
             await asyncio.sleep(0.2)
         words = "\n".join(worker.words() for worker in self.workers[: self.plan.workers])
         raise TimeoutError(f"the workers were not ready in {READY_SECONDS:.0f} s:\n{words}")
+
+    async def _change_catalogue(self) -> None:
+        """Delete an item by a null value, and publish the one before it again; now and then."""
+        items = self.people.stock()
+        for n in count():
+            await asyncio.sleep(CHANGE_SECONDS)
+            gone, back = items[n % len(items)], items[(n - 1) % len(items)]
+            changes = [(gone, None), (back, encode(back))]
+            with suppress(KafkaError):
+                await publish_raw(
+                    self.settings,
+                    [(self.topics.items, value, one.id.encode(), 0) for one, value in changes],
+                )
+                self.changes += len(changes)
 
     def _allowed(self) -> int:
         """How many events may be sent by now: up to the next fault, if the workers keep up.

@@ -9,7 +9,7 @@ from stream.settings import Settings
 
 
 async def publish_raw(
-    settings: Settings, messages: Iterable[tuple[str, bytes, bytes | None, int]]
+    settings: Settings, messages: Iterable[tuple[str, bytes | None, bytes | None, int]]
 ) -> int:
     """Publish (topic, value, key, partition) with a client of its own; how many."""
     client = AIOKafkaProducer(**settings.aiokafka_options(), acks="all")

@@ -135,6 +135,10 @@ def _rows(verdict: TortureReport) -> Iterator[tuple[str, str]]:
     yield "seconds of load and faults, of checking", f"{lived.seconds:,.0f}, {verdict.seconds:,.0f}"
     yield "events in the log", f"{found.events:,}"
     yield "acknowledged to the producer", f"{found.acknowledged:,}"
+    ways = (f"{count:,} {way}" for way, count in sorted(lived.ways.items()))
+    yield "chunks sent, by compression or in transactions", ", ".join(ways)
+    yield "messages of aborted transactions", f"{lived.aborted:,}"
+    yield "items deleted by a null value, and published again", f"{lived.catalogue_changes:,}"
     for fate, count in sorted(found.fates.items()):
         yield f"  {fate.replace('_', ' ')}", f"{count:,}"
     yield "lost", f"{found.lost:,}"

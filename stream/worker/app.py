@@ -70,6 +70,7 @@ def run_worker(settings: Settings, switch: bool = False) -> None:
 
     `switch`: its learning configuration decides once it has caught up.
     """
+    signal.signal(signal.SIGTERM, _leave)  # until Faust takes it over
     configure(settings.log_level, settings.log_json)
     if find_spec("uvloop"):  # not on Windows
         mode.loop.use("uvloop")
@@ -109,6 +110,11 @@ def run_worker(settings: Settings, switch: bool = False) -> None:
         finish()
         if why:
             sys.exit(1)
+
+
+def _leave(*_: object) -> None:
+    log.info("stopped before it had started")
+    sys.exit(0)
 
 
 async def _opened(settings: Settings, client_id: str) -> None:

@@ -20,6 +20,7 @@ from stream.torture.checker.check import check
 from stream.torture.command import run_torture
 from stream.torture.faults import Faults
 from stream.torture.harness import TorturePlan
+from stream.torture.producer import WAYS
 from tests.conftest import Kafka
 from tests.support.broken_worker import ASLEEP, SAFEGUARDS
 from tests.support.kafka_helpers import Deployment, now
@@ -119,6 +120,9 @@ def test_ten_faults_lose_nothing_and_teach_nothing_twice(tortured: Tortured) -> 
     assert found["broken"] == []
     assert found["injected"] == dict(Counter(KINDS_IN_CI))
     assert found["findings"]["events"] > 10_000
+    assert set(found["lived"]["ways"]) == set(WAYS)
+    assert found["lived"]["aborted"] > 100
+    assert found["lived"]["catalogue_changes"] > 10
     fates = found["findings"]["fates"]
     assert all(fates[f] > 50 for f in ("attributed", "duplicate", "late", "orphan", "too_late"))
 

@@ -1,7 +1,12 @@
 """A stop that does not end by itself is ended, says who held it up, and keeps its exit code."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+from stream.local.process import free_port
+from tests.support.kafka_worker import Worker, eventually
 
 HELD_UP = """
 import asyncio, logging, threading
@@ -35,3 +40,14 @@ def test_even_a_loop_that_does_not_turn_any_more_is_left() -> None:
 
 def test_a_stop_that_ends_by_itself_is_left_alone() -> None:
     assert ended("leaving.cancel(); return")[0] == 0
+
+
+def test_a_worker_that_waits_for_kafka_stops_at_once(tmp_path: Path) -> None:
+    """Before Faust listens to signals, too: it has nothing to finish, and that is no failure."""
+    ours = {"RANKLOOP_BROKERS": f"127.0.0.1:{free_port()}", "RANKLOOP_ENCODER": "hash"}
+    worker = Worker(
+        {k: v for k, v in os.environ.items() if not k.startswith("RANKLOOP_")} | ours, tmp_path
+    )
+    eventually(lambda: "waiting for kafka" in worker.words(), "it waits")
+    assert worker.stop() == 0
+    assert "stopped before it had started" in worker.words()
