@@ -26,4 +26,7 @@ class DivergedError(LogError):
 
 
 class UnknownRecordTypeError(LogError):
-    """A record of a type this release does not know: to go on would be to learn otherwise."""
+    """A record of a type, or a schema version, that this release does not know.
+
+    To go on without it would be to learn otherwise.
+    """

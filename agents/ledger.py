@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from agents.errors import UnknownRecordTypeError
-from models.codec import InvalidMessageError, chain, too_deep
+from models.codec import InvalidMessageError, NewerVersionError, chain, too_deep
 from models.events import Begin, Champion, Control, Fold, Mark, Record, Source, decode_feedback
 
 Verdict = Literal["learned", "duplicate", "refused", "invalid", "noted"]
@@ -99,7 +99,7 @@ class Ledger:
     def __call__(self, offset: int, data: bytes) -> tuple[Verdict, Record | Control | None]:
         """Take the record at `offset`: the verdict, and the record unless it is unusable.
 
-        Raises UnknownRecordTypeError for a type of another release.
+        Raises UnknownRecordTypeError for a type, or a schema version, of another release.
         """
         try:
             record = decode_feedback(data)
@@ -157,7 +157,8 @@ def _unusable(data: bytes, invalid: InvalidMessageError) -> Verdict:
         kind = msgspec.json.decode(data, type=RecordType).type
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return "invalid"
-    if kind in ("", "interaction", "outcome"):
+    newer = isinstance(invalid, NewerVersionError)
+    if kind in ("", "interaction", "outcome") and not newer:
         return "invalid"
     raise UnknownRecordTypeError(
         f"feedback holds a record of type {kind!r}, which this release cannot fold "

@@ -15,17 +15,17 @@ from agents.bookmark import Bookmark
 from agents.errors import DivergedError
 from agents.ledger import Ledger
 from models.events import (
+    DAY,
     Decision,
     Event,
     InvalidMessageError,
     Source,
     Tick,
     chain,
-    decode_event,
     encode,
+    read_event,
 )
 
-DAY = 86_400_000
 # Rankings decided and published at a time: who is too slow to finish a batch within its lease
 # publishes some of it, and finds those answered when it starts again. All at once, it never would.
 ANSWERED = 25
@@ -193,7 +193,7 @@ class Partition:
 
     def _open(self, message: ReceivedMessage) -> tuple[Event | None, str]:
         try:
-            event = decode_event(message.data)
+            event = read_event(message.data, message.appended)
         except InvalidMessageError as invalid:
             return None, f"invalid: {invalid}"
         if event.at > message.appended + DAY:

@@ -1,8 +1,9 @@
 """The nouns: every message rankloop reads or writes, as frozen structs, with one codec.
 
-Messages are JSON objects tagged by `type`; unknown fields are ignored, missing optional ones take
-their defaults, so older and newer producers understand each other. `v` is the schema version.
-Times (`at`) are milliseconds since 1970-01-01 UTC. Every size is bounded: see also `fields`.
+Messages are JSON objects tagged by `type`; unknown fields are ignored, optional ones that are
+missing or null take their defaults, so older and newer producers understand each other. `v` is the
+schema version: one above `SCHEMA_VERSION` is refused. Times (`at`) are milliseconds since
+1970-01-01 UTC. Every size is bounded: see also `fields`.
 """
 
 from hashlib import blake2b
@@ -13,11 +14,14 @@ from msgspec import Meta, Struct
 from models.codec import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from models.codec import Decode as Decode
 from models.codec import InvalidMessageError as InvalidMessageError
+from models.codec import NewerVersionError as NewerVersionError
 from models.codec import chain as chain
 from models.codec import encode as encode
 from models.fields import (
-    MAX_CANDIDATES,
+    EXACT,
+    MAX_MILLIS,
     MAX_SLOTS,
+    SCHEMA_VERSION,
     DecisionId,
     Flat,
     Id,
@@ -26,16 +30,19 @@ from models.fields import (
     Millis,
     Propensity,
     Value,
+    Version,
     Weights,
+    unit_of,
 )
+from models.fields import MAX_CANDIDATES as MAX_CANDIDATES
 
-SCHEMA_VERSION = 1
+DAY = 86_400_000
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """What all messages share."""
 
-    v: Annotated[int, Meta(ge=1)] = SCHEMA_VERSION
+    v: Version = SCHEMA_VERSION
 
 
 class Item(Message, frozen=True, tag="item"):
@@ -49,7 +56,7 @@ class Item(Message, frozen=True, tag="item"):
     at: Millis
     title: Annotated[str, Meta(max_length=1_000)] = ""
     text: Annotated[str, Meta(max_length=20_000)] = ""
-    language: Annotated[str, Meta(max_length=35)] | None = None
+    language: Annotated[str, Meta(max_length=100)] | None = None
     tags: Annotated[tuple[Label, ...], Meta(max_length=50)] = ()
     attributes: Flat = {}
     expires_at: Millis | None = None
@@ -95,7 +102,7 @@ class Click(Message, frozen=True, tag="click"):
     item: Id
     at: Millis
     request: DecisionId | None = None
-    position: Annotated[int, Meta(ge=0, le=MAX_CANDIDATES)] | None = None
+    position: Annotated[int, Meta(ge=0, le=EXACT)] | None = None
 
 
 class Reward(Message, frozen=True, tag="reward"):
@@ -299,6 +306,42 @@ decode_feedback: Decode[Record | Control] = Decode(Record | Control)
 decode_any: Decode[Item | Embedding | Event | Decision | Record | Control] = Decode(
     Item | Embedding | Event | Decision | Record | Control
 )
+
+
+def read_event(data: bytes, appended: int) -> Event:
+    """The event that was appended at `appended`; InvalidMessageError also for other units.
+
+    The past may be replayed, so nothing is too old; but what in seconds would lie between 1973 and
+    now is not taken for a time in January 1970.
+
+    >>> read_event(b'{"type":"tick","at":1732780000}', appended=1_760_000_000_000)
+    Traceback (most recent call last):
+    models.codec.InvalidMessageError: at 1732780000 looks like seconds: multiply by 1000 ...
+    """
+    event = decode_event(data)
+    check_unit("at", event.at, appended + DAY)
+    return event
+
+
+def read_item(data: bytes, appended: int) -> Item:
+    """The item that was appended at `appended`; InvalidMessageError also for other units.
+
+    It may be announced, and may expire, in any year to come.
+    """
+    item = decode_item(data)
+    check_unit("at", item.at, appended + DAY)
+    expires = item.expires_at
+    # After an `at` that can be nothing else than milliseconds, it is that itself.
+    if expires is not None and not appended + DAY < item.at * 1000 <= expires * 1000:
+        check_unit("expires_at", expires, MAX_MILLIS)
+    return item
+
+
+def check_unit(field: str, time: int, until: int) -> None:
+    """InvalidMessageError if a time that is at most `until` is told in another unit."""
+    strange = time * 1000 <= until or (field == "at" and time >= 1e14)
+    if strange and (what := unit_of(time)):
+        raise InvalidMessageError(f"{field} {time} {what} (milliseconds since 1970-01-01 UTC)")
 
 
 def text_of(item: Item) -> str:

@@ -13,6 +13,7 @@ from zlib import crc32
 
 from models.candidates import Candidates
 from models.events import Features, InvalidMessageError
+from models.fields import EXACT
 
 SHARED = "UC"
 ITEM = "xte"
@@ -40,7 +41,8 @@ def shared(user: str, context: Context) -> dict[str, Pairs]:
         if isinstance(value, bool | str):
             pairs.append((number(f"{key}\0{type(value).__name__}\0{value}"), 1.0))
         else:
-            pairs.append((number(key), math.asinh(finite(value, f"context {key!r}"))))
+            bounded = finite(value, f"context {key!r}", EXACT)
+            pairs.append((number(key), math.asinh(bounded)))
     return {"U": [(crc32(user.encode("utf-8", "surrogatepass")), 1.0)], "C": pairs}
 
 
@@ -81,11 +83,11 @@ def item(names: tuple[str, ...], features: Features) -> str:
     )
 
 
-def finite(value: float, what: str) -> float:
+def finite(value: float, what: str, largest: float = LARGEST) -> float:
     """`value`, if Vowpal Wabbit can live with it: one NaN would spoil every weight it meets."""
-    if not abs(value) <= LARGEST:
+    if not abs(value) <= largest:
         raise InvalidMessageError(
-            f"{what} must be finite and at most {LARGEST:,.0f} in size, got {value}"
+            f"{what} must be finite and at most {largest:,.0f} in size, got {value}"
         )
     return value
 

@@ -26,9 +26,9 @@ from models.events import (
     Source,
     decode_decision,
     decode_embedding,
-    decode_item,
     decode_record,
     encode,
+    read_item,
 )
 
 END = 2**63
@@ -160,7 +160,8 @@ class Audit:
     def item(self, message: ReceivedMessage) -> None:
         """Take a message of the items."""
         try:
-            self.catalogues.items.add(message.offset, decode_item(message.data))
+            item = read_item(message.data, message.appended)
+            self.catalogues.items.add(message.offset, item)
         except InvalidMessageError:
             self.catalogues.items.add(message.offset, None)
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from agents.attribution import Attribution, AttributionRules, RankingTask
 from agents.ledger import PartitionHead
-from agents.partition import DAY, ReceivedMessage
+from agents.partition import ReceivedMessage
 from models.events import (
+    DAY,
     Click,
     Decision,
     Event,
@@ -18,6 +19,7 @@ from models.events import (
     decode_decision,
     decode_event,
     encode,
+    read_event,
 )
 
 
@@ -73,7 +75,7 @@ class ExpectedRecords:
             if message.offset:
                 self.cut[partition] = message.offset
         try:
-            event = decode_event(message.data)
+            event = read_event(message.data, message.appended)
         except InvalidMessageError:
             self.unreadable += 1
             return

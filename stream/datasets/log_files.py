@@ -10,9 +10,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.events import MAX_MESSAGE_BYTES, InvalidMessageError, Message, decode_any, encode
+from models.events import (
+    MAX_MESSAGE_BYTES,
+    InvalidMessageError,
+    Item,
+    Message,
+    check_unit,
+    decode_any,
+    encode,
+)
 
 Progress = Callable[[int], None]  # messages done so far
+YEAR_2100 = 4_102_444_800_000
 EVERY = 1_000  # messages between calls of Progress; rows read from Parquet at once
 
 _SCHEMA = pa.schema([("type", pa.string()), ("at", pa.int64()), ("message", pa.binary())])
@@ -41,12 +50,28 @@ def ready(*files: Path | None) -> None:
 
 
 def read_log(path: Path, progress: Progress | None = None) -> Iterator[Any]:
-    """The messages of a file, one by one; an InvalidMessageError names the line (or row)."""
+    """The messages of a file, one by one; an InvalidMessageError names the line (or row).
+
+    A file has no append time: it is refused where its first event is in seconds, or where it says
+    some times in seconds and others in milliseconds.
+    """
+    items, events = 0, -1  # the newest so far
     for number, data in _counted(read_lines(path), progress):
         try:
-            yield decode_any(data)
+            message = decode_any(data)
+            at: int | None = getattr(message, "at", None)
+            if isinstance(message, Item):
+                check_unit("at", message.at, items)
+                check_unit("an earlier at", items, message.at)
+                items = max(items, message.at)
+            elif at is not None:
+                check_unit("at", at, YEAR_2100 if events < 0 else events)
+                check_unit("an earlier at", items, at)
+                check_unit("an earlier at", events, at)
+                events = max(events, at)
         except InvalidMessageError as error:
             raise InvalidMessageError(f"{path}:{number}: {error}") from None
+        yield message
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -8,8 +8,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
+from agents.errors import UnknownRecordTypeError
 from agents.partition import ReceivedMessage
-from models.events import Decision, InvalidMessageError, decode_decision
+from models.events import Decision, InvalidMessageError, NewerVersionError, decode_decision
 from stream.errors import LogError
 
 OnRecord = Callable[[ConsumerRecord], None]
@@ -186,9 +187,15 @@ def received_messages(messages: list[ConsumerRecord]) -> list[ReceivedMessage]:
 
 
 def decision_of(message: ConsumerRecord) -> Decision | None:
-    """The decision in a rankings message; None, and a line in the log, for anything else."""
+    """The decision in a rankings message; None, and a line in the log, for anything else.
+
+    One of a newer schema counts (L2), so that whoever cannot read it must not go on.
+    """
     try:
         return decode_decision(message.value or b"")
+    except NewerVersionError as newer:
+        where = f"{message.topic}, partition {message.partition}, offset {message.offset}"
+        raise UnknownRecordTypeError(f"{where}: {newer}") from None
     except InvalidMessageError as invalid:
         log.warning(
             "not a decision", extra={"offset": message.offset, "reason": str(invalid)[:200]}

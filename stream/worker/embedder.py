@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from models.base import Encoder
 from models.bert_encoder import embed
-from models.events import Embedding, InvalidMessageError, Item, decode_item, encode
+from models.events import Embedding, InvalidMessageError, Item, encode, read_item
 from stream.kafka.producer import Producer, ProducerRecord, dead_letter
 from stream.kafka.topics import Topics
 
@@ -55,7 +55,8 @@ async def embed_items(
     usable: list[tuple[EventT, Item]] = []
     for event in batch:
         try:
-            item = decode_item(event.value or b"")
+            appended = round(event.message.timestamp * 1000)  # Faust divides it
+            item = read_item(event.value or b"", appended)
         except InvalidMessageError as invalid:
             refuse(event, f"invalid: {invalid}")
         else:

@@ -25,9 +25,9 @@ from models.events import (
     Fold,
     InvalidMessageError,
     decode_embedding,
-    decode_item,
     decode_record,
     encode,
+    read_item,
 )
 from stream import build
 from stream.errors import LogError
@@ -271,9 +271,11 @@ class Engine:
 
     def _item(self, message: ConsumerRecord) -> None:
         try:
-            self.parts.catalogue.fold_item(message.offset, decode_item(message.value or b""))
+            item = read_item(message.value or b"", message.timestamp)
         except InvalidMessageError:  # the embedder sends it to the dead letters
             self.unreadable += 1
+        else:
+            self.parts.catalogue.fold_item(message.offset, item)
 
     def _embedding(self, message: ConsumerRecord) -> None:
         try:

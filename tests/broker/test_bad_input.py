@@ -1,6 +1,7 @@
 """Whatever is sent, the worker says what is wrong with it, and answers the next one."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Iterator
 from struct import pack
@@ -32,6 +33,12 @@ REQUEST = Request(id="bad", user="ann", at=AT)
 CLICK = Click(id="bad", user="ann", item="item:1", at=AT)
 REWARD = Reward(id="bad", user="ann", at=AT, value=1.0, item="item:1")
 ITEM = Item(id="bad", at=AT, title="title")
+NULLS = json.dumps(
+    json.loads(encode(REQUEST))
+    | dict.fromkeys(("v", "k", "candidates", "exclude", "mood"))
+    | {"context": {"device": None, "hour": 7}}
+).encode()
+REQUEST_WITHOUT_USER = json.dumps(json.loads(encode(REQUEST)) | {"user": None}).encode()
 
 EVENTS: dict[str, tuple[bytes | None, str]] = {
     "null": (None, "invalid: Input data was truncated"),
@@ -50,13 +57,17 @@ EVENTS: dict[str, tuple[bytes | None, str]] = {
     "no user": (body(REQUEST, user=None), "missing required field `user`"),
     "no item": (body(CLICK, item=None), "missing required field `item`"),
     "a number as user": (body(REQUEST, user=7), "Expected `str`, got `int` - at `$.user`"),
+    "no user at all": (REQUEST_WITHOUT_USER, "missing required field `user`"),
+    "a newer schema": (body(REQUEST, v=99), "v is 99, and this release reads messages up to v 1"),
     "a text as time": (body(REQUEST, at="noon"), "Expected `int`, got `str` - at `$.at`"),
     "a negative time": (body(REQUEST, at=-1), "Expected `int` >= 0 - at `$.at`"),
     "a time beyond all": (body(REQUEST, at=10**30), "at `$.at`"),
-    "microseconds": (body(REQUEST, at=AT * 1000), "at `$.at`"),
+    "microseconds": (body(REQUEST, at=AT * 1000), "looks like microseconds: divide by 1000"),
+    "nanoseconds": (body(REQUEST, at=AT * 10**6), "looks like nanoseconds: divide by 1000000"),
     "in ten days": (body(REQUEST, at=AT + 10 * 86_400_000), "future: at "),
     "in 1970": (body(REQUEST, at=1), "too_late: at 1 is beyond the window"),
-    "seconds": (body(REQUEST, at=AT // 1000), "too_late: at "),
+    "seconds": (body(REQUEST, at=AT // 1000), "looks like seconds: multiply by 1000"),
+    "a click in seconds": (body(CLICK, at=AT // 1000), "looks like seconds: multiply by 1000"),
     "NaN": (body(REWARD, value=float("nan")), "invalid: JSON is malformed"),
     "infinity": (body(REWARD, value=float("inf")), "invalid: JSON is malformed"),
     "1e400": (body(REWARD).replace(b'"value": 1.0', b'"value": 1e400'), "invalid: "),
@@ -69,7 +80,7 @@ EVENTS: dict[str, tuple[bytes | None, str]] = {
     "k of 0": (body(REQUEST, k=0), "Expected `int` >= 1 - at `$.k`"),
     "k of 10,000": (body(REQUEST, k=10_000), "Expected `int` <= 100 - at `$.k`"),
     "k of 1.5": (body(REQUEST, k=1.5), "Expected `int`, got `float` - at `$.k`"),
-    "a nested context": (body(REQUEST, context={"a": {"b": 1}}), "at `$.context[...]`"),
+    "a nested context": (body(REQUEST, context={"a": {"b": 1}}), "at `$.context.a`"),
     "too many candidates": (
         body(REQUEST, candidates=[f"i{n}" for n in range(1001)]),
         "Expected `array` of length <= 1000 - at `$.candidates`",
@@ -78,7 +89,11 @@ EVENTS: dict[str, tuple[bytes | None, str]] = {
 }
 # Strange, but right: each is answered.
 REQUESTS = {
-    "from a newer producer": body(REQUEST, v=99, mood="new"),
+    "from a newer producer": body(REQUEST, mood="new"),
+    "with nulls": NULLS,
+    "with large numbers": body(
+        REQUEST, context={"ean": 4006381333931, "at": AT, "most": 2**53 - 1}
+    ),
     "of an unknown user": body(REQUEST, user="nobody knows me"),
     "with all kinds of ids": body(REQUEST, user="a|b c:d'\"\\ 用户 \u2028 🙂"),
     "with a long user": body(REQUEST, user="u" * 256),
@@ -96,6 +111,13 @@ ITEMS: dict[str, tuple[bytes | None, str]] = {
     "null": (None, "invalid: Input data was truncated"),
     "half": (body(ITEM)[:-4], "invalid: Input data was truncated"),
     "an event": (encode(REQUEST), "invalid: Invalid value 'request' - at `$.type`"),
+    "a newer schema": (body(ITEM, v=2), "v is 2, and this release reads messages up to v 1"),
+    "seconds": (body(ITEM, at=AT // 1000), "looks like seconds: multiply by 1000"),
+    "expires in seconds": (
+        body(ITEM, expires_at=AT // 1000 + 31_536_000),
+        "looks like seconds: multiply by 1000",
+    ),
+    "a long number": (body(ITEM, attributes={"ean": 2**60}), "at `$.attributes.ean`"),
     "no time": (body(ITEM, at=None), "missing required field `at`"),
     "tags as a text": (body(ITEM, tags="new"), "Expected `array`, got `str` - at `$.tags`"),
     "a long text": (body(ITEM, text="x" * 20_001), "of length <= 20000 - at `$.text`"),

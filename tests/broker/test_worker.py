@@ -307,12 +307,30 @@ def test_a_broker_that_restarts_is_waited_for(
         assert_kept(loop)
 
 
-def test_a_record_of_another_release_stops_the_worker(deployment: Make) -> None:
+@pytest.mark.parametrize(
+    ("topic", "data", "says"),
+    [
+        ("feedback", b'{"type":"promotion"}', "'promotion', which this release cannot fold"),
+        (
+            "feedback",
+            b'{"type":"outcome","v":2}',
+            "v is 2, and this release reads messages up to v 1",
+        ),
+        (
+            "rankings",
+            b'{"type":"decision","v":2}',
+            "v is 2, and this release reads messages up to v 1",
+        ),
+    ],
+)
+def test_a_record_of_another_release_stops_the_worker(
+    deployment: Make, topic: str, data: bytes, says: str
+) -> None:
     loop = deployment(partitions=1)
     [worker] = loop.ready()
-    loop.send(b'{"type":"promotion","v":2}', topic=loop.topics.feedback)
+    loop.send(data, topic=f"{loop.settings.topic_prefix}.{topic}")
     assert worker.ended() != 0
-    assert "'promotion', which this release cannot fold" in worker.words()
+    assert says in worker.words()
 
 
 def test_a_commit_beyond_the_log_stops_the_worker(deployment: Make) -> None:

@@ -18,6 +18,7 @@ TOPICS = Topics("here")
 
 class Message(Struct):
     offset: int
+    timestamp: float = 1_760_000_000.0
 
 
 class Event(Struct):
@@ -57,6 +58,17 @@ def test_a_title_that_fails_costs_the_others_nothing() -> None:
     headers = dict(letter.headers)
     assert headers["offset"] == b"11"
     assert headers["reason"] == b"not embedded: RuntimeError: no such token"
+
+
+def test_an_item_in_another_unit_or_of_a_newer_schema_is_a_dead_letter() -> None:
+    seconds = encode(Item(id="old", title="a fox", at=1_750_000_000))
+    expires = encode(Item(id="sold", title="a fox", at=0, expires_at=1_790_000_000))
+    newer = b'{"type":"item","id":"new","at":0,"title":"a fox","v":2}'
+    letters = published(seconds, expires, newer)
+    says = [dict(letter.headers)["reason"] for letter in letters]
+    assert says[0].startswith(b"invalid: at 1750000000 looks like seconds: multiply by 1000")
+    assert says[1].startswith(b"invalid: expires_at 1790000000 looks like seconds: multiply by")
+    assert says[2].startswith(b"invalid: v is 2, and this release reads messages up to v 1")
 
 
 def test_what_is_no_item_is_a_dead_letter_and_a_deleted_one_is_nothing() -> None:

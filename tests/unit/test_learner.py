@@ -182,8 +182,10 @@ def test_garbage_is_skipped_and_changes_nothing(garbage: bytes) -> None:
         b'{"type":"mark","version":7}',
         encode(Tick(at=1)),
         b'{"type":"fold","text":"' + b"x" * MAX_MESSAGE_BYTES + b'"}',
+        b'{"type":"outcome","v":2,"lesson":[]}',
+        records(1)[0].replace(b"{", b'{"v":2,', 1),
     ],
-    ids=["mark", "tick", "large"],
+    ids=["mark", "tick", "large", "outcome", "interaction"],
 )
 def test_a_record_of_an_unknown_type_stops_the_worker_before_it(data: bytes) -> None:
     fold = learner()

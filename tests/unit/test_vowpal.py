@@ -338,6 +338,30 @@ def test_one_enormous_reward_does_not_drown_what_was_learned_from_clicks():
     assert kept[0] > 0.5 > abs(kept[1])
 
 
+@pytest.mark.parametrize("value", [1e12, 1_764_000_000_000.0, 2.0**53 - 1, -(2.0**53) + 1])
+def test_a_large_number_in_a_context_breaks_no_learner(value):
+    """The others' scores stay, and whoever sends it goes on to learn which items are good."""
+    found, context = candidates(30, seed=7), {"device": "mobile", "hour": 21.0}
+    policy = Vowpal()
+
+    def teach(begin, end, **more):
+        for i in range(begin, end):
+            some = candidates(3, seed=i)
+            slots = [(some.features(j), float(some.x[j, 0] > 0)) for j in range(3)]
+            shown = outcome(*slots, user=f"user-{i % 3}", context=context | more)
+            policy.learn(shown, seed=i)
+
+    teach(0, 200)
+    before = policy.scores("user-1", context, found)
+    teach(200, 203, at=value)
+    assert np.corrcoef(before, policy.scores("user-1", context, found))[0, 1] > 0.98
+    teach(203, 400, at=value)
+    for more in ({}, {"at": value}):
+        scores = policy.scores("user-1", context | more, found)
+        assert np.isfinite(scores).all() and np.abs(scores).max() < 5
+        assert np.corrcoef(scores, found.x[:, 0] > 0)[0, 1] > 0.6
+
+
 def test_a_largest_reward_must_be_above_zero():
     with pytest.raises(ValueError, match="largest_reward must be above 0"):
         Vowpal(largest_reward=0.0)

@@ -12,7 +12,7 @@ from aiokafka import ConsumerRecord
 from aiokafka.partitioner import DefaultPartitioner
 from msgspec import Struct
 
-from models.events import Event, InvalidMessageError, Tick, decode_event
+from models.events import DAY, Event, InvalidMessageError, Tick, read_event
 from stream.kafka.topics import Topics
 from stream.settings import Settings
 from stream.torture.checker.downtime import Downtime, downtimes
@@ -21,7 +21,6 @@ from stream.torture.checker.journal import digest, entries
 from stream.torture.checker.logs import count, topic_messages
 from stream.torture.checker.observed import ObservedDeadLetters, ObservedRankings, ObservedRecords
 
-DAY = 86_400_000
 NOTED = 10  # examples that are spelled out
 Told = Callable[[int], None]
 
@@ -122,7 +121,7 @@ class Checker:
 
     def _read(self, message: ConsumerRecord) -> tuple[Event | None, str]:
         try:
-            event = decode_event(message.value or b"")
+            event = read_event(message.value or b"", message.timestamp)
         except InvalidMessageError:
             return None, "invalid: "
         if event.at > message.timestamp + DAY:
