@@ -31,13 +31,14 @@ async def current_identity(settings: Settings) -> Begin:
     finally:
         await client.close()
     there = [topic for topic in told["topics"] if not topic["error_code"]]
+    counts = {topic["topic"]: len(topic["partitions"]) for topic in there}
     ids = {topic["topic"]: topic["topic_id"].hex() for topic in there if "topic_id" in topic}
     return Begin(
         fold=settings.fold_hash(),
         learning=settings.learning(),
         joining=settings.joining(),
         rules=settings.attribution_rules().digest,
-        partitions=settings.partitions,
+        partitions=counts.get(topics.events, settings.partitions),
         cluster=(told["cluster_id"] or "") if ids else "",
         topics=ids,
     )
@@ -68,8 +69,10 @@ def check_identity(log: Begin, found: Begin) -> None:
             )
     if log.partitions != found.partitions:
         raise LogMismatchError(
-            f"the log began with {log.partitions} partitions, and RANKLOOP_PARTITIONS is "
-            f"{found.partitions}: it is fixed for a log's life"
+            f"the log began with {log.partitions} partitions of events, and there are "
+            f"{found.partitions}: the number is fixed for a log's life, since it says which one is "
+            "a user's, and none can be taken away. Start a new log under another "
+            "RANKLOOP_TOPIC_PREFIX and RANKLOOP_GROUP"
         )
     if log.rules != found.rules:
         told = differences(found.joining, log.joining, {}, "in the log") if log.joining else []

@@ -9,10 +9,11 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.events import Begin, Champion, Mark, encode
-from stream.kafka.identity import check_identity, current_identity
+from stream.kafka.authorization import AuthorizationDeniedError, BrokerUnavailableError
+from stream.kafka.identity import LogMismatchError, check_identity, current_identity
 from stream.kafka.producer import ProduceError, Producer, ProducerRecord
 from stream.kafka.reader import TopicReader
-from stream.kafka.topics import Topics
+from stream.kafka.topics import Topics, mismatches
 from stream.settings import Settings
 from stream.worker.partitions import Partitions
 from stream.worker.snapshotter import LearnerSnapshotter
@@ -55,11 +56,22 @@ class LogMonitor:
             await asyncio.sleep(SECONDS)
             try:
                 check_identity(self.log, await current_identity(self.settings))
+                await self._check_topics()
                 await self._reach()
                 await self._mark()
                 await self._promote()
             except (KafkaError, OSError, TimeoutError) as error:
                 log.info("the log was not looked at", extra={"reason": str(error)})
+
+    async def _check_topics(self) -> None:
+        """Whether the topics are as they were at the door: partitions and settings."""
+        try:
+            wrong = await mismatches(self.settings)
+        except (AuthorizationDeniedError, BrokerUnavailableError) as error:  # BrokerMonitor's
+            log.info("the topics were not looked at", extra={"reason": str(error)})
+            return
+        if wrong:
+            raise LogMismatchError("; ".join(wrong))
 
     async def _reach(self) -> None:
         """Whether a restart would find what it needs: else retention outran snapshots."""

@@ -1,7 +1,10 @@
 """What publishes and where to: connections owned, sizes kept, topics as they must be."""
 
 import asyncio
+import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from stream.kafka.producer import (
 )
 from stream.kafka.topics import TopicMismatchError, Topics, create
 from stream.local.process import free_port
+from stream.local.servers import find_java
 from stream.local.stack import Stack
 from stream.settings import Settings
 from tests.conftest import Kafka
@@ -105,33 +109,64 @@ def test_who_publish_first_at_once_share_one_producer(
     assert len(producers) == 1
 
 
+COMPACT = {"cleanup.policy": "compact"}
+OURS = {"message.timestamp.type": "LogAppendTime"}
+GOOD = {"retention.ms": "-1", "retention.bytes": "-1"}
+LARGE = {"max.message.bytes": "2004096"}
 WRONG: dict[str, tuple[str, int, dict[str, str], str]] = {
-    "partitions of events": ("events", 3, {}, "has 3 partitions, and must have 4; set RANKLOOP_"),
-    "partitions of items": ("items", 3, {}, "must have 1; use another RANKLOOP_TOPIC_PREFIX"),
-    "producers' times": ("events", 4, {}, "message.timestamp.type=LogAppendTime"),
-    "producers' times of items": (
+    "partitions of events": ("events", 3, OURS, "has 3 partitions, and must have 4; if the log"),
+    "partitions of rankings": ("rankings", 3, {}, "must have 4; if the log is new, set RANKLOOP_"),
+    "partitions of items": ("items", 3, COMPACT | OURS, "must have 1; partitions that were added"),
+    "partitions of dead letters": (
+        "deadletters",
+        2,
+        LARGE,
+        "1; delete it and run",
+    ),
+    "events by their producers' times": ("events", 4, {}, "message.timestamp.type=LogAppendTime"),
+    "items by their producers' times": (
         "items",
         1,
-        {"cleanup.policy": "compact"},
+        COMPACT,
         "message.timestamp.type=LogAppendTime",
     ),
-    "items that are not compacted": (
+    "items that are not compacted": ("items", 1, OURS, "cleanup.policy=compact"),
+    "items that go in time, too": (
         "items",
         1,
-        {"message.timestamp.type": "LogAppendTime"},
-        "cleanup.policy=delete, and must have compact",
+        OURS | {"cleanup.policy": "compact,delete"},
+        "has cleanup.policy=compact,delete, and must have cleanup.policy=compact",
     ),
-    "vectors that are not compacted": (
-        "embeddings",
-        1,
-        {"message.timestamp.type": "LogAppendTime"},
-        "cleanup.policy=compact",
+    "vectors that are not compacted": ("embeddings", 1, OURS, "cleanup.policy=compact"),
+    "events that are compacted": ("events", 4, OURS | COMPACT, "cleanup.policy=delete"),
+    "events that are compacted, too": (
+        "events",
+        4,
+        OURS | {"cleanup.policy": "delete,compact"},
+        "has cleanup.policy=delete,compact, and must have cleanup.policy=delete",
     ),
-    "what was learned goes in time": ("feedback", 1, {}, "retention.ms=604800000, and must have"),
+    "events that go too soon": (
+        "events",
+        4,
+        OURS | {"retention.ms": "60000"},
+        "has retention.ms=60000, and must have retention.ms=1320000",
+    ),
+    "rankings that are compacted": ("rankings", 4, COMPACT, "cleanup.policy=delete"),
+    "rankings that go too soon": ("rankings", 4, {"retention.ms": "60000"}, "retention.ms=1320000"),
+    "rankings that do not fit": (
+        "rankings",
+        4,
+        {"max.message.bytes": "100000"},
+        "max.message.bytes=1000000",
+    ),
+    "feedback that is compacted": ("feedback", 1, GOOD | COMPACT, "cleanup.policy=delete"),
+    "dead letters that are compacted": ("deadletters", 1, LARGE | COMPACT, "cleanup.policy=delete"),
+    "dead letters that do not fit": ("deadletters", 1, {}, "max.message.bytes=2004096"),
+    "what was learned goes in time": ("feedback", 1, {}, "--add-config retention.ms=-1"),
     "what was learned goes by size": (
         "feedback",
         1,
-        {"retention.ms": "-1", "retention.bytes": "1000000"},
+        GOOD | {"retention.bytes": "1000000"},
         "retention.bytes=-1",
     ),
 }
@@ -155,8 +190,39 @@ def test_a_topic_of_the_wrong_shape_is_refused_with_its_remedy(
         with pytest.raises(TopicMismatchError) as refused:
             await create(settings)
         assert remedy in str(refused.value)
+        assert f"topic {topic_prefix}.{name} has" in str(refused.value)
+        assert str(refused.value).count("and must have") == 1  # nothing else is wrong
 
     asyncio.run(run())
+
+
+@pytest.mark.kafka
+def test_the_command_that_is_told_mends_the_topics(
+    apache_kafka: Kafka, topic_prefix: str, kafka_home: Path
+) -> None:
+    settings = Settings(brokers=apache_kafka.brokers, topic_prefix=topic_prefix)
+
+    async def spoil() -> None:
+        admin = AIOKafkaAdminClient(**settings.aiokafka_options())
+        await admin.start()
+        spoilt = [
+            NewTopic(f"{topic_prefix}.feedback", 1, 1, None, COMPACT),
+            NewTopic(f"{topic_prefix}.rankings", 4, 1, None, COMPACT),
+        ]
+        try:
+            await admin.create_topics(spoilt)
+        finally:
+            await admin.close()
+
+    asyncio.run(spoil())
+    with pytest.raises(TopicMismatchError) as refused:
+        asyncio.run(create(settings))
+    told = re.findall(r"kafka-configs\.sh [^;]*", str(refused.value))
+    assert len(told) == 2  # all that is wrong is told at once
+    for command in told:
+        tool = [find_java(), "-cp", str(kafka_home / "libs" / "*"), "kafka.admin.ConfigCommand"]
+        subprocess.run([*tool, *command.split()[1:]], check=True, capture_output=True)
+    assert set(asyncio.run(create(settings)).values()) == {"created", "exists"}
 
 
 @pytest.mark.kafka
