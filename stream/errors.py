@@ -11,6 +11,7 @@
       LogError                       the worker must stop: no retry helps
         LogTruncatedError                                                stream.kafka.reader
         LogMismatchError                                                 stream.kafka.identity
+        UnreadableBatchError                                             stream.kafka.consumer
         AuthorizationDeniedError                                         stream.kafka.authorization
         SnapshotMismatchError                                            stream.storage.tensor_file
         DigestMismatchError                                              stream.worker.engine

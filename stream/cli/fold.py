@@ -77,7 +77,7 @@ async def read_feedback(settings: Settings, take: Callable[[int, bytes], None]) 
     from stream.kafka.reader import TopicReader
     from stream.kafka.topics import Topics
 
-    reader = TopicReader(settings.aiokafka_options())
+    reader = TopicReader(settings)
     feedback = TopicPartition(Topics(settings.topic_prefix).feedback, 0)
     try:
         await reader.start()

@@ -15,6 +15,7 @@ from agents.partition import ReceivedMessage
 from models.events import InvalidMessageError
 from stream.datasets.log_files import read_lines
 from stream.kafka import authorization as access
+from stream.kafka.consumer import committed_consumer
 from stream.kafka.reader import LogTruncatedError, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
@@ -75,8 +76,8 @@ class KafkaLogs:
                 runner.run(reader.stop())
 
     async def _open(self, name: str, partitions: list[TopicPartition]) -> AIOKafkaConsumer:
-        reader = AIOKafkaConsumer(
-            **self._settings.aiokafka_options(),
+        reader = committed_consumer(
+            self._settings,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -89,14 +90,13 @@ class KafkaLogs:
         return reader
 
     async def _bounds(self) -> dict[str, dict[TopicPartition, tuple[int, int]]]:
-        options = self._settings.aiokafka_options()
         found = await access.partitions(self._settings, self._names.values())
         counts = {name: count for name, count in found.items() if count}
         if missing := [name for name in self._names.values() if name not in counts]:
             raise FileNotFoundError(
                 f"no topic {', '.join(missing)}; set RANKLOOP_BROKERS and RANKLOOP_TOPIC_PREFIX"
             )
-        reader = AIOKafkaConsumer(**options, group_id=None)
+        reader = committed_consumer(self._settings, group_id=None)
         await reader.start()
         try:
             bounds: dict[str, dict[TopicPartition, tuple[int, int]]] = {}

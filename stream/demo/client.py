@@ -24,7 +24,8 @@ from models.events import (
     encode,
 )
 from stream.datasets.publish import producer_record
-from stream.errors import UserError
+from stream.errors import LogError, UserError
+from stream.kafka.consumer import committed_consumer
 from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.topics import Topics
 from stream.settings import Settings
@@ -53,9 +54,7 @@ async def embed_through(
 ) -> tuple[Embedding, ...]:
     """Publish items and wait until the workers have embedded them; in the items' order."""
     topic = TopicPartition(Topics(settings.topic_prefix).embeddings, 0)
-    reader = AIOKafkaConsumer(
-        **settings.aiokafka_options(), group_id=None, auto_offset_reset="earliest"
-    )
+    reader = committed_consumer(settings, group_id=None, auto_offset_reset="earliest")
     publish = Producer(settings.aiokafka_options())
     await reader.start()
     found: dict[str, Embedding] = {}
@@ -91,22 +90,20 @@ class Client:
     async def reading(cls, settings: Settings) -> AsyncIterator["Client"]:
         """A customer for as long as the block lasts."""
         topic = Topics(settings.topic_prefix).rankings
-        consumer = AIOKafkaConsumer(
-            **settings.aiokafka_options(), group_id=None, auto_offset_reset="latest"
-        )
-        await consumer.start()
+        reader = committed_consumer(settings, group_id=None, auto_offset_reset="latest")
+        await reader.start()
         partitions = [TopicPartition(topic, n) for n in range(settings.partitions)]
-        consumer.assign(partitions)
-        await consumer.seek_to_end(*partitions)
+        reader.assign(partitions)
+        await reader.seek_to_end(*partitions)
         for partition in partitions:  # where "now" is, before anything is asked
-            await consumer.position(partition)
-        customer = cls(consumer)
+            await reader.position(partition)
+        customer = cls(reader)
         task = asyncio.create_task(customer._read())
         try:
             yield customer
         finally:
             task.cancel()
-            await consumer.stop()
+            await reader.stop()
 
     def expect(self, id: str) -> asyncio.Future[Decision]:
         """The first ranking for a request, once it has been read."""
@@ -120,7 +117,7 @@ class Client:
                 waiting = self._waiting.pop(decision.id, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(decision)
-        except (InvalidMessageError, KafkaError) as error:
+        except (InvalidMessageError, KafkaError, LogError) as error:
             for waiting in self._waiting.values():
                 waiting.set_exception(NoAnswerError(f"the rankings cannot be read: {error}"))
 

@@ -18,12 +18,12 @@ MAX_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES  # of a value in dead letters; their to
 
 
 class ProducerRecord(Struct, frozen=True):
-    """A message to publish."""
+    """A message to publish, to the only partition of its topic where none is named."""
 
     topic: str
     value: bytes
     key: bytes | None = None
-    partition: int | None = None
+    partition: int = 0
     headers: tuple[tuple[str, bytes], ...] = ()
 
 

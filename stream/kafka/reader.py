@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
@@ -12,6 +11,8 @@ from agents.errors import UnknownRecordTypeError
 from agents.partition import ReceivedMessage
 from models.events import Decision, InvalidMessageError, NewerVersionError, decode_decision
 from stream.errors import LogError
+from stream.kafka.consumer import committed_consumer
+from stream.settings import Settings
 
 OnRecord = Callable[[ConsumerRecord], None]
 log = logging.getLogger(__name__)
@@ -28,8 +29,8 @@ class TopicReader:
     raises stops `run` as well: a message is never skipped.
     """
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self._options = options
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._consumer: AIOKafkaConsumer | None = None
         self._takes: dict[TopicPartition, OnRecord] = {}
         self.positions: dict[TopicPartition, int] = {}
@@ -40,8 +41,8 @@ class TopicReader:
 
     async def start(self) -> None:
         """Connect; call before anything else."""
-        self._consumer = AIOKafkaConsumer(
-            **self._options,
+        self._consumer = committed_consumer(
+            self._settings,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",

@@ -7,12 +7,13 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from models.events import encode
+from stream.kafka.consumer import committed_consumer
 from stream.kafka.topics import Topics, create
 from stream.local.process import StackError
 from stream.local.stack import Stack
@@ -267,7 +268,7 @@ class TortureRun:
         """The ends of the events' partitions, and of feedback."""
         events = [TopicPartition(self.topics.events, n) for n in range(self.settings.partitions)]
         feedback = TopicPartition(self.topics.feedback, 0)
-        reader = AIOKafkaConsumer(**self.settings.aiokafka_options(), group_id=None)
+        reader = committed_consumer(self.settings, group_id=None)
         await reader.start()
         try:
             ends = await reader.end_offsets([*events, feedback])

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream.kafka.consumer import committed_consumer
 from stream.settings import Settings
 
 
@@ -23,7 +24,7 @@ async def publish_raw(
 
 def raw_consumer(settings: Settings) -> AIOKafkaConsumer:
     """A client that reads without a group; it is not started."""
-    return AIOKafkaConsumer(**settings.aiokafka_options(), group_id=None, auto_offset_reset="none")
+    return committed_consumer(settings, group_id=None, auto_offset_reset="none")
 
 
 async def tail(settings: Settings, tp: TopicPartition, count: int = 50) -> list[ConsumerRecord]:

@@ -20,6 +20,7 @@ from models.base import Encoder
 from stream import build
 from stream.errors import LogError
 from stream.kafka.authorization import Permission, check_permissions
+from stream.kafka.consumer import commit_faust
 from stream.kafka.health import BrokerMonitor, required_permissions, wait_for_broker
 from stream.kafka.membership import claim, take_over
 from stream.kafka.patches import bound_tls_close, limit_idle_fetches
@@ -76,6 +77,7 @@ def run_worker(settings: Settings, switch: bool = False) -> None:
         mode.loop.use("uvloop")
     limit_idle_fetches()
     bound_tls_close()
+    commit_faust()
     port = settings.web_port or free_port()
     settings = msgspec.structs.replace(settings, web_port=port)
     client_id = claim(Path(settings.data_dir))
@@ -92,8 +94,9 @@ def run_worker(settings: Settings, switch: bool = False) -> None:
     monitor = BrokerMonitor(settings, permissions, client_id)
 
     def finish() -> int:
-        if not why and isinstance(process.crash_reason, KafkaError):  # Faust's consumer was refused
-            why.append(asyncio.run(monitor.explain(process.crash_reason)))
+        crash = process.crash_reason  # of Faust's consumer
+        if not why and isinstance(crash, (KafkaError, LogError)):
+            why.append(asyncio.run(monitor.explain(crash)))
         if why:
             log.critical("stopped: %s", "; ".join(why))
         return 1 if why or process.crash_reason else 0

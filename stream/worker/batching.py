@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from agents.partition import Commands
+from stream.kafka.consumer import committed_consumer
 from stream.kafka.identity import LogMismatchError
 from stream.settings import Settings
 from stream.worker.assignment import AssignedPartition
@@ -27,9 +28,8 @@ Batches = list[tuple[AssignedPartition, list[ConsumerRecord]]]
 def group_consumer(settings: Settings, client_id: str) -> AIOKafkaConsumer:
     """The member of the group that reads events; offsets are committed by hand."""
     timeout = int(settings.session_timeout_seconds * 1000)
-    options: dict[str, Any] = settings.aiokafka_options()
-    return AIOKafkaConsumer(
-        **options,
+    return committed_consumer(
+        settings,
         client_id=client_id,
         group_id=f"{settings.group}-partitions",
         enable_auto_commit=False,

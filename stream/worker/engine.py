@@ -66,7 +66,6 @@ class Engine:
         client_id: str = "rankloop",
         switch: bool = False,
     ) -> None:
-        options = settings.aiokafka_options()
         self.settings = settings
         self.client_id = client_id
         self.role = settings.worker_role
@@ -78,7 +77,7 @@ class Engine:
         self.encoder = encoder
         self.rankings = rankings
         self.ranking_writer = RankingWriter(rankings)
-        self.reader = TopicReader(options)
+        self.reader = TopicReader(settings)
         self.snapshotter = LearnerSnapshotter(
             settings,
             self.parts.learner,
@@ -88,7 +87,7 @@ class Engine:
             lambda: build.learner(settings),
             self._renewed,
         )
-        self.publish = Producer(options)
+        self.publish = Producer(settings.aiokafka_options())
         self.attribution_snapshotter = AttributionSnapshotter(
             open_attribution_snapshots(settings), settings.restore_events
         )

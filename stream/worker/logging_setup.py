@@ -8,6 +8,8 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
+from stream.errors import LogError
+
 _OWN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "data"}
 
 
@@ -48,7 +50,7 @@ class OneLineErrors(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
             return False  # Faust stops a thread that has ended, as it was to
-        if isinstance(error, (KafkaError, asyncio.CancelledError)):
+        if isinstance(error, (KafkaError, LogError, asyncio.CancelledError)):
             record.exc_info = record.exc_text = None
             said = record.getMessage().split("\n", 1)[0]
             record.msg, record.args = said if repr(error) in said else f"{said} ({error!r})", ()

@@ -14,6 +14,7 @@ from agents.attribution import Attribution
 from agents.bookmark import Bookmark, decode_bookmark
 from agents.errors import DivergedError
 from agents.partition import Command, Commands, Partition, ReadRankings
+from stream.kafka.consumer import committed_consumer
 from stream.kafka.reader import LogTruncatedError, decision_of, received_messages
 from stream.kafka.topics import Topics
 from stream.settings import Settings
@@ -56,9 +57,7 @@ async def restore(
     number, topics = partition.attribution.partition, Topics(settings.topic_prefix)
     events = TopicPartition(topics.events, number)
     rankings = TopicPartition(topics.rankings, number)
-    reader = AIOKafkaConsumer(
-        **settings.aiokafka_options(), group_id=None, auto_offset_reset="none"
-    )
+    reader = committed_consumer(settings, group_id=None, auto_offset_reset="none")
     await reader.start()
     try:
         starts = await reader.beginning_offsets([events, rankings])
@@ -141,8 +140,8 @@ class HistoryReader:
             for messages in batches.values():
                 known = received_messages([m for m in messages if m.offset < commit.offset])
                 await drive(self.partition.restore(known), self._read_back)
-                done = messages[-1].offset + 1
                 count += len(known)
+            done = await self.reader.position(self.events.tp)  # past what leaves no message
         while not self.lost() and await self._read_back(ReadRankings()):
             pass
         if not self.lost():
@@ -163,7 +162,7 @@ class HistoryReader:
             for message in messages:
                 if decision := decision_of(message):
                     self.partition.attribution.decided(decision, message.offset)
-                self._position = message.offset + 1
+        self._position = await self.reader.position(self.rankings.tp)
         return True
 
 

@@ -750,7 +750,7 @@ def test_what_came_while_learning_was_held_is_read_again_in_its_order(deployment
     where, options = TopicPartition(topic, 0), loop.settings.aiokafka_options()
 
     async def held() -> None:
-        reader = TopicReader(options)
+        reader = TopicReader(loop.settings)
         await reader.start()
         reader.subscribe(where, 0, lambda message: taken.append(message.offset))
         running = asyncio.create_task(reader.run())

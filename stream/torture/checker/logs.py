@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from stream.kafka.consumer import committed_consumer
 from stream.settings import Settings
 
 
@@ -37,8 +38,8 @@ def count(settings: Settings, topic: str, partitions: int) -> int:
 
 
 async def _opened(settings: Settings, tps: list[TopicPartition]) -> AIOKafkaConsumer:
-    reader = AIOKafkaConsumer(
-        **settings.aiokafka_options(),
+    reader = committed_consumer(
+        settings,
         group_id=None,
         auto_offset_reset="none",
         max_partition_fetch_bytes=4 << 20,
