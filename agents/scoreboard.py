@@ -34,14 +34,14 @@ class Score(Struct, frozen=True):
 
     `value` holds its mean at any time with probability LEVEL; `ahead`, what it earned more than the
     champion on the same rankings, does so for all challengers at once, for as long as one champion
-    lasts. Early rankings weigh more in both (`RunningInterval`). `effective`: Kish's sample size
-    of the weights; `weight`: their mean, 1 if the champion shows all that the challenger would;
-    `cut`: the share that was cut.
+    lasts. Both are None before the first outcome: nothing is known then. Early rankings weigh more
+    in both (`RunningInterval`). `effective`: Kish's sample size of the weights; `weight`: their
+    mean, 1 if the champion shows all that the challenger would; `cut`: the share that was cut.
     """
 
     policy: str
     outcomes: int
-    value: Interval
+    value: Interval | None
     ahead: Interval | None
     effective: float
     weight: float
@@ -82,7 +82,7 @@ class Scoreboard:
     >>> slot = OutcomeSlot(item="film", position=0, propensity=0.5, reward=1.0)
     >>> board.count(Outcome(id="r", user="u", at=1, status="complete", policy="popular", model=0,
     ...     slots=(slot,), source=Source(0, 0, 0), weights={"bandit": (1.5,)}))
-    >>> [(score.policy, score.value.mean) for score in board.scores()]
+    >>> [(score.policy, score.value and score.value.mean) for score in board.scores()]
     [('popular', 1.0), ('bandit', 1.5)]
     """
 
@@ -158,14 +158,15 @@ class Scoreboard:
     def scores(self) -> list[Score]:
         """The champion's, then the challengers' in their order."""
         board, n = self.board, self.board.own.bets.count
-        found = [Score(board.champion, n, board.own.interval, None, float(n), 1.0, 0.0)]
+        own = board.own.interval if n else None
+        found = [Score(board.champion, n, own, None, float(n), 1.0, 0.0)]
         for name, row in board.rows.items():
             found.append(
                 Score(
                     policy=name,
                     outcomes=n,
-                    value=row.value.interval,
-                    ahead=row.ahead.interval,
+                    value=row.value.interval if n else None,
+                    ahead=row.ahead.interval if n else None,
                     effective=row.weights**2 / row.squares if row.squares else 0.0,
                     weight=row.weights / n if n else 0.0,
                     cut=row.cut / row.slots if row.slots else 0.0,

@@ -40,6 +40,13 @@ def show(settings: Settings) -> None:
         click.echo("no challengers: name some in RANKLOOP_CHALLENGERS")
         return
     scores = board.scores()
+    if not scores[0].outcomes:
+        names = ", ".join(score.policy for score in scores[1:])
+        click.echo(
+            f"no outcomes yet: {ledger.champion} and its challengers ({names}) are judged once a "
+            "ranking of this champion has closed (horizon_seconds)"
+        )
+        return
     Console(width=120, highlight=False).print(score_table(scores))
     for line in score_lines(scores):
         click.echo(line)
@@ -113,8 +120,8 @@ def score_table(scores: "list[Score]") -> Table:
     for score in scores:
         made.add_row(
             score.policy,
-            str(score.value),
-            str(score.ahead) if score.ahead else "champion",
+            str(score.value or "no outcomes yet"),
+            str(score.ahead or ("no outcomes yet" if score is not scores[0] else "champion")),
             f"{score.effective:,.0f}",
             f"{score.weight:.3f}",
             f"{score.cut:.1%}",

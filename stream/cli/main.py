@@ -17,8 +17,10 @@ from stream.cli.fold import fold
 from stream.cli.imports import imports
 from stream.cli.offline import compare, evaluate, finetune, regret, replay, simulate
 from stream.cli.snapshots import snapshots
+from stream.errors import RankloopError
 from stream.settings import Settings, settings_table
 
+log = logging.getLogger(__name__)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -124,7 +126,14 @@ def worker(context: click.Context, web_port: int | None, role: str | None, switc
             f"--switch is for a worker that learns, got role {settings.role}; start one of role "
             "all or learn with it"
         )
-    run_worker(settings, switch)
+    try:
+        run_worker(settings, switch)
+    except Exception as error:
+        if not settings.log_json:
+            raise
+        ours = isinstance(error, (RankloopError, OSError, ValueError))
+        log.critical("stopped: %s", error, exc_info=None if ours else error)
+        context.exit(error.exit_code if isinstance(error, RankloopError) else 1)
 
 
 @main.command()

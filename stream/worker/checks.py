@@ -55,11 +55,13 @@ class WorkerChecks:
         }
 
     def look(self, now: float) -> None:
-        """Take a sample of the ends of logs: how long each is behind is known from these alone."""
+        """Sample the ends of logs, to know for how long each is behind; say what is due."""
         ends = self._engine.ends()
         self._clocks = {name: self._clocks.get(name) or LagClock() for name in ends}
         found = {name: self._clocks[name](now, *where) for name, where in ends.items()}
         self._behind = {name: seconds for name, seconds in found.items() if seconds}
+        for letters in (self._engine.partitions.dead_letters, self._engine.embedded.letters):
+            letters.say(now)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: see `MetricsCollector`."""

@@ -14,6 +14,7 @@ from models.bert_encoder import embed
 from models.events import Embedding, InvalidMessageError, Item, encode, read_item
 from stream.kafka.producer import Producer, ProducerRecord, dead_letter
 from stream.kafka.topics import Topics
+from stream.worker.dead_letters import DeadLetterLog
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class EmbeddingCounters(Struct):
     items: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter[str])  # dead letters by reason
     seconds: float = 0.0  # that the text model worked
+    letters: DeadLetterLog = field(default_factory=DeadLetterLog)
     since: float | None = None  # when the batch under way began, if there is one
 
     def busy_seconds(self, now: float) -> float:
@@ -45,12 +47,12 @@ async def embed_items(
     Faust acknowledges the batch even if this raises, so it must not: it tries until it is done.
     """
     letters: list[ProducerRecord] = []
-    reasons: Counter[str] = Counter()
+    refused: list[tuple[int, str]] = []
 
     def refuse(event: EventT, reason: str) -> None:
         value, offset = event.value or b"", event.message.offset
         letters.append(dead_letter(topics, topics.items, 0, offset, value, reason))
-        reasons[reason.partition(":")[0]] += 1
+        refused.append((offset, reason))
 
     usable: list[tuple[EventT, Item]] = []
     for event in batch:
@@ -79,7 +81,9 @@ async def embed_items(
     await publish.until_done(letters + vectors)
     done.since = None
     done.items += len(made)
-    done.dead_letters += reasons
+    for offset, reason in refused:
+        done.dead_letters[reason.partition(":")[0]] += 1
+        done.letters.add(topics.items, 0, offset, reason, time.monotonic())
 
 
 def key(embedding: Embedding) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import sys
+from types import TracebackType
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -82,6 +83,13 @@ class RepeatFilter(logging.Filter):
         return True
 
 
+def _log_exception(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        logging.getLogger("stream").critical("ended by an error", exc_info=(kind, error, trace))
+
+
 def configure(level: str, as_json: bool) -> None:
     """Log to stderr; the libraries' own news from WARNING up."""
     handler = logging.StreamHandler(sys.stderr)
@@ -90,5 +98,8 @@ def configure(level: str, as_json: bool) -> None:
     handler.addFilter(OneLineErrors())
     handler.setFormatter(JsonFormatter() if as_json else text)
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)
+    if as_json:  # what Python itself would write between the lines, too
+        logging.captureWarnings(True)
+        sys.excepthook = _log_exception
     for name in ("stream", "agents", "policies", "models"):
         logging.getLogger(name).setLevel(level)

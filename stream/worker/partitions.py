@@ -31,6 +31,7 @@ from stream.settings import Settings
 from stream.worker.assignment import AssignedPartition, PartitionLostError
 from stream.worker.batching import ROUND, BatchSizer, check_gap, group_consumer, lag, poll_fairly
 from stream.worker.counters import PartitionCounters
+from stream.worker.dead_letters import DeadLetterLog
 from stream.worker.restore import drive, last_commit, restore
 from stream.worker.snapshotter import AttributionSnapshotter
 
@@ -67,6 +68,7 @@ class Partitions(ConsumerRebalanceListener):
         self.batch_sizer = BatchSizer(
             settings.batch_events, min(ROUND, settings.session_timeout_seconds / 16)
         )
+        self.dead_letters = DeadLetterLog()
         self._busy = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._restoring: set[asyncio.Task[None]] = set()
@@ -91,6 +93,7 @@ class Partitions(ConsumerRebalanceListener):
             await self.attribution_snapshotter.finish(self.assigned.values())
             for number in list(self.assigned):
                 self._abandon(number)
+        self.dead_letters.finish()
         if self._consumer is not None:
             await self._consumer.stop()
 
@@ -285,6 +288,9 @@ class Partitions(ConsumerRebalanceListener):
                         for m, reason in letters
                     ]
                 )
+                for m, reason in letters:
+                    where = topics.events, number, m.offset
+                    self.dead_letters.add(*where, reason, time.monotonic())
             case Commit():
                 owned.commit = command
         return None

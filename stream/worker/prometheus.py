@@ -237,7 +237,7 @@ class MetricsCollector:
         )
 
     def scoreboard(self) -> Iterator[Metric]:
-        """What the champion earns and its challengers would, if there are any."""
+        """What the champion earns and its challengers would; NaN before the first outcome."""
         scores = self._snapshotter.learner.scores()
         if not scores:
             return
@@ -270,9 +270,9 @@ class MetricsCollector:
                 says,
                 ("policy", "bound"),
                 (
-                    (policy, bound, getattr(found, bound))
+                    (policy, bound, getattr(getattr(score, name), bound, "NaN"))
                     for policy, score in each
-                    if (found := getattr(score, name)) is not None
+                    if name == "value" or policy != champion
                     for bound in ("mean", "low", "high")
                 ),
             )

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from models.events import Fold, Request, encode
+from models.events import Fold, Item, Request, encode
+from stream.kafka.topics import owner
 from tests.conftest import Kafka
 from tests.support.kafka_helpers import Deployment, now
 from tests.support.kafka_worker import ROOT, Worker, eventually
@@ -148,3 +150,47 @@ def test_a_worker_without_a_partition_says_that_it_is_idle(
         note = json.loads(one.page("/readyz")[1])["notes"]["idle"]
         assert "no partition is assigned to this worker: there are 1" in note
         eventually(lambda: lines(one, "INFO", " ready partitions=[]"), "its log says so")
+
+
+@pytest.mark.kafka
+def test_every_line_of_a_worker_is_json_and_dead_letters_show_in_it(
+    kafka: Kafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    chosen = SMALL | {"log_json": "true", "challengers": "popular", "scoreboard_max_reward": 1}
+    with Deployment(kafka.brokers, topic_prefix, tmp_path, **chosen) as loop:
+        [worker] = loop.ready()
+        loop.stock(3)
+        assert "no outcomes yet: bandit and its challengers (popular)" in run(
+            loop, "champion", "show"
+        )
+        metrics = worker.page("/metrics")[1]
+        assert 'rankloop_policy_ahead{bound="mean",policy="popular"} NaN' in metrics
+        assert worker.status()["scoreboard"][1]["ahead"] is None
+        loop.send(b"poison", partition=0)
+        loop.send(encode(Item(id="a", at=1)).replace(b"item", b"junk"), topic=loop.topics.items)
+        wrong = 1 - owner("ann", 2)
+        loop.send(encode(Request(id="r", user="ann", at=now())), partition=wrong)
+
+        def letters() -> dict[str, dict[str, Any]] | None:
+            said = [json.loads(line) for line in worker.log.read_text().splitlines()]
+            found = {
+                f"{one['topic']} {one['reason']}": one
+                for one in said
+                if one["event"].startswith("dead letters")
+            }
+            return found if len(found) == 3 else None
+
+        said = eventually(letters, "three reasons are in the log")
+        misrouted = said[f"{loop.topics.events} misrouted"]
+        assert (misrouted["level"], misrouted["count"]) == ("WARNING", 1)
+        assert misrouted["partition"] == wrong
+        assert "partitioner=murmur2_random" in misrouted["hint"]
+        assert said[f"{loop.topics.items} invalid"]["offset"] == 3
+        assert "poison" not in worker.log.read_text()
+        assert worker.stop() == 0
+        written = worker.log.read_text().splitlines()
+        assert [json.loads(line)["level"] for line in written]
+        with with_settings(loop, partitions=3):  # refused before there is a loop
+            other = loop.worker()
+            assert other.ended() == 1
+        assert "partitions" in json.loads(other.log.read_text().splitlines()[-1])["event"]

@@ -127,7 +127,7 @@ def test_a_challengers_value_is_what_it_would_have_earned() -> None:
     for outcome in users.rankings(6_000, 7):
         board.count(outcome)
     own, score = board.scores()
-    assert score.ahead is not None
+    assert own.value and score.value and score.ahead
     gain = users.value(other) - users.value(champion)
     assert gain > 0.1
     for found, truth in (
@@ -401,6 +401,7 @@ def test_rewards_and_weights_are_cut_from_the_top_of_a_ranking() -> None:
         )
     )
     own, other = board.scores()
+    assert own.value and other.value
     assert own.value.mean == pytest.approx(2.0)  # 0 + 1 + 1 + 0
     assert other.value.mean == pytest.approx(1 * 2.0 + 1 * 3.0)
     assert (other.cut, other.weight) == (0.25, (1 + 2 + 3 + 0.5) / 4)
