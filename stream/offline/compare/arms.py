@@ -1,7 +1,9 @@
 """What `rankloop compare` compares: rankers that differ in the parts they have, and no more.
 
 An arm knows, finds and pays for its own parts alone: what is measured of it is what a system would
-earn and cost that had nothing else. Tags of items are no text: every arm may read them.
+earn and cost that had nothing else. Every arm may read the tags of
+items; an arm with text has them in its vectors as well, since the text model reads title, tags and
+text.
 """
 
 from collections.abc import Callable
