@@ -60,7 +60,7 @@ def settings() -> None:
 @click.option("--events", type=click.IntRange(100), default=30_000, show_default=True)
 @click.pass_context
 def demo(context: click.Context, data: Path | None, requests: int, events: int) -> None:
-    """See it learn: Kafka, a worker, BERT, clicks, and who earned how many. About two minutes.
+    """See it learn: Kafka, a worker, BERT, clicks, and who earned how many. Some three minutes.
 
     Starts a local stack, publishes and embeds a catalogue, replays the first EVENTS of the log with
     REQUESTS spread over them, lets a visitor click what its logged self liked next, compares the

@@ -21,6 +21,7 @@ from policies.base import Policy
 from stream import build
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
+from stream.offline.off_policy import TARGETS
 from stream.offline.prequential import evaluate_prequentially
 from stream.settings import Settings
 from stream.simulation.closed_loop import Run, run
@@ -306,6 +307,7 @@ def scores(policy: Policy) -> Doubles:
 def test_every_table_holds_each_fixed_policy_with_and_without_repeats():
     with_a_list_or_one_slot = {"baseline", "vw_explore"}
     assert {*POLICIES} == {*build.POLICIES} - with_a_list_or_one_slot | {"random"}
+    assert {*TARGETS} < {*build.POLICIES}
     weighed = ("popular", "knn", "mf", "content", "blend")
     assert {f"{name}-repeats" for name in weighed} | {"rate"} < {*POLICIES}
     for name in weighed:
