@@ -25,6 +25,17 @@ class DivergedError(LogError):
     """This worker derives another record than the one that was learned: it must not go on."""
 
 
+class RestartNeededError(LogError):
+    """What a partition needs of its logs is gone: it goes on from a Restart alone.
+
+    `offset`: where to, if nothing that is still in the log is lost by it.
+    """
+
+    def __init__(self, text: str, offset: int | None = None) -> None:
+        super().__init__(text)
+        self.offset = offset
+
+
 class UnknownRecordTypeError(LogError):
     """A record of a type, or a schema version, that this release does not know.
 

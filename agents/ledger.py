@@ -3,7 +3,8 @@
 Rule L4: a record is taken iff its source is above its partition's last one and its `prev` equals
 that partition's chain. A lower source was taken before; anything else is a hole and refused. Who
 writes the log is told by its first `Begin` (L6), who folds it by that and each `Fold` after (L12),
-which policy decides by each `Champion`.
+which policy decides by each `Champion`. A `Restart` is taken as a record before all records of its
+offset would be: those that follow have its chain.
 """
 
 from collections import Counter
@@ -15,7 +16,17 @@ from msgspec import Struct
 
 from agents.errors import UnknownRecordTypeError
 from models.codec import InvalidMessageError, NewerVersionError, chain, too_deep
-from models.events import Begin, Champion, Control, Fold, Mark, Record, Source, decode_feedback
+from models.events import (
+    Begin,
+    Champion,
+    Control,
+    Fold,
+    Mark,
+    Record,
+    Restart,
+    Source,
+    decode_feedback,
+)
 
 Verdict = Literal["learned", "duplicate", "refused", "invalid", "noted"]
 
@@ -25,6 +36,9 @@ class PartitionHead(Struct, frozen=True):
 
     source: Source
     chain: str
+
+
+FIRST = -1  # the index of a Restart: before all records of its event
 
 
 class RecordType(Struct):
@@ -37,7 +51,7 @@ class LedgerState(Struct, frozen=True, kw_only=True):
     `last` is the chain value of the record before the version, to know the log again by (L6);
     `fold` the one in force; `champion` the policy that decides, `former` the one before it, empty
     where no record says so; `folds` are the settings of each fold that was ever in force, where a
-    record tells them.
+    record tells them; `restarts` the last Restart of each partition that had one.
     """
 
     version: int = 0
@@ -49,6 +63,7 @@ class LedgerState(Struct, frozen=True, kw_only=True):
     champion: str = ""
     former: str = ""
     folds: dict[str, dict[str, Any]] = {}
+    restarts: dict[int, PartitionHead] = {}
 
 
 class Ledger:
@@ -76,6 +91,7 @@ class Ledger:
         self.champion = standing.champion or next(iter(self.policies), "")
         self.former = standing.former
         self.folds: dict[str, dict[str, Any]] = dict(standing.folds)  # one a switch
+        self.restarts: dict[int, PartitionHead] = dict(standing.restarts)
 
     def state(self) -> LedgerState:
         """A copy of where it stands."""
@@ -89,6 +105,7 @@ class Ledger:
             champion=self.champion if self.former else "",
             former=self.former,
             folds=dict(self.folds),
+            restarts=dict(self.restarts),
         )
 
     def has(self, source: Source) -> bool:
@@ -134,6 +151,8 @@ class Ledger:
                 return "noted"
             case Mark():
                 return "noted"
+            case Restart():
+                return self._restart(record, data)
             case _:
                 place = self.places.get(record.source.partition)
                 if place is not None and record.source <= place.source:
@@ -147,6 +166,22 @@ class Ledger:
         self.fold = record.fold
         if record.learning:
             self.folds[record.fold] = record.learning
+
+    def _restart(self, record: Restart, data: bytes) -> Verdict:
+        """Only from where its writer saw the partition, and never back: nothing is learned twice.
+
+        Of two at one offset each counts: what the first needed may be gone meanwhile.
+        """
+        partition = record.partition
+        place, source = self.places.get(partition), Source(partition, record.offset, FIRST)
+        if self.begin is None or partition >= self.begin.partitions:
+            return "duplicate"
+        if record.prev != (place.chain if place else "") or (place and source < place.source):
+            return "duplicate"
+        self.places[partition] = self.restarts[partition] = PartitionHead(source, chain(data))
+        topics = self.begin.topics | record.topics
+        self.begin = msgspec.structs.replace(self.begin, topics=topics)
+        return "noted"
 
 
 def _unusable(data: bytes, invalid: InvalidMessageError) -> Verdict:

@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from agents.attribution import Attribution, LearningRecord, RankingTask
 from agents.bookmark import Bookmark
-from agents.errors import DivergedError
-from agents.ledger import Ledger
+from agents.errors import DivergedError, RestartNeededError
+from agents.ledger import Ledger, PartitionHead
 from models.events import (
     DAY,
     Decision,
@@ -22,6 +22,7 @@ from models.events import (
     Source,
     Tick,
     chain,
+    decode_record,
     encode,
     read_event,
 )
@@ -33,8 +34,9 @@ MAX_RECORDS_PER_BATCH = (
     2_000  # of a batch, and those of one event: one tick alone may close a hundred
 )
 OTHERWISE = (
-    "differs from the one learned: another release or other settings wrote this log; "
-    "run that one, or start a new log"
+    "differs from the one learned: another release or other settings wrote this log, or a log it "
+    "was made from has changed; run that release, or go on without what is open: "
+    "`rankloop restart-from earliest`"
 )
 
 
@@ -113,6 +115,7 @@ class Partition:
         self.decide = decide
         self.owner = owner
         self.counts: Counter[str] = Counter()
+        self._agreed = False  # that its records follow what was learned
 
     def restore(self, messages: Sequence[ReceivedMessage]) -> Commands:
         """Fold committed events again, publishing nothing.
@@ -142,7 +145,16 @@ class Partition:
         if missing := attribution.resumed(committed):
             raise DivergedError(
                 f"the decision for the request at offset {missing[0]} is not in the rankings: that "
-                "topic was cut or belongs to another log"
+                "topic was cut or belongs to another log; to go on without what is open: "
+                f"`rankloop restart-from earliest --partition {attribution.partition}`"
+            )
+        if attribution.last is not None and not self.ledger.has(attribution.last):
+            known = f"only up to {place.source}" if place else "nothing of that partition"
+            raise RestartNeededError(
+                f"the group committed up to the record from {attribution.last}, and feedback holds "
+                f"{known}: feedback was cut, made anew or put back from a copy. To go on with "
+                "what it holds, without what is open: `rankloop restart-from earliest --partition "
+                f"{attribution.partition}`"
             )
         if place and place.source == attribution.last and place.chain != attribution.chain:
             raise DivergedError(f"the record from {place.source} {OTHERWISE}")
@@ -207,11 +219,18 @@ class Partition:
     def _agree(self, records: list[LearningRecord]) -> list[LearningRecord]:
         """The records that are not learned yet; what is learned must be what we derive (L8)."""
         place = self.ledger.places.get(self.attribution.partition)
-        if place is None:
-            return records
         for n, record in enumerate(records):
-            if record.source > place.source:
+            if place is None or record.source > place.source:
+                self._follow(record, place)
                 return records[n:]
             if record.source == place.source and chain(record.data) != place.chain:
                 raise DivergedError(f"the record from {record.source} {OTHERWISE}")
         return []
+
+    def _follow(self, record: LearningRecord, place: PartitionHead | None) -> None:
+        """The first new record must follow the last one learned: else all would be refused (L4)."""
+        if self._agreed:
+            return
+        self._agreed = True
+        if decode_record(record.data).prev != (place.chain if place else ""):
+            raise DivergedError(f"the record before the one from {record.source} {OTHERWISE}")

@@ -293,9 +293,22 @@ class Mark(Message, frozen=True, tag="mark"):
     build: str = ""
 
 
+class Restart(Message, frozen=True, tag="restart"):
+    """From here on `partition` goes on at `offset` of its events, if `prev` is its chain so far.
+
+    What came before and was not learned never is. `topics` have ids that are accepted with it: of
+    topics that were made anew.
+    """
+
+    partition: Annotated[int, Meta(ge=0)]
+    offset: Annotated[int, Meta(ge=0)]
+    prev: str = ""
+    topics: dict[str, str] = {}
+
+
 Event = Request | Impression | Click | Reward | Tick
 Record = Interaction | Outcome  # what is learned
-Control = Begin | Fold | Champion | Mark  # what governs the log
+Control = Begin | Fold | Champion | Mark | Restart  # what governs the log
 
 decode_event: Decode[Event] = Decode(Event)
 decode_item: Decode[Item] = Decode(Item)

@@ -15,7 +15,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     """
     kinds = (events.Item, events.Request, events.Impression, events.Click, events.Reward)
     kinds += (events.Tick, events.Embedding, events.Decision, events.Interaction, events.Outcome)
-    kinds += (events.Begin, events.Fold, events.Champion, events.Mark)
+    kinds += (events.Begin, events.Fold, events.Champion, events.Mark, events.Restart)
     found = {kind.__name__.lower(): msgspec.json.schema(kind) for kind in kinds}
     for schema in found.values():
         for struct in schema["$defs"].values():

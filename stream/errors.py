@@ -16,6 +16,7 @@
         SnapshotMismatchError                                            stream.storage.tensor_file
         DigestMismatchError                                              stream.worker.engine
         DivergedError                                                    agents.errors
+        RestartNeededError                                               agents.errors
         UnknownRecordTypeError                                           agents.errors
       RetryableError                 it may work at the next try
         BrokerUnavailableError                                           stream.kafka.authorization

@@ -1,7 +1,7 @@
 """Every ranking made again from the logs at its own versions, and compared bit for bit."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ from agents.audit.differences import (
 )
 from agents.audit.expected import ExpectedRecords
 from agents.learner import Learner
+from agents.ledger import PartitionHead
 from agents.partition import ReceivedMessage
 from agents.recommender import DecisionMetadata, Recommender
 from models.events import (
@@ -51,6 +52,8 @@ class AuditReport(Struct, frozen=True, kw_only=True):
     unanswered: int
     unanswered_ids: tuple[str, ...]
     unsure: int  # and those where events are cut: a copy before may have been answered
+    skipped: int  # requests, and records, that a Restart left out
+    unlearned_skipped: int
     unasked: int  # rankings without an event that asks for them
     unasked_ids: tuple[str, ...]
     discarded: dict[str, int]  # requests and clicks that rightly got no ranking
@@ -98,6 +101,7 @@ class Audit:
 
     `learner` has learned nothing yet; `make` gives what decides from it with an empty catalogue,
     for an encoder's version and the size of its vectors; `owner(user)` is a user's partition.
+    `restarts` are those in feedback that count, in order.
     """
 
     def __init__(
@@ -107,10 +111,11 @@ class Audit:
         rules: AttributionRules,
         terms: DecisionMetadata,
         owner: Callable[[str], int],
+        restarts: Sequence[PartitionHead] = (),
     ) -> None:
         self.learner = learner
         self.catalogues = CatalogueHistory(make)
-        self.asked = ExpectedRecords(rules, owner)
+        self.asked = ExpectedRecords(rules, owner, restarts)
         self.terms = terms
         self.counts: Counter[str] = Counter()
         self._first: dict[tuple[int, str, int], _PublishedDecision] = {}
@@ -208,6 +213,8 @@ class Audit:
             unanswered=len(asked.unanswered),
             unanswered_ids=tuple(asked.unanswered[:NOTED]),
             unsure=asked.unsure,
+            skipped=asked.skipped,
+            unlearned_skipped=asked.unlearned_skipped,
             unasked=len(asked.unasked),
             unasked_ids=tuple(asked.unasked[:NOTED]),
             discarded=dict(asked.discarded),

@@ -1,9 +1,10 @@
 """The first fold again: which events ask for a ranking, and which records they imply."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agents.attribution import Attribution, AttributionRules, RankingTask
+from agents.bookmark import Bookmark
 from agents.ledger import PartitionHead
 from agents.partition import ReceivedMessage
 from models.events import (
@@ -27,8 +28,9 @@ class ExpectedRecords:
     """Takes all decisions first, then all events, each partition in order, then what was learned.
 
     A message appended at 0 is taken to have come at its `at`. Of a partition that does not begin at
-    0 (`cut`) it cannot be said what its events imply. Keeps the bytes of what was asked, of
-    decisions until their event comes, and a chain value a record.
+    0 (`cut`) it cannot be said what its events imply. `restarts` are those of feedback, in order.
+    Keeps the bytes of what was asked, of decisions until their event comes, and a chain value a
+    record.
 
     >>> asked = ExpectedRecords(AttributionRules(), owner=lambda user: 0)
     >>> asked.event(0, ReceivedMessage(0, 7, b'{"type":"request","id":"r","user":"ann","at":7}'))
@@ -36,8 +38,17 @@ class ExpectedRecords:
     (1, ['r'])
     """
 
-    def __init__(self, rules: AttributionRules, owner: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        rules: AttributionRules,
+        owner: Callable[[str], int],
+        restarts: Sequence[PartitionHead] = (),
+    ) -> None:
         self.rules = rules
+        self.restarts: dict[int, list[PartitionHead]] = {}
+        for head in restarts:
+            self.restarts.setdefault(head.source.partition, []).append(head)
+        self.skipped = 0  # requests that a Restart left out
         self.owner = owner
         self.count = 0
         self.unreadable = 0
@@ -50,6 +61,7 @@ class ExpectedRecords:
         self._decided: dict[tuple[int, int, str], bytes] = {}
         self._events: dict[tuple[int, int], bytes | None] = {}
         self._folds: dict[int, Attribution] = {}
+        self._next: dict[int, list[tuple[int, Attribution]]] = {}  # those after a Restart to come
         self._implied: dict[Source, str] = {}
 
     @property
@@ -60,7 +72,21 @@ class ExpectedRecords:
     @property
     def unlearned(self) -> int:
         """Records that events imply and that were not learned so far."""
-        return sum(source.partition not in self.cut for source in self._implied)
+        return sum(
+            source.partition not in self.cut and not self._left_out(source.partition, source.offset)
+            for source in self._implied
+        )
+
+    @property
+    def unlearned_skipped(self) -> int:
+        """Records that events imply and that a Restart left out."""
+        return sum(
+            source.partition not in self.cut and self._left_out(source.partition, source.offset)
+            for source in self._implied
+        )
+
+    def _left_out(self, partition: int, offset: int) -> bool:
+        return any(offset < head.source.offset for head in self.restarts.get(partition, ()))
 
     def decided(self, partition: int, decision: Decision, data: bytes) -> None:
         """The ranking that counts for the event it names."""
@@ -74,6 +100,13 @@ class ExpectedRecords:
             fold = self._folds[partition] = Attribution(partition, self.rules)
             if message.offset:
                 self.cut[partition] = message.offset
+            self._next[partition] = [
+                self._restarted(one) for one in self.restarts.get(partition, ())
+            ]
+        while (ahead := self._next[partition]) and ahead[0][0] <= message.offset:
+            offset, fold = ahead.pop(0)
+            fold.resumed(offset)
+            self._folds[partition] = fold
         try:
             event = read_event(message.data, message.appended)
         except InvalidMessageError:
@@ -86,6 +119,8 @@ class ExpectedRecords:
         appended = message.appended or event.at
         reason = self._discards(partition, appended, event)
         if reason is None:
+            for _, later in self._next[partition]:
+                later(message.offset, appended, event)  # takes note of ids
             caused = fold(message.offset, appended, event)
             for record in caused.records:
                 self._implied[record.source] = chain(record.data)
@@ -133,13 +168,16 @@ class ExpectedRecords:
     def _answer(self, partition: int, task: RankingTask) -> Decision:
         request = task.request
         data = self._decided.pop((partition, task.source, request.id), None)
+        left_out = data is None and self._left_out(partition, task.source)
         if data is None and partition in self.cut:
             self.unsure += 1
+        elif left_out:
+            self.skipped += 1
         else:
             self.count += 1
         if data is not None:
             return decode_decision(data)
-        if partition not in self.cut:
+        if partition not in self.cut and not left_out:
             self.unanswered.append(request.id)
         return Decision(
             id=request.id,
@@ -152,6 +190,21 @@ class ExpectedRecords:
             embeddings=0,
             source=task.source,
         )
+
+    def _restarted(self, head: PartitionHead) -> tuple[int, Attribution]:
+        """What joins events from a Restart on, and where that is."""
+        fold, offset = Attribution(head.source.partition, self.rules), head.source.offset
+        begins = Bookmark(
+            ids_from=0,
+            watermark=0,
+            open_from=offset,
+            rankings_from=0,
+            last=head.source,
+            chain=head.chain,
+            rules=self.rules.digest,
+        )
+        fold.resume(begins)
+        return offset, fold
 
     def _discards(self, partition: int, appended: int, event: Event) -> str | None:
         """Why a partition's owner does not fold an event, as in `agents.partition`."""

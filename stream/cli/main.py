@@ -223,6 +223,25 @@ def schema(out: Path | None) -> None:
     click.echo(f"{len(found)} schemas in {out}")
 
 
+@main.command("restart-from")
+@click.argument("where", metavar="WHERE")
+@click.option("--partition", "partitions", type=click.IntRange(0), multiple=True, help="Only this.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def restart_from(
+    context: click.Context, where: str, partitions: tuple[int, ...], yes: bool
+) -> None:
+    """Go on though what a partition needs is gone; keep what is learned.
+
+    WHERE is `earliest` (the first event that nothing was learned from and that is still there),
+    `latest` (skip all that waits) or an offset. What was open before it is never learned. It shows
+    what is lost and asks; a record in feedback then says so to all workers, running or not.
+    """
+    from stream.cli.restart import restart
+
+    restart(_settings(context), where, partitions, yes)
+
+
 main.add_command(snapshots)
 main.add_command(fold)
 main.add_command(champion)
@@ -232,6 +251,6 @@ main.sections = {
     "Run": ("demo", "up", "topics", "worker"),
     "Data": ("import", "publish", "schema"),
     "Offline evaluation": ("replay", "simulate", "compare", "evaluate", "regret", "finetune"),
-    "Operate": ("settings", "snapshots", "fold", "champion"),
+    "Operate": ("settings", "snapshots", "fold", "champion", "restart-from"),
     "Verify": ("audit", "torture"),
 }

@@ -44,6 +44,23 @@ async def current_identity(settings: Settings) -> Begin:
     )
 
 
+def _remedy(topic: str) -> str:
+    if topic == "events":
+        return (
+            "What was learned does not belong to other events: start a new log under another "
+            "RANKLOOP_TOPIC_PREFIX and RANKLOOP_GROUP"
+        )
+    if topic == "feedback":
+        return (
+            "Put it back; or begin to learn anew from here: `rankloop snapshots rollback 0`, start "
+            "a worker, and `rankloop restart-from earliest`"
+        )
+    return (
+        "What is learned is kept; to go on with it, without what was open: `rankloop topics`, then "
+        "`rankloop restart-from earliest`"
+    )
+
+
 def check_identity(log: Begin, found: Begin) -> None:
     """Refuse to go on in a log that began as another one than what is `found`.
 
@@ -52,7 +69,7 @@ def check_identity(log: Begin, found: Begin) -> None:
     >>> other = Begin(fold="f", rules="r", partitions=4, cluster="c", topics={"events": "2"})
     >>> check_identity(log, other)
     Traceback (most recent call last):
-    stream.kafka.identity.LogMismatchError: events is not the topic that the log began with (its ...
+    stream.kafka.identity.LogMismatchError: events is not the topic that the log began with (1): ...
     """
     if log.cluster and found.cluster and log.cluster != found.cluster:
         raise LogMismatchError(
@@ -62,10 +79,10 @@ def check_identity(log: Begin, found: Begin) -> None:
         )
     for topic, id in sorted(log.topics.items()):
         if found.topics and (now := found.topics.get(topic)) != id:
+            what = f"made again (its id is {now})" if now else "not made again yet"
             raise LogMismatchError(
-                f"{topic} is not the topic that the log began with (its id is {now}, and was {id}):"
-                " it was deleted and made again. What was learned does not belong to it: start a "
-                "new log under another RANKLOOP_TOPIC_PREFIX and RANKLOOP_GROUP"
+                f"{topic} is not the topic that the log began with ({id}): it was deleted, and "
+                f"{what}. {_remedy(topic.rpartition('.')[2])}"
             )
     if log.partitions != found.partitions:
         raise LogMismatchError(

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, OffsetOutOfRangeError
 
 from agents.errors import UnknownRecordTypeError
 from agents.partition import ReceivedMessage
@@ -121,6 +121,10 @@ class TopicReader:
                 continue
             except ConsumerStoppedError:
                 return
+            except OffsetOutOfRangeError as error:
+                if cut := await self._out_of_range():
+                    raise cut from error
+                raise
             if self._changed:  # what came may be of the old positions: it is read again
                 continue
             for partition, messages in batches.items():
@@ -129,6 +133,23 @@ class TopicReader:
                 self._wake()
             if batches:
                 await asyncio.sleep(0)
+
+    async def _out_of_range(self) -> LogTruncatedError | None:
+        """Which log does not reach to where it was read, or not back to it."""
+        for tp, position in list(self.positions.items()):
+            begins, end = await self.begins(tp), await self.end(tp)
+            if not begins <= position <= end:
+                return LogTruncatedError(
+                    f"{tp.topic}-{tp.partition} was read up to {position}, and has the offsets "
+                    f"{begins} to {end} now: "
+                    + (
+                        "it was deleted and made again, or cut at its end"
+                        if end < position
+                        else "retention or a deletion took what was not read yet"
+                    )
+                    + "; start the worker again, and it says how to go on"
+                )
+        return None
 
     def _assign(self, consumer: AIOKafkaConsumer) -> None:
         self._changed = False

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from agents.audit.audit import Audit, AuditReport
 from agents.errors import UnknownRecordTypeError
+from agents.ledger import Ledger, PartitionHead
 from agents.partition import ReceivedMessage
 from agents.recommender import Recommender
 from models.base import Floats
@@ -25,6 +26,7 @@ from stream.progress import progress
 from stream.settings import Settings
 
 # Feedback last: rankings are made again while it is learned.
+RESTART = b'"type":"restart"'
 ORDER = ("rankings", "events", "items", "embeddings", "feedback")
 
 
@@ -53,7 +55,7 @@ def audit_logs(
     """
     began = monotonic()
     partitions = logs.partitions("events")
-    made = auditor(settings, partitions)
+    made = auditor(settings, partitions, restarts=restarts(logs))
     with progress(quiet=quiet) as bar:
         for name in ORDER:
             messages = logs.read(name) if folder is None else save_topic(logs, folder, name)
@@ -67,6 +69,7 @@ def auditor(
     settings: Settings,
     partitions: int,
     around: Callable[[Recommender], Recommender] = lambda recommender: recommender,
+    restarts: Sequence[PartitionHead] = (),
 ) -> Audit:
     """An audit with the settings' models, policy and rules, nothing learned.
 
@@ -84,7 +87,20 @@ def auditor(
         settings.attribution_rules(),
         parts.recommender.terms,
         lambda user: owner(user, partitions),
+        restarts,
     )
+
+
+def restarts(logs: Logs) -> list[PartitionHead]:
+    """Where partitions went on without what was before, as feedback says (`Restart`)."""
+    if not any(RESTART in message.data for _, message in logs.read("feedback")):
+        return []
+    ledger, found = Ledger(), list[PartitionHead]()
+    for _, message in logs.read("feedback"):
+        before = dict(ledger.restarts)
+        ledger(message.offset, message.data)
+        found += [head for n, head in ledger.restarts.items() if before.get(n) is not head]
+    return found
 
 
 def take(made: Audit, name: str, partition: int, message: ReceivedMessage) -> None:
@@ -134,6 +150,9 @@ def report_lines(report: AuditReport) -> Iterator[str]:
         yield f"  unanswered: {_some(report.unanswered_ids, report.unanswered)}"
     if report.unsure:
         yield f"  {report.unsure:,} more are not, and not checked: they may repeat what was cut"
+    if report.skipped or report.unlearned_skipped:
+        skipped = f"{report.skipped:,} requests and {report.unlearned_skipped:,} records"
+        yield f"  {skipped} more were left out: `rankloop restart-from`"
     if report.unasked:
         some = _some(report.unasked_ids, report.unasked)
         yield f"  {report.unasked:,} rankings nobody asked for: {some}"

@@ -39,6 +39,8 @@ class AssignedPartition:
         self.copy: AttributionState | None = None  # to be written once it is committed
         self.kept = 0  # the offset of the newest file of its attribution
         self.restored: RestoreResult | None = None
+        self.restart = partition.ledger.restarts.get(number)  # that it began after
+        self.needs = ""  # why it cannot be restored
         self._silent = True  # nothing was handled yet
         self.commit: Commit | None = None  # of the batch under way
         self._taken = 0  # messages handled
@@ -123,6 +125,7 @@ class AssignedPartition:
         attribution = self.attribution
         return {
             "ready": self.ready,
+            "needs": self.needs or None,
             "restored": self.restored and asdict(self.restored),
             "committed": self.committed,
             "next": attribution.next,

@@ -300,6 +300,7 @@ class Engine:
             if self.ledger.champion != champion:
                 names = {"champion": self.ledger.champion, "before": champion, "offset": offset}
                 log.warning("another policy decides from here on", extra=names)
+            self.partitions.restarted()
             self._marked()
         if self.parts.learner.unprobed:
             self.snapshotter.not_written(f"no mark: {self.parts.learner.unprobed}")

@@ -14,6 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
 
+from agents.errors import DivergedError, RestartNeededError
 from agents.partition import (
     AwaitLearner,
     Command,
@@ -23,7 +24,7 @@ from agents.partition import (
     PublishFeedback,
     PublishRankings,
 )
-from models.events import Decision, encode
+from models.events import Decision, Restart, encode
 from stream.kafka.producer import ProduceError, Producer, ProducerRecord, dead_letter
 from stream.kafka.reader import TopicReader, decision_of, received_messages
 from stream.kafka.topics import Topics
@@ -36,6 +37,7 @@ from stream.worker.restore import drive, last_commit, restore
 from stream.worker.snapshotter import AttributionSnapshotter
 
 log = logging.getLogger(__name__)
+WAITS_SECONDS = 30.0  # between two lines about a partition that cannot be restored
 Published = Callable[[ConsumerRecord, Decision], None]
 
 
@@ -174,6 +176,12 @@ class Partitions(ConsumerRebalanceListener):
         if owned is not None and owned.ready:
             self._begin(TopicPartition(self.topics.events, number))
 
+    def restarted(self) -> None:
+        """A Restart in feedback counts: its partition begins anew."""
+        for number, owned in list(self.assigned.items()):
+            if owned.partition.ledger.restarts.get(number) is not owned.restart:
+                self._begin(TopicPartition(self.topics.events, number))
+
     def lags(self) -> dict[int, int]:
         """How many offsets of each partition were not handled yet, as far as fetches have told."""
         return {
@@ -202,6 +210,7 @@ class Partitions(ConsumerRebalanceListener):
         assert self._consumer is not None
         async with self._committing:  # else what that commit covers would be counted twice
             pass
+        tries = 0
         while not owned.lost:
             try:
                 commit = await last_commit(self.settings, tp.partition)
@@ -212,8 +221,13 @@ class Partitions(ConsumerRebalanceListener):
                     lambda: owned.lost,
                     self.attribution_snapshotter.kept,
                 )
-                owned.committed, owned.kept = commit.offset, owned.restored.kept
+                owned.committed, owned.kept = owned.restored.committed, owned.restored.kept
+                owned.needs = ""
                 break
+            except RestartNeededError as needed:
+                tries += 1
+                owned.partition = self.make(tp.partition)
+                await self._await_restart(owned, needed, first=tries == 1)
             except KafkaError as error:
                 log.warning("not restored, trying again", extra={"reason": str(error)})
                 owned.partition = self.make(tp.partition)
@@ -231,6 +245,38 @@ class Partitions(ConsumerRebalanceListener):
             return
         how = {"events": owned.restored.events, "seconds": round(owned.started(), 3)}
         log.info("restored", extra={"partition": tp.partition, "offset": offset} | how)
+
+    async def _await_restart(
+        self, owned: AssignedPartition, needed: RestartNeededError, first: bool
+    ) -> None:
+        """Wait for the Restart that a partition needs; write it where nothing is lost by it.
+
+        The first time, what is in feedback by now may be enough. Then it is said every 30 s; other
+        partitions go on meanwhile. Whoever owns the partition begins anew at the Restart.
+        """
+        if first:
+            await self.reader.wait_until(self.feedback, await self.reader.end(self.feedback))
+            return
+        owned.needs = str(needed)
+        log.error("partition %d waits: %s", owned.number, needed)
+        if needed.offset is not None:
+            place = owned.partition.ledger.places.get(owned.number)
+            prev = place.chain if place else ""
+            record = Restart(partition=owned.number, offset=needed.offset, prev=prev)
+            try:
+                topic = self.topics.feedback
+                await self.publish([ProducerRecord(topic, encode(record), partition=0)])
+            except ProduceError as error:
+                log.warning("restart not published", extra={"reason": str(error)})
+            else:
+                log.error(
+                    "nothing that was handled is in the log any more: partition %d goes on at %d",
+                    owned.number,
+                    needed.offset,
+                )
+        until = time.monotonic() + WAITS_SECONDS
+        while not owned.lost and time.monotonic() < until:
+            await asyncio.sleep(0.2)
 
     def _read(self, owned: AssignedPartition, message: ConsumerRecord) -> None:
         """A decision as read back from the rankings: only now may it be used (L2)."""
@@ -258,7 +304,9 @@ class Partitions(ConsumerRebalanceListener):
                     raise PartitionLostError("a request before this batch was never decided")
                 owned.processed(used)
                 waiting = waiting[used:]
-        except (PartitionLostError, ProduceError) as error:
+        except (PartitionLostError, ProduceError, DivergedError) as error:
+            if isinstance(error, DivergedError) and not owned.lost:  # lost: a Restart came between
+                raise
             extra = {"partition": owned.number, "reason": str(error)}
             log.warning("batch abandoned", extra=extra)
             owned.counters.abandoned += 1

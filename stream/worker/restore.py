@@ -11,8 +11,8 @@ from aiokafka.errors import OffsetOutOfRangeError
 from msgspec import Struct, structs
 
 from agents.attribution import Attribution
-from agents.bookmark import Bookmark, decode_bookmark
-from agents.errors import DivergedError
+from agents.bookmark import Bookmark, decode_bookmark, encode_bookmark
+from agents.errors import DivergedError, RestartNeededError
 from agents.partition import Command, Commands, Partition, ReadRankings
 from stream.kafka.consumer import committed_consumer
 from stream.kafka.reader import LogTruncatedError, decision_of, received_messages
@@ -35,6 +35,7 @@ class RestoreResult(Struct, frozen=True):
     """How a partition's attribution was made again; its rankings are to be followed from there."""
 
     rankings: int = 0
+    committed: int = 0  # where it goes on
     events: int = 0  # how many were read again
     kept: int = 0  # the offset of the file it was loaded from, if it was
 
@@ -50,9 +51,10 @@ async def restore(
 
     That is: load the newest good file between what the bookmark needs and the commit, and fold the
     events from there; or fold them from the bookmark on; or, without one that can be used, from the
-    start of the log. The rankings are read up to their end, so that what was answered is not
-    answered again. Memory is that of the live state. Raises LogTruncatedError if what is needed of
-    a log is gone.
+    start of the log. A commit that a `Restart` in feedback came after, or that no worker made, does
+    not count. The rankings are read up to their end, so that what was answered is not
+    answered again. Memory is that of the live state. Raises RestartNeededError if what is needed of
+    a log is gone, LogTruncatedError if it begins again.
     """
     number, topics = partition.attribution.partition, Topics(settings.topic_prefix)
     events = TopicPartition(topics.events, number)
@@ -62,12 +64,13 @@ async def restore(
     try:
         starts = await reader.beginning_offsets([events, rankings])
         ends = await reader.end_offsets([events, rankings])
+        spans = [Span(tp, starts[tp], ends[tp]) for tp in (events, rankings)]
+        commit = commit_that_counts(partition, commit, spans)
         if commit.offset > ends[events]:
             raise LogTruncatedError(
                 f"{events.topic}-{number} ends at {ends[events]}, but was committed up to "
                 f"{commit.offset}: the log begins again; give it another RANKLOOP_GROUP and prefix"
             )
-        spans = [Span(tp, starts[tp], ends[tp]) for tp in (events, rankings)]
         reader.assign([events, rankings])
         again = HistoryReader(partition, reader, spans, commit, lost)
         loaded = await again.read_from_snapshot(kept)
@@ -106,6 +109,9 @@ class HistoryReader:
         bookmark, last = decode_bookmark(self.commit.metadata, rules.digest), self.commit.offset
         while bookmark is not None and bookmark.ids_from <= last and not self.lost():
             first = max(bookmark.ids_from, self.events.start)
+            restart = self.partition.ledger.restarts.get(number)
+            if restart is not None:  # a file from before it is of no use
+                first = max(first, restart.source.offset + 1)
             state = await asyncio.to_thread(kept.newest, number, first, last)
             if state is None:
                 break
@@ -153,7 +159,7 @@ class HistoryReader:
                     f"to the one from {bookmark.last}: it is of another log"
                 )
             self.partition.restored(max(self.events.start, commit.offset))
-        return RestoreResult(self._position, count)
+        return RestoreResult(self._position, max(self.events.start, commit.offset), count)
 
     async def _read_back(self, _: Command) -> bool:
         if self._position >= self.rankings.end:
@@ -166,31 +172,65 @@ class HistoryReader:
         return True
 
 
+def commit_that_counts(
+    partition: Partition, commit: OffsetAndMetadata, spans: list[Span]
+) -> OffsetAndMetadata:
+    """The group's commit, or that of a Restart which came after it, or none: from the start.
+
+    Offsets without a bookmark are no worker's: they were moved, expired with the group, or are of
+    another release. What was learned says better what is done.
+    """
+    attribution, (events, rankings) = partition.attribution, spans
+    number, rules = attribution.partition, attribution.rules.digest
+    bookmark = _bookmark(commit, rules)
+    restart = partition.ledger.restarts.get(number)
+    if restart and (bookmark is None or not bookmark.last or bookmark.last < restart.source):
+        offset = max(restart.source.offset, events.start)
+        begins = Bookmark(
+            ids_from=events.start,
+            watermark=0,
+            open_from=offset,
+            rankings_from=rankings.start,
+            last=restart.source,
+            chain=restart.chain,
+            rules=rules,
+        )
+        return OffsetAndMetadata(offset, encode_bookmark(begins))
+    if bookmark is not None or not (commit.offset or commit.metadata):
+        return commit
+    how = {"partition": number, "offset": commit.offset, "metadata": commit.metadata[:200]}
+    log.warning("the group's offset is no worker's: by what was learned instead", extra=how)
+    return OffsetAndMetadata(0, "")
+
+
 def begin(
     partition: Partition, commit: OffsetAndMetadata, spans: list[Span]
 ) -> dict[TopicPartition, int]:
-    """Where to read events and rankings from.
+    """Where to read events and rankings from. `spans`: of these two, in order.
 
-    Raises LogTruncatedError where a log does not reach there. `spans`: of these two, in order.
+    Raises RestartNeededError where a log begins later, LogTruncatedError where it ends before.
     """
-    attribution = partition.attribution
-    bookmark = decode_bookmark(commit.metadata, attribution.rules.digest)
-    if bookmark is None or bookmark.open_from > commit.offset:
-        if commit.metadata:
-            how = {"partition": attribution.partition, "metadata": commit.metadata[:200]}
-            log.warning("a bookmark of another release or other rules: from the start", extra=how)
-        needed = [0, 0]
-    else:
+    attribution, (events, rankings) = partition.attribution, spans
+    place = partition.ledger.places.get(attribution.partition)
+    bookmark = _bookmark(commit, attribution.rules.digest)
+    if bookmark is not None:
         attribution.resume(bookmark)
-        needed = [bookmark.ids_from, bookmark.rankings_from]
+        needed, done = [bookmark.ids_from, bookmark.rankings_from], commit.offset
+        why = "retention or a deletion took what came before"
+    elif place is not None:
+        needed, done = [0, 0], place.source.offset + 1
+        why = "the group's offsets are gone or were moved, and so is what came before in the log"
+    else:  # nothing was learned of it: it begins where its log does
+        needed, done, why = [events.start, rankings.start], 0, ""
     begins: dict[TopicPartition, int] = {}
     for span, need in zip(spans, needed, strict=True):
         tp, start, end = span.tp, span.start, span.end
-        if commit.offset and start > need:
-            raise LogTruncatedError(
-                f"{tp.topic}-{tp.partition} begins at {start}, and is needed from {need} on: what "
-                "came before is gone, and the rewards still open cannot be known; keep it longer "
-                "(retention.ms)"
+        if start > need:
+            raise RestartNeededError(
+                f"{tp.topic}-{tp.partition} begins at {start}, and is needed from {need} on: "
+                f"{why}. What is learned is kept; to go on without what was open: `rankloop "
+                f"restart-from earliest --partition {tp.partition}`",
+                events.start if events.start >= max(done, 1) else None,
             )
         if end < need:
             raise LogTruncatedError(
@@ -199,6 +239,11 @@ def begin(
             )
         begins[tp] = max(start, need)
     return begins
+
+
+def _bookmark(commit: OffsetAndMetadata, rules: str) -> Bookmark | None:
+    bookmark = decode_bookmark(commit.metadata, rules)
+    return None if bookmark is None or bookmark.open_from > commit.offset else bookmark
 
 
 async def drive(commands: Commands, perform: Callable[[Command], Awaitable[Any]]) -> int:

@@ -34,6 +34,7 @@ from models.events import (
     Outcome,
     OutcomeSlot,
     Request,
+    Restart,
     Reward,
     Slot,
     Source,
@@ -117,6 +118,7 @@ EXAMPLES: dict[type[Message], Message] = {
     Fold: Fold(fold="new", expects="f", learning={"seed": 1, "policy": "mf"}),
     Champion: Champion(policy="bandit", expects="popular"),
     Mark: Mark(fold="f", version=10_000, digest="0f", build="1.2"),
+    Restart: Restart(partition=1, offset=7, prev="0f", topics={"rankloop.rankings": "2"}),
 }
 each_type = pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
 
