@@ -194,7 +194,7 @@ def _parse(name: str, declared: Any, value: Any, *, strict: bool) -> Any:
 
 def _from_file(kind: type[Struct], path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise SettingError(f"settings file {path} cannot be read: {error}") from None
     types = _types(kind)

@@ -1,9 +1,13 @@
 """`rankloop import`: other data sets as logs of ours."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+
+from models.events import Click, Item, Message, Outcome, Reward
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
@@ -25,14 +29,16 @@ def imports() -> None:
     help="Tags users gave, as text: known in hindsight only, so a replay would see the future.",
 )
 def movielens(folder: Path, out: Path, user_tags: int) -> None:
-    """MovieLens in DIR as a log OUT (.jsonl, .jsonl.gz or .parquet)."""
-    from stream.datasets.log_files import write_log
+    """MovieLens in DIR as a log OUT (.jsonl, .jsonl.gz or .parquet).
+
+    Every version that was published: latest, latest-small, 32M, 25M, 20M (ratings.csv), 10M, 1M
+    (ratings.dat), 100K (u.data).
+    """
     from stream.datasets.movielens import find_movielens, movielens_messages
 
     found = find_movielens(folder)
     assert found is not None  # it raises for a folder without ratings
-    written = write_log(out, movielens_messages(found, user_tags=user_tags))
-    click.echo(f"{written} messages in {out}")
+    _write(out, movielens_messages(found, user_tags=user_tags))
 
 
 @imports.command()
@@ -47,11 +53,9 @@ def readers(file: Path, out: Path, **options: Any) -> None:
 
     What a reader likes is three categories, which the log does not tell: see `compare`.
     """
-    from stream.datasets.log_files import write_log
     from stream.datasets.simulated_readers import simulated_readings
 
-    log = simulated_readings(file, **options)
-    click.echo(f"{write_log(out, log)} messages in {out}")
+    _write(out, simulated_readings(file, **options))
 
 
 @imports.command(name="open-bandit")
@@ -60,8 +64,39 @@ def readers(file: Path, out: Path, **options: Any) -> None:
 @click.option("--campaign", default="men", show_default=True, help="men, women or all.")
 def open_bandit(folder: Path, out: Path, campaign: str) -> None:
     """Open Bandit Dataset in DIR as a log OUT of outcomes with propensities, for evaluate."""
-    from stream.datasets.log_files import write_log
     from stream.datasets.open_bandit import open_bandit_messages
 
-    written = write_log(out, open_bandit_messages(folder, campaign))
-    click.echo(f"{written} messages in {out}")
+    _write(out, open_bandit_messages(folder, campaign))
+
+
+def _write(out: Path, messages: Iterable[Message]) -> None:
+    """Write the log and say what is in it, and what it names without describing it."""
+    from stream.datasets.log_files import by_type, kind_of, ready, write_log
+
+    counts, unknown = Counter[str](), Counter[str]()
+    items = set[str]()
+
+    def counted() -> Iterator[Message]:
+        for message in messages:
+            counts[kind_of(message)] += 1
+            if isinstance(message, Item):
+                items.add(message.id)
+            unknown.update(item for item in _named(message) if item not in items)
+            yield message
+
+    ready(out)
+    written = write_log(out, counted())
+    click.echo(f"{written} messages in {out}: {by_type(counts)}")
+    if unknown:
+        example, _ = unknown.most_common(1)[0]
+        click.echo(
+            f"Warning: {unknown.total():,} of them are of {len(unknown):,} items that the data set "
+            f"does not describe, such as {example}",
+            err=True,
+        )
+
+
+def _named(message: Message) -> tuple[str, ...]:
+    if isinstance(message, Click | Reward):
+        return (message.item,) if message.item else ()
+    return tuple(slot.item for slot in message.slots) if isinstance(message, Outcome) else ()

@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from models.events import (
     decode_any,
     encode,
 )
+from stream.datasets.source_files import BOM, foreign_signature
 
 Progress = Callable[[int], None]  # messages done so far
 YEAR_2100 = 4_102_444_800_000
@@ -28,7 +29,10 @@ _SCHEMA = pa.schema([("type", pa.string()), ("at", pa.int64()), ("message", pa.b
 
 
 def write_log(path: Path, messages: Iterable[Message], progress: Progress | None = None) -> int:
-    """Write messages to .jsonl, .jsonl.gz or .parquet, whole or not at all; how many there were."""
+    """Write messages to .jsonl, .jsonl.gz or .parquet, whole or not at all; how many there were.
+
+    A message that no reader would take is an InvalidMessageError, and nothing is written.
+    """
     part = path.with_name(f"{path.name}.part")
     messages = _counted(messages, progress)
     try:
@@ -49,12 +53,45 @@ def ready(*files: Path | None) -> None:
             raise FileNotFoundError(f"{file.parent} is no folder; make it, or write elsewhere")
 
 
+def encode_checked(message: Message) -> bytes:
+    """The message as bytes that `read_log` takes, or an InvalidMessageError."""
+    try:
+        data = encode(message)
+        decode_any(data)
+    except (ValueError, OverflowError) as error:
+        name = getattr(message, "id", "")
+        raise InvalidMessageError(
+            f"no valid {kind_of(message)}{f' {name!r}' if name else ''}: {error}"
+        ) from None
+    return data
+
+
+def kind_of(message: Message) -> str:
+    """A message's type, as its field `type` has it."""
+    return str(message.__struct_config__.tag)
+
+
+def by_type(counts: Mapping[str, int]) -> str:
+    """How many messages there were of each type, in words.
+
+    >>> by_type({"item": 2, "click": 1, "outcome": 1_000})
+    '2 items, 1 click, 1,000 outcomes'
+    """
+    return ", ".join(f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items())
+
+
 def read_log(path: Path, progress: Progress | None = None) -> Iterator[Any]:
     """The messages of a file, one by one; an InvalidMessageError names the line (or row).
 
     A file has no append time: it is refused where its first event is in seconds, or where it says
     some times in seconds and others in milliseconds.
     """
+    for _, message in numbered(path, progress):
+        yield message
+
+
+def numbered(path: Path, progress: Progress | None = None) -> Iterator[tuple[int, Any]]:
+    """The messages of a file as `read_log` gives them, each with its line's (or row's) number."""
     items, events = 0, -1  # the newest so far
     for number, data in _counted(read_lines(path), progress):
         try:
@@ -71,11 +108,14 @@ def read_log(path: Path, progress: Progress | None = None) -> Iterator[Any]:
                 events = max(events, at)
         except InvalidMessageError as error:
             raise InvalidMessageError(f"{path}:{number}: {error}") from None
-        yield message
+        yield number, message
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered raw messages of a file, not decoded; blank lines are left out, memory is bounded."""
+    """Numbered raw messages of a file, not decoded; memory is bounded.
+
+    Blank lines and byte order marks (also where files were joined) are left out.
+    """
     yield from _rows(path) if _kind(path) == "parquet" else _lines(path)
 
 
@@ -100,11 +140,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         while True:
             number += 1
             try:
-                line = file.readline(MAX_MESSAGE_BYTES + 2)
+                line = file.readline(MAX_MESSAGE_BYTES + 2 + len(BOM)).removeprefix(BOM)
             except (EOFError, OSError, zlib.error) as error:
                 raise InvalidMessageError(f"{path}:{number}: {error}") from None
             if not line:
                 return
+            if number == 1 and (says := foreign_signature(line[:4])):
+                raise InvalidMessageError(f"{path} {says}")
             if len(line.rstrip(b"\r\n")) > MAX_MESSAGE_BYTES:
                 raise InvalidMessageError(
                     f"{path}:{number}: a line has at most {MAX_MESSAGE_BYTES:,} bytes"
@@ -136,7 +178,7 @@ def _write_lines(path: Path, messages: Iterator[Message], *, zipped: bool) -> in
     count = 0
     with gzip.open(path, "wb") if zipped else path.open("wb") as file:
         for message in messages:
-            file.write(encode(message) + b"\n")
+            file.write(encode_checked(message) + b"\n")
             count += 1
     return count
 
@@ -147,9 +189,9 @@ def _write_rows(path: Path, messages: Iterator[Message]) -> int:
         while batch := list(islice(messages, 10 * EVERY)):
             rows = [
                 {
-                    "type": message.__struct_config__.tag,
+                    "type": kind_of(message),
                     "at": getattr(message, "at", None),
-                    "message": encode(message),
+                    "message": encode_checked(message),
                 }
                 for message in batch
             ]

@@ -1,6 +1,5 @@
 """Simulated readers of real texts: their tastes are categories that the log does not tell."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from models.base import Doubles
 from models.events import Click, Item
 from stream.datasets.simulated_news import MINUTE, START
+from stream.datasets.source_files import csv_rows
 
 EVERY = 10 * MINUTE  # between two texts
 DAY = 24 * 60 * MINUTE
@@ -77,17 +77,11 @@ def _some(
 def _texts(path: Path) -> list[tuple[str, str]]:
     """Each text once, with its category."""
     found: dict[str, str] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        missing = sorted({"text", "category"} - set(rows.fieldnames or ()))
-        if missing:
-            raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
-        for row in rows:
-            if len(found) == MOST:
-                break
-            if not row["text"] or not row["category"]:
-                raise ValueError(f"{path}:{rows.line_num}: a text and its category are needed")
-            found.setdefault(row["text"].strip(), row["category"])
-    if not found:
-        raise ValueError(f"{path} holds no text")
+    for row in csv_rows(path, "text", "category"):
+        if len(found) == MOST:
+            break
+        text, category = row.text("text"), row.text("category")
+        if not text or not category:
+            raise row.error("a text and its category are needed")
+        found.setdefault(text, category)
     return sorted(found.items())

@@ -87,9 +87,9 @@ MISTAKES: list[tuple[str, Mapping[str, str], int, str]] = [
     ("topics", {}, 1, "no Kafka answers at 127.0.0.1:1 "),
     ("topics", {"SECURITY_PROTOCOL": "SSL", "SSL_CAFILE": "none.pem"}, 1, "No such file"),
     ("worker --web-port 70000", {}, 2, "WEB_PORT): Expected `int` <= 65535, got 70000"),
-    ("import movielens folder o.jsonl", {}, 1, "no ratings.csv in folder"),
+    ("import movielens folder o.jsonl", {}, 1, "no ratings.csv or ratings.dat or u.data in folder"),
     ("import movielens nowhere o.jsonl", {}, 2, "'nowhere' does not exist"),
-    ("demo --data folder", {}, 1, "no ratings.csv in folder"),
+    ("demo --data folder", {}, 1, "no ratings.csv or ratings.dat or u.data in folder"),
     ("audit", {}, 1, "no Kafka answers at 127.0.0.1:1 "),
     ("audit --from folder", {}, 1, "folder"),
     ("schema --out notes.txt", {}, 1, "notes.txt: File exists"),
@@ -170,7 +170,8 @@ def test_publishing_creates_the_topics_first(kafka: Kafka, topic_prefix: str, he
     done = rankloop(["publish", "vectors.jsonl"], **told)
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == (
-        "Error: Embedding messages are written by workers, not by producers"
+        "Error: vectors.jsonl:1: Embedding messages are written by workers, not by producers; "
+        "leave all out but items, requests, impressions, clicks and rewards; nothing was sent"
     )
 
 

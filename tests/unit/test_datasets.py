@@ -119,7 +119,7 @@ def test_movielens_is_looked_for_where_it_was_said_and_beside_the_project(folder
         assert found and found.resolve() == place.resolve()
     assert find_movielens(folder, here) == folder
     assert find_movielens(folder / "shared" / "data", here) == beside
-    with pytest.raises(FileNotFoundError, match=r"no ratings\.csv in"):
+    with pytest.raises(FileNotFoundError, match=r"no ratings\.csv or ratings\.dat or u\.data in"):
         find_movielens(folder / "elsewhere", here)
 
 

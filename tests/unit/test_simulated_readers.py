@@ -59,8 +59,9 @@ def test_equal_seeds_give_equal_logs_and_others_others(texts: Path):
     ("content", "says"),
     [
         ("question,category\na,b\n", "lacks the columns text"),
-        ("text,category\na\n", ":2: a text and its category are needed"),
-        ("text,category\n", "holds no text"),
+        ("text,category\na\n", ":2: too few columns"),
+        ("text,category\na,\n", ":2: a text and its category are needed"),
+        ("text,category\n", "holds no row"),
     ],
 )
 def test_a_file_that_is_no_table_of_texts_is_refused_in_a_line(
