@@ -152,11 +152,14 @@ def topics(context: click.Context) -> None:
 def publish(context: click.Context, file: Path) -> None:
     """Publish a log FILE (JSONL, JSONL.gz or Parquet): items to items, the rest to events.
 
-    Creates the topics if they are missing.
+    Creates the topics if they are missing. The whole file is checked first: if a line is no item,
+    request, impression, click or reward, nothing is sent.
     """
+    from stream.datasets.log_files import by_type
     from stream.datasets.publish import publish_file
 
-    click.echo(f"{publish_file(_settings(context), file)} messages published")
+    counts = publish_file(_settings(context), file)
+    click.echo(f"{counts.total()} messages published: {by_type(counts)}")
 
 
 for command in (replay, simulate, regret, imports, finetune, compare, evaluate):

@@ -1,12 +1,12 @@
-"""Publishes a log file: items to the items topic, everything else to events, keyed by user."""
+"""Publishes a log file: items to the items topic, events of users to events, keyed by user."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
-from itertools import chain, islice
 from pathlib import Path
 
-from models.events import Embedding, Item, Message, encode
-from stream.datasets.log_files import read_log
+from models.events import Click, Impression, Item, Message, Request, Reward, encode
+from stream.datasets.log_files import kind_of, numbered, read_log
 from stream.kafka.producer import Producer, ProducerRecord
 from stream.kafka.topics import Topics, create, owner
 from stream.progress import progress
@@ -18,15 +18,16 @@ CHUNK = 1_000
 def producer_record(settings: Settings, message: Message) -> ProducerRecord:
     """Where a message goes. Raises ValueError for what only workers write."""
     topics = Topics(settings.topic_prefix)
-    data = encode(message)
     if isinstance(message, Item):
-        return ProducerRecord(topics.items, data, message.id.encode())
-    if isinstance(message, Embedding) or not hasattr(message, "user"):
-        kind = type(message).__name__
-        raise ValueError(f"{kind} messages are written by workers, not by producers")
-    user: str = message.user  # pyright: ignore[reportAttributeAccessIssue]
-    partition = owner(user, settings.partitions)
-    return ProducerRecord(topics.events, data, user.encode(), partition)
+        return ProducerRecord(topics.items, encode(message), message.id.encode())
+    if isinstance(message, Request | Impression | Click | Reward):
+        user = message.user
+        partition = owner(user, settings.partitions)
+        return ProducerRecord(topics.events, encode(message), user.encode(), partition)
+    raise ValueError(
+        f"{type(message).__name__} messages are written by workers, not by producers; leave "
+        "all out but items, requests, impressions, clicks and rewards"
+    )
 
 
 async def publish_messages(settings: Settings, messages: Iterable[Message]) -> int:
@@ -46,15 +47,25 @@ async def publish_messages(settings: Settings, messages: Iterable[Message]) -> i
     return count
 
 
-def publish_file(settings: Settings, file: Path) -> int:
-    """Publish a log file with a progress bar, topics first if missing; how many messages."""
-    log = read_log(file)
-    messages = chain(list(islice(log, 1)), log)  # what is no log creates nothing
+def publish_file(settings: Settings, file: Path) -> Counter[str]:
+    """Publish a log file with a progress bar, topics first if missing; how many of each type.
 
-    async def publish() -> int:
+    The whole file is checked first: of one with a wrong line nothing is sent.
+    """
+    counts = Counter[str]()
+    for number, message in numbered(file):
+        try:
+            producer_record(settings, message)
+        except ValueError as error:
+            raise ValueError(f"{file}:{number}: {error}; nothing was sent") from None
+        counts[kind_of(message)] += 1
+
+    async def publish() -> None:
         await create(settings)
         with progress() as bar:
-            told = bar.track(messages, description=f"publishing {file.name}", total=None)
-            return await publish_messages(settings, told)
+            description = f"publishing {file.name}"
+            told = bar.track(read_log(file), total=counts.total(), description=description)
+            await publish_messages(settings, told)
 
-    return asyncio.run(publish())
+    asyncio.run(publish())
+    return counts
