@@ -34,7 +34,7 @@ def write_log(path: Path, messages: Iterable[Message], progress: Progress | None
     A message that no reader would take is an InvalidMessageError, and nothing is written.
     """
     part = path.with_name(f"{path.name}.part")
-    messages = _counted(messages, progress)
+    messages = _counted(_readable(messages), progress)
     try:
         if _kind(path) == "parquet":
             count = _write_rows(part, messages)
@@ -66,6 +66,15 @@ def encode_checked(message: Message) -> bytes:
     return data
 
 
+def _readable(messages: Iterable[Message]) -> Iterator[Message]:
+    """The messages, each checked as `read_log` will check it."""
+    check_times = _TimeUnits()
+    for message in messages:
+        encode_checked(message)
+        check_times(message)
+        yield message
+
+
 def kind_of(message: Message) -> str:
     """A message's type, as its field `type` has it."""
     return str(message.__struct_config__.tag)
@@ -92,23 +101,33 @@ def read_log(path: Path, progress: Progress | None = None) -> Iterator[Any]:
 
 def numbered(path: Path, progress: Progress | None = None) -> Iterator[tuple[int, Any]]:
     """The messages of a file as `read_log` gives them, each with its line's (or row's) number."""
-    items, events = 0, -1  # the newest so far
+    check_times = _TimeUnits()
     for number, data in _counted(read_lines(path), progress):
         try:
             message = decode_any(data)
-            at: int | None = getattr(message, "at", None)
-            if isinstance(message, Item):
-                check_unit("at", message.at, items)
-                check_unit("an earlier at", items, message.at)
-                items = max(items, message.at)
-            elif at is not None:
-                check_unit("at", at, YEAR_2100 if events < 0 else events)
-                check_unit("an earlier at", items, at)
-                check_unit("an earlier at", events, at)
-                events = max(events, at)
+            check_times(message)
         except InvalidMessageError as error:
             raise InvalidMessageError(f"{path}:{number}: {error}") from None
         yield number, message
+
+
+class _TimeUnits:
+    """Refuses the message after which a log has times in more than one unit, or not in ours."""
+
+    def __init__(self) -> None:
+        self._items, self._events = 0, -1  # the newest so far
+
+    def __call__(self, message: Message) -> None:
+        at: int | None = getattr(message, "at", None)
+        if isinstance(message, Item):
+            check_unit("at", message.at, self._items)
+            check_unit("an earlier at", self._items, message.at)
+            self._items = max(self._items, message.at)
+        elif at is not None:
+            check_unit("at", at, YEAR_2100 if self._events < 0 else self._events)
+            check_unit("an earlier at", self._items, at)
+            check_unit("an earlier at", self._events, at)
+            self._events = max(self._events, at)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -178,7 +197,7 @@ def _write_lines(path: Path, messages: Iterator[Message], *, zipped: bool) -> in
     count = 0
     with gzip.open(path, "wb") if zipped else path.open("wb") as file:
         for message in messages:
-            file.write(encode_checked(message) + b"\n")
+            file.write(encode(message) + b"\n")
             count += 1
     return count
 
@@ -191,7 +210,7 @@ def _write_rows(path: Path, messages: Iterator[Message]) -> int:
                 {
                     "type": kind_of(message),
                     "at": getattr(message, "at", None),
-                    "message": encode_checked(message),
+                    "message": encode(message),
                 }
                 for message in batch
             ]

@@ -413,7 +413,7 @@ def test_a_campaign_that_is_not_there_is_answered_with_those_that_are(tmp_path: 
         ({"head": ROWS.replace("click", "clicks")}, "men.csv lacks the columns click"),
         ({"context": CONTEXT + "2,1,0,z\n"}, "item_context.csv:4: item_id 1 is there twice"),
         ({"context": CONTEXT + "2,2,inf,z\n"}, "item_context.csv:4: item_feature_0 must"),
-        ({"context": CONTEXT + f"2,2,1,{'z' * 201}\n"}, "item_context.csv:4: "),
+        ({"context": CONTEXT + f"2,2,1,{'z' * 130_000}\n"}, "item_context.csv:4: "),
         ({"context": ""}, "item_context.csv lacks the columns item_id"),
     ],
 )
