@@ -1,6 +1,7 @@
 """Both folds and the recommender over logs in memory: what replay, simulation and tests drive."""
 
 from agents.attribution import Attribution, RankingTask
+from agents.catalogue_records import EmbeddingRecord
 from agents.learner import Learner
 from agents.recommender import Recommender
 from models.catalogue import Catalogue
@@ -25,7 +26,7 @@ class Loop:
         """The items that can be shown."""
         return self.recommender.catalogue
 
-    def __call__(self, message: Item | Embedding | Event) -> list[Decision]:
+    def __call__(self, message: Item | Embedding | EmbeddingRecord | Event) -> list[Decision]:
         """Take one message in; returns the rankings it caused."""
         catalogue = self.catalogue
         match message:
@@ -34,6 +35,9 @@ class Loop:
                 return []
             case Embedding():
                 catalogue.fold_embedding(catalogue.embeddings_version, message)
+                return []
+            case EmbeddingRecord():
+                message.fold(catalogue, catalogue.embeddings_version)
                 return []
             case _:
                 return self._event(message)

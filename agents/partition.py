@@ -41,11 +41,12 @@ OTHERWISE = (
 
 
 class ReceivedMessage(Struct, frozen=True):
-    """A message as the broker gave it."""
+    """A message as the broker gave it; `key`: b"" for none, None where it is not known."""
 
     offset: int
     appended: int
     data: bytes
+    key: bytes | None = None
 
 
 class PublishFeedback(Struct, frozen=True):

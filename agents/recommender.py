@@ -41,7 +41,7 @@ class Recommender:
     >>> retrieval = Retrieval(memory, films, Content(films, memory.histories))
     >>> recommend = Recommender(Learner(memory, Uniform()), films, retrieval, DecisionMetadata())
     >>> recommend(RankingTask(Request(id="r", user="ann", at=0), source=0)).refused
-    'no candidates: the catalogue or the list is empty'
+    'no candidates: the catalogue is empty'
     """
 
     def __init__(
@@ -72,8 +72,9 @@ class Recommender:
     def _ranked(self, task: RankingTask) -> Decision:
         request, policy = task.request, self.learner.policy
         candidates = self.retrieval(request)
+        own = {} if request.candidates is None else dict(candidates.left_out)
         if not candidates.items:
-            return self._decision(task, refused="no candidates: the catalogue or the list is empty")
+            return self._decision(task, refused=_nothing(request, candidates), left_out=own)
         rng = Random(seeded(self.terms.seed, request.user, request.id))
         slots = rank(policy, request.user, request.context, candidates, request.k, rng)
         decision = self._decision(
@@ -81,6 +82,7 @@ class Recommender:
             slots=slots,
             features=candidates.names,
             candidates=candidates.items if self.terms.log_candidates else None,
+            left_out=own,
             weights=self._weights(request, candidates, slots),
         )
         size = len(encode(decision))
@@ -126,6 +128,20 @@ class Recommender:
             seed=self.terms.seed,
             **rest,  # pyright: ignore[reportArgumentType]
         )
+
+
+def _nothing(request: Request, candidates: Candidates) -> str:
+    """Why there is nothing to rank."""
+    what = "catalogue" if request.candidates is None else "request's list"
+    if not candidates.left_out:
+        return f"no candidates: the {what} is empty"
+    said = {
+        "withdrawn": "deleted or expired",
+        "excluded": "in `exclude`",
+        "seen": "clicked or rated by the user before (exclude_seen)",
+    }
+    each = ", ".join(f"{count} {said[why]}" for why, count in candidates.left_out.items())
+    return f"no candidates: of the {what}'s {sum(candidates.left_out.values())} items, {each}"
 
 
 def seeded(seed: int, user: str, id: str) -> int:

@@ -1,7 +1,7 @@
 """The protocols of what learns and what reads: Scorer and Encoder."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,4 +49,13 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """One vector a text, shape (len(texts), dimensions), each of length 1."""
+        ...
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What an encoder with a vocabulary knows of its limits."""
+
+    def unknown(self, texts: Sequence[str]) -> Sequence[float]:
+        """Of each text the share of its pieces that the encoder does not know, 1 without any."""
         ...

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from msgspec import Struct
 
-from models.base import Encoder, Floats
+from models.base import Encoder, Floats, Vocabulary
 from models.events import Embedding, Item, text_hash, text_of
+from models.hash_encoder import says_nothing
 
 Progress = Callable[[int, int], None]  # texts done, texts in all
 Precision = Literal["float32", "bfloat16", "float16"]
 
 # Of all-MiniLM-L6-v2's model.safetensors, as its authors published it: others package it for us.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MOST_UNKNOWN = 0.5  # share of a text's pieces
 _CONTENT = (".json", ".txt", ".model", ".safetensors", ".bin")  # what decides a model's vectors
 
 
@@ -139,6 +142,21 @@ class BertEncoder:
         )["input_ids"]
         return [row or [self._pad] for row in rows]  # an empty text may have no token
 
+    def unknown(self, texts: Sequence[str]) -> list[float]:
+        """Of each text the share of its tokens that the model does not know, 1 without any."""
+        if not texts:
+            return []
+        rows = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        return [row.count(unknown) / len(row) if row else 1.0 for row in rows]
+
     def pooled(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Any]]:
         """Micro-batches of like length, the longest first: places, and means over the tokens.
 
@@ -246,6 +264,11 @@ class CachedEncoder:
         rows = np.frombuffer(joined, "<f4").reshape(len(texts), self.dimensions)
         return rows.astype(np.float32)
 
+    def unknown(self, texts: Sequence[str]) -> Sequence[float]:
+        """What the encoder says of them; one without a vocabulary knows everything."""
+        encoder = self._encoder
+        return encoder.unknown(texts) if isinstance(encoder, Vocabulary) else [0.0] * len(texts)
+
     def _good(self, data: bytes) -> bool:
         if len(data) != 4 * self.dimensions:
             return False
@@ -253,19 +276,52 @@ class CachedEncoder:
         return bool(abs(float((vector * vector).sum()) - 1) < 1e-3)  # also False for NaN
 
 
+class NoVector(Struct, frozen=True):
+    """Why a text has no vector: it says nothing, or mostly what the encoder does not know."""
+
+    reason: Literal["empty", "unknown"]
+
+
 def embed(items: Sequence[Item], encoder: Encoder) -> list[Embedding]:
-    """Each item's text as a message: little-endian float16 under the encoder's version.
+    """The texts of those items that have one, as messages: float16 under the encoder's version.
 
     >>> from models.hash_encoder import HashEncoder
     >>> [made] = embed([Item(id="film:1", title="Toy Story", at=0)], HashEncoder(8))
     >>> made.encoder, len(made.vector)
-    ('hash1/numpy/float32/8', 16)
+    ('hash2/numpy/float32/8', 16)
+    >>> embed([Item(id="film:2", title=" ", at=0)], HashEncoder(8))
+    []
+    """
+    return [made for made in embed_each(items, encoder) if isinstance(made, Embedding)]
+
+
+def embed_each(items: Sequence[Item], encoder: Encoder) -> list[Embedding | NoVector]:
+    """Each item's text as a message, or why there is none.
+
+    Texts that say nothing to an encoder would all have one vector, and be each other's nearest.
     """
     texts = [text_of(item) for item in items]
-    halves = encoder.encode(texts).astype("<f2")
-    return [
+    without = _without_vector(texts, encoder)
+    read = [
+        (item, text)
+        for n, (item, text) in enumerate(zip(items, texts, strict=True))
+        if n not in without
+    ]
+    halves = encoder.encode([text for _, text in read]).astype("<f2")
+    made = iter(
         Embedding(
             id=item.id, encoder=encoder.version, text_hash=text_hash(text), vector=row.tobytes()
         )
-        for item, text, row in zip(items, texts, halves, strict=True)
-    ]
+        for (item, text), row in zip(read, halves, strict=True)
+    )
+    return [without[n] if n in without else next(made) for n in range(len(items))]
+
+
+def _without_vector(texts: Sequence[str], encoder: Encoder) -> dict[int, NoVector]:
+    """By place: those that say nothing, and those of whose pieces over half are unknown."""
+    found = {n: NoVector("empty") for n, text in enumerate(texts) if says_nothing(text)}
+    if isinstance(encoder, Vocabulary):
+        for n, share in enumerate(encoder.unknown(texts)):
+            if share > MOST_UNKNOWN and n not in found:
+                found[n] = NoVector("unknown")
+    return found

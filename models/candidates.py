@@ -1,6 +1,7 @@
 """Retrieval: a request's candidates with the features they are judged on."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
 from math import fsum
@@ -24,7 +25,8 @@ class Candidates(Struct, frozen=True):
 
     `x` is z-scored within the request and rounded to 4 decimals, shape (n, len(names));
     `text` is the projected embedding, shape (n, d), zeros where there is none. `places` are those
-    in the request's own list, if it has one.
+    in the request's own list, if it has one. `left_out` says how many items were no candidates, by
+    why: of the request's own list; without one, of the catalogue, and only if none are left.
     """
 
     names: tuple[str, ...]
@@ -34,6 +36,7 @@ class Candidates(Struct, frozen=True):
     tags: tuple[tuple[str, ...], ...]
     text: Doubles
     places: tuple[int, ...] = ()
+    left_out: Mapping[str, int] = {}
 
     def features(self, i: int) -> Features:
         """Candidate `i` as it is logged."""
@@ -220,8 +223,9 @@ class Retrieval:
     """Finds what could be recommended, and says what is known about it.
 
     The request's own candidates (all of them; unknown ids keep default features), or up to `limit`
-    items from several sources; never what is excluded, deleted, expired or, unless `repeat_seen`,
-    already in the user's history. Reads the memory and the catalogue, and changes neither.
+    items from several sources; never what is excluded, deleted or expired. What is in the user's
+    history is left out of what the sources find, unless `repeat_seen`, and of a list only if the
+    request asks so. Reads the memory and the catalogue, and changes neither.
 
     >>> from models.events import Item
     >>> catalogue, memory = Catalogue(encoder="", dimensions=1), Memory(None, {})
@@ -263,7 +267,11 @@ class Retrieval:
 
     def __call__(self, request: Request) -> Candidates:
         """The candidates of a request, possibly none."""
-        found = self._own(request) if request.candidates is not None else self._found(request)
+        if request.candidates is not None:
+            found, left_out = self._own(request)
+        else:
+            found = self._found(request)
+            left_out = {} if found else self._left_out(request, self.catalogue.live)
         items = sorted(found)
         rows = self.catalogue.find(items)
         places = {item: n for n, item in enumerate(dict.fromkeys(request.candidates or ()))}
@@ -275,26 +283,45 @@ class Retrieval:
             tags=tuple(self.catalogue.tags[row] for row in rows.tolist()),
             text=self.catalogue.text[rows],
             places=tuple(places[item] for item in items) if places else (),
+            left_out=left_out,
         )
 
-    def _own(self, request: Request) -> dict[str, str]:
-        seen, exclude = self._seen(request.user), set(request.exclude)
-        return {
-            item: "request"
-            for item in request.candidates or ()
-            if item not in seen
-            and item not in exclude
-            and not self.catalogue.withdrawn(item, request.at)
-        }
+    def _own(self, request: Request) -> tuple[dict[str, str], dict[str, int]]:
+        """The request's own list without what must not be shown, and how much was left out."""
+        own = dict.fromkeys(request.candidates or (), "request")
+        barred = self._barred(request)
+        return (
+            {item: source for item, source in own.items() if not barred(item)},
+            self._left_out(request, own),
+        )
 
-    def _seen(self, user: str) -> Container[str]:
-        return () if self.repeat_seen else self.memory.histories.seen(user)
+    def _left_out(self, request: Request, items: Iterable[str]) -> dict[str, int]:
+        found = Counter(filter(None, map(self._barred(request), items)))
+        return {why: found[why] for why in ("withdrawn", "excluded", "seen") if found[why]}
+
+    def _barred(self, request: Request) -> Callable[[str], str]:
+        """Why an item must not be shown, "" if it may be."""
+        seen, exclude = self._seen(request), set(request.exclude)
+
+        def why(item: str) -> str:
+            if self.catalogue.withdrawn(item, request.at):
+                return "withdrawn"
+            return "excluded" if item in exclude else "seen" if item in seen else ""
+
+        return why
+
+    def _seen(self, request: Request) -> Container[str]:
+        """What the user has clicked, where it is left out: of what others list only if they ask."""
+        asked = request.exclude_seen
+        if asked is None:
+            asked = not self.repeat_seen and request.candidates is None
+        return self.memory.histories.seen(request.user) if asked else ()
 
     def _found(self, request: Request) -> dict[str, str]:
         """Items and which source proposed them first: each up to its quota, then what is left."""
         catalogue, at = self.catalogue, request.at
         live, ends = catalogue.live, catalogue.ends
-        seen, exclude = self._seen(request.user), set(request.exclude)
+        seen, exclude = self._seen(request), set(request.exclude)
         proposed = [(source, iter(source.items(self, request))) for source in self.sources]
         found: dict[str, str] = {}
 

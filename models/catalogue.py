@@ -1,8 +1,10 @@
 """The catalogue: items and their embeddings, each folded from its own log.
 
 What it says depends on the two versions alone. How the logs interleaved may show in row numbers, so
-nothing read from here may depend on a row's number. Compaction changes nothing either: each log
-keeps the last `limit` ids written to it, and deletions count as written.
+nothing read from here may depend on a row's number. Compaction changes nothing either: the last
+record of an id alone says what it is, and what is forgotten is as if it had never been there. Of
+each log the last `limit` ids written to it are kept; items with `deleted` count. (Beyond `limit`
+ids, what was forgotten may have pushed out what a compacted log still has: see `evicted`.)
 """
 
 from bisect import bisect_left, insort
@@ -77,6 +79,7 @@ class Catalogue:
         self.items_version = 0
         self.embeddings_version = 0
         self.ignored = {"encoder": 0, "size": 0, "vector": 0}  # embeddings that were of no use
+        self.evicted = 0  # ids for which there was no room
         self.changes = 0  # grows when a vector can be proposed, no longer can, or differs
         self.ids: list[str] = [""]
         self.ends: list[int] = [NEVER]  # when the item of a row expires
@@ -100,10 +103,8 @@ class Catalogue:
         """Take in the record at `offset` of the items log."""
         self.items_version = _next("items", self.items_version, offset)
         if item.id not in self._items and len(self._items) == self.limit:
-            oldest, _ = self._items.popitem(last=False)
-            self._forget(oldest)
-            self._refresh(self._rows[oldest], oldest)
-            self._release(oldest)
+            self._drop_item(next(iter(self._items)))
+            self.evicted += 1
         self._forget(item.id)
         self._items[item.id] = item
         self._items.move_to_end(item.id)
@@ -119,29 +120,50 @@ class Catalogue:
             insort(self._newest, (-item.at, item.id))
         self._refresh(row, item.id)
 
+    def forget_item(self, offset: int, id: str | None) -> None:
+        """Take in that from `offset` of the items log on there is no such item, nor ever was.
+
+        None: the record is about none.
+        """
+        self.items_version = _next("items", self.items_version, offset)
+        if id in self._items:
+            self._drop_item(id)
+
     def fold_embedding(self, offset: int, embedding: Embedding) -> None:
-        """Take in the record at `offset` of the embeddings log."""
+        """Take in the record at `offset` of the embeddings log.
+
+        One of no use leaves its item without a vector: compaction removes the one before it.
+        """
         self.embeddings_version = _next("embeddings", self.embeddings_version, offset)
         if embedding.encoder != self.encoder:
             self.ignored["encoder"] += 1
             return
-        if len(embedding.vector) != 2 * self.dimensions:
-            self.ignored["size"] += 1
-            return
-        vector = np.frombuffer(embedding.vector, "<f2").astype(np.float64)
-        if not np.isfinite(vector).all() or not vector.any():
-            self.ignored["vector"] += 1
+        vector = self._usable(embedding)
+        if vector is None:
+            if embedding.id in self._embedded:
+                self._drop_embedding(embedding.id)
             return
         if embedding.id not in self._embedded and len(self._embedded) == self.limit:
-            oldest, _ = self._embedded.popitem(last=False)
-            self._set_vector(self._rows[oldest], np.zeros(self.dimensions, np.float32))
-            self._refresh(self._rows[oldest], oldest)
-            self._release(oldest)
+            self._drop_embedding(next(iter(self._embedded)))
         self._embedded[embedding.id] = None
         self._embedded.move_to_end(embedding.id)
         row = self._row(embedding.id)
         self._set_vector(row, on_grid(vector))
         self._refresh(row, embedding.id)
+
+    def forget_embedding(self, offset: int, id: str | None) -> None:
+        """Take in that from `offset` of the embeddings log on the item has no vector.
+
+        None: the record is about no item's vector of this encoder.
+        """
+        self.embeddings_version = _next("embeddings", self.embeddings_version, offset)
+        if id in self._embedded:
+            self._drop_embedding(id)
+
+    def read_up_to(self, items: int, embeddings: int) -> None:
+        """Nothing more is below these versions: compaction may have removed the last records."""
+        self.items_version = max(self.items_version, items)
+        self.embeddings_version = max(self.embeddings_version, embeddings)
 
     def item(self, id: str) -> Item | None:
         """The item, unless it is unknown or deleted."""
@@ -182,6 +204,28 @@ class Catalogue:
     def aged(self, i: int) -> str:
         """The `i`-th newest of the items not deleted."""
         return self._newest[i][1]
+
+    def _usable(self, embedding: Embedding) -> Doubles | None:
+        if len(embedding.vector) != 2 * self.dimensions:
+            self.ignored["size"] += 1
+            return None
+        vector = np.frombuffer(embedding.vector, "<f2").astype(np.float64)
+        if not np.isfinite(vector).all() or not vector.any():
+            self.ignored["vector"] += 1
+            return None
+        return vector
+
+    def _drop_item(self, id: str) -> None:
+        del self._items[id]
+        self._forget(id)
+        self._refresh(self._rows[id], id)
+        self._release(id)
+
+    def _drop_embedding(self, id: str) -> None:
+        del self._embedded[id]
+        self._set_vector(self._rows[id], np.zeros(self.dimensions, np.float32))
+        self._refresh(self._rows[id], id)
+        self._release(id)
 
     def _forget(self, id: str) -> None:
         """Undo what the item's last record did to its row."""

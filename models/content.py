@@ -86,7 +86,9 @@ class Content:
         return dots.sum(axis=1) / together / lengths, cosines.max(axis=1), cosines[:, 0]
 
     def near(self, item: str) -> NeighbourList:
-        """The items nearest to an embedded item, itself left out; ties by id."""
+        """The items nearest to an item, itself left out; ties by id. None if it has no vector."""
+        if not self.catalogue.embedded(item):
+            return NeighbourList(self.catalogue.changes, np.zeros(0, np.intp), ())
         found = self._lists.get(item)
         if found is None or found.changes != self.catalogue.changes:
             found = self._extended(item, found) if found else self._computed(item)

@@ -73,7 +73,11 @@ class Embedding(Message, frozen=True, tag="embedding"):
 
 
 class Request(Message, frozen=True, tag="request"):
-    """Somebody wants a ranking of `k` items; `candidates` restricts, `exclude` removes."""
+    """Somebody wants a ranking of `k` items; `candidates` restricts, `exclude` removes.
+
+    `exclude_seen` removes what the user clicked, or keeps it; without it, the setting says so of
+    what rankloop finds, and nothing is removed from `candidates`.
+    """
 
     id: Id
     user: Id
@@ -82,6 +86,7 @@ class Request(Message, frozen=True, tag="request"):
     context: Flat = {}
     candidates: Ids | None = None
     exclude: Ids = ()
+    exclude_seen: bool | None = None
 
 
 class Impression(Message, frozen=True, tag="impression"):
@@ -153,6 +158,7 @@ class Decision(Message, frozen=True, tag="decision"):
     `model` is the feedback offset the model had read up to; `items` and `embeddings` likewise;
     `source` is the offset in the events partition that asked. A request that cannot be served
     has no slots and says why in `refused`. With one id twice, the lowest offset counts.
+    `left_out`: how many of the request's own candidates were not ranked, by why.
     `weights`: how many times as likely as `policy` each challenger was to fill slots down to each.
     """
 
@@ -174,6 +180,7 @@ class Decision(Message, frozen=True, tag="decision"):
     context: Flat = {}
     candidates: tuple[Id, ...] | None = None
     refused: str | None = None
+    left_out: dict[Label, int] = {}
     weights: Weights = {}
 
     def __post_init__(self) -> None:

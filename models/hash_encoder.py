@@ -1,25 +1,44 @@
 """Text as unit vectors without a model: words and their parts, hashed."""
 
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from models.base import Floats
 
-_HAN = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # written without spaces: kana too
-_RUNS = re.compile(rf"(?P<han>[{_HAN}]+)|[^\W_{_HAN}]+")
-_HASH_RULES = "hash1"  # change with anything that changes HashEncoder's vectors
+_HASH_RULES = "hash2"  # change with anything that changes HashEncoder's vectors
+# Letters and symbols that show nothing (Hangul fillers, the blank Braille cell), or that stand for
+# something lost (the object and the replacement character).
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
+# Written without spaces: kana, Han.
+_HAN = (("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff"))
+
+
+def says_nothing(text: str) -> bool:
+    """Whether no letter, digit or symbol is in a text that one can see.
+
+    Blanks, zero widths, controls, private use, punctuation, and marks without a letter say nothing.
+
+    >>> [says_nothing(text) for text in ("", " \u200b\ufeff", "...!", "\u3164", "7", "🎉")]
+    [True, True, True, True, False, False]
+    """
+    normal = unicodedata.normalize("NFKC", text)
+    return not any(
+        unicodedata.category(character)[0] in "LNS" and character not in _BLANK
+        for character in normal
+    )
 
 
 class HashEncoder:
     """Words and character n-grams hashed into signed places: no model, no download.
 
-    Texts that share words or parts of words are near; meaning is not known. Chinese and
-    Japanese run by characters and pairs. The same bits in every process and on every machine.
+    Texts that share words or parts of words are near; meaning is not known. Chinese, Japanese and
+    symbols run by characters and pairs. The same bits in every process and on every machine.
 
     >>> a, b, c = HashEncoder().encode(["a red fox", "red foxes", "tax law"])
     >>> bool(a @ b > a @ c)
@@ -38,8 +57,10 @@ class HashEncoder:
         for row, text in zip(counts, texts, strict=True):
             for part, weight in _parts(text):
                 self._add(row, part, weight)
-            if not row.any():  # nothing to go by, or everything cancelled
-                self._add(row, "", 1)
+            salted = text
+            while not row.any():  # nothing to go by, or everything cancelled
+                self._add(row, salted, 1)
+                salted += " "
         return (counts / np.sqrt((counts * counts).sum(axis=1, keepdims=True))).astype(np.float32)
 
     def _add(self, row: Any, part: str, weight: int) -> None:
@@ -50,12 +71,23 @@ class HashEncoder:
 
 
 def _parts(text: str) -> Iterator[tuple[str, int]]:
-    for match in _RUNS.finditer(unicodedata.normalize("NFKC", text).lower()):
-        run = match.group()
-        if match.lastgroup:
+    for kind, characters in groupby(unicodedata.normalize("NFKC", text).lower(), _kind):
+        run = "".join(characters)
+        if kind == "single":
             yield from ((character, 1) for character in run)
             yield from ((run[i : i + 2], 2) for i in range(len(run) - 1))
-        else:
+        elif kind == "word" and not says_nothing(run):
             yield run, 3
             edged = f"<{run}>"
             yield from ((edged[i : i + 3], 1) for i in range(len(edged) - 2))
+
+
+@lru_cache(1 << 14)
+def _kind(character: str) -> str:
+    """`word`, `single` or nothing; marks belong to words: in Thai they are the vowels."""
+    if character in _BLANK:
+        return ""
+    group = unicodedata.category(character)[0]
+    if group == "S" or any(first <= character <= last for first, last in _HAN):
+        return "single"
+    return "word" if group == "M" or character.isalnum() else ""

@@ -17,6 +17,7 @@ from agents.audit.differences import (
     short_json,
 )
 from agents.audit.expected import ExpectedRecords
+from agents.catalogue_records import EmbeddingRecord, ItemRecord
 from agents.learner import Learner
 from agents.ledger import PartitionHead
 from agents.partition import ReceivedMessage
@@ -26,10 +27,8 @@ from models.events import (
     InvalidMessageError,
     Source,
     decode_decision,
-    decode_embedding,
     decode_record,
     encode,
-    read_item,
 )
 
 END = 2**63
@@ -164,18 +163,13 @@ class Audit:
 
     def item(self, message: ReceivedMessage) -> None:
         """Take a message of the items."""
-        try:
-            item = read_item(message.data, message.appended)
-            self.catalogues.items.add(message.offset, item)
-        except InvalidMessageError:
-            self.catalogues.items.add(message.offset, None)
+        record = ItemRecord.of(message.key, message.data or None, message.appended)
+        self.catalogues.add_item(message.offset, record)
 
     def embedding(self, message: ReceivedMessage) -> None:
         """Take a message of the embeddings."""
-        try:
-            self.catalogues.add_embedding(message.offset, decode_embedding(message.data))
-        except InvalidMessageError:
-            self.catalogues.add_embedding(message.offset, None)
+        record = EmbeddingRecord.of(message.key, message.data or None)
+        self.catalogues.add_embedding(message.offset, record)
 
     def feedback(self, message: ReceivedMessage) -> None:
         """Decide what was decided before this record, then learn it."""

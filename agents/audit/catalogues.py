@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from agents.catalogue_records import EmbeddingRecord, ItemRecord
 from agents.recommender import Recommender
-from models.events import Embedding, Item
 
 T = TypeVar("T")
 SIZE = 64  # of vectors nobody has seen: as many as a text can be projected to
@@ -14,30 +14,31 @@ LARGEST = 8_192  # float16 values that an embedding has room for
 
 
 class VersionHistory(Generic[T]):
-    """A log's usable records by offset, and which offsets it holds at all.
+    """A log's records by offset.
 
     >>> log = VersionHistory[str]()
-    >>> log.add(0, "a"), log.add(1, None), log.add(3, "b")
+    >>> log.add(0, "a"), log.add(1, "b"), log.add(3, "c")
     (None, None, None)
-    >>> log.between(0, 4), log.missing(2), log.missing(4), log.unreadable
-    ([(0, 'a'), (3, 'b')], None, 2, 1)
+    >>> log.between(1, 4), log.missing(2), log.missing(4), log.end
+    ([(1, 'b'), (3, 'c')], None, 2, 4)
     """
 
     def __init__(self) -> None:
         self.unreadable = 0
-        self._offsets: list[int] = []
         self._records: list[tuple[int, T]] = []
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._records)
 
-    def add(self, offset: int, record: T | None) -> None:
-        """Take the record at an offset, above all before; None: it cannot be decoded."""
-        self._offsets.append(offset)
-        if record is None:
-            self.unreadable += 1
-        else:
-            self._records.append((offset, record))
+    @property
+    def end(self) -> int:
+        """The offset after the last record."""
+        return self._records[-1][0] + 1 if self._records else 0
+
+    def add(self, offset: int, record: T, unreadable: bool = False) -> None:
+        """Take the record at an offset, above all before."""
+        self._records.append((offset, record))
+        self.unreadable += unreadable
 
     def between(self, start: int, end: int) -> list[tuple[int, T]]:
         """The records from one offset up to another."""
@@ -46,8 +47,8 @@ class VersionHistory(Generic[T]):
 
     def missing(self, version: int) -> int | None:
         """The first offset below `version` that the log does not hold, if there is one."""
-        known = self._offsets
-        first = bisect_left(range(len(known)), True, key=lambda i: known[i] > i)
+        known = self._records
+        first = bisect_left(range(len(known)), True, key=lambda i: known[i][0] > i)
         return first if first < version else None
 
 
@@ -67,18 +68,22 @@ class CatalogueHistory:
     """
 
     def __init__(self, make: Callable[[str, int], Recommender], most: int = 8) -> None:
-        self.items = VersionHistory[Item]()
-        self.embeddings = VersionHistory[Embedding]()
+        self.items = VersionHistory[ItemRecord]()
+        self.embeddings = VersionHistory[EmbeddingRecord]()
         self.made = 0
         self._make = make  # from an encoder's version and the size of its vectors
         self._most = most
         self._sizes: dict[str, Counter[int]] = {}  # by encoder: how long its vectors are
         self._kept: list[_ItemVersion] = []
 
-    def add_embedding(self, offset: int, embedding: Embedding | None) -> None:
-        """Take an embedding."""
-        self.embeddings.add(offset, embedding)
-        if embedding is not None:
+    def add_item(self, offset: int, record: ItemRecord) -> None:
+        """Take a record of the items."""
+        self.items.add(offset, record, bool(record.invalid))
+
+    def add_embedding(self, offset: int, record: EmbeddingRecord) -> None:
+        """Take a record of the embeddings."""
+        self.embeddings.add(offset, record, bool(record.invalid))
+        if (embedding := record.embedding) is not None:
             sizes = self._sizes.setdefault(embedding.encoder, Counter())
             sizes[len(embedding.vector) // 2] += 1
 
@@ -97,9 +102,11 @@ class CatalogueHistory:
         kept = kept or self._new(encoder)
         catalogue = kept.recommender.catalogue
         for offset, item in self.items.between(kept.items, items):
-            catalogue.fold_item(offset, item)
+            item.fold(catalogue, offset)
         for offset, embedding in self.embeddings.between(kept.embeddings, embeddings):
-            catalogue.fold_embedding(offset, embedding)
+            embedding.fold(catalogue, offset)
+        # What was last read then may be gone: a tombstone that compaction removed.
+        catalogue.read_up_to(min(items, self.items.end), min(embeddings, self.embeddings.end))
         kept.items, kept.embeddings = items, embeddings
         where = encoder, items, embeddings
         others = [k for k in self._kept if (k.encoder, k.items, k.embeddings) != where]

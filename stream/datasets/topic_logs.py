@@ -25,7 +25,15 @@ NAMES = ("events", "rankings", "feedback", "items", "embeddings")
 CHUNK = 1_000
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 
-_SCHEMA = pa.schema([("offset", pa.int64()), ("appended", pa.int64()), ("message", pa.binary())])
+_SCHEMA = pa.schema(
+    [
+        ("offset", pa.int64()),
+        ("appended", pa.int64()),
+        ("message", pa.binary()),
+        ("key", pa.binary()),
+    ]
+)
+_NEEDED = ("offset", "appended", "message")  # files of older releases have no keys
 
 
 class Logs(Protocol):
@@ -128,7 +136,7 @@ class FileLogs:
     """A folder with a file a partition: `events-0.parquet`, `events-1.jsonl.gz`, `items.jsonl`.
 
     In JSON lines, a message's offset is its line's number, counted from 0, blank lines included.
-    In Parquet, offsets and the times of appending are columns, as `save` writes them.
+    In Parquet, offsets, the times of appending and keys are columns, as `save_topic` writes them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -185,7 +193,10 @@ def save_topic(logs: Logs, folder: Path, name: str) -> Iterator[tuple[int, Recei
 
 
 def _write(writer: pq.ParquetWriter, messages: Iterable[ReceivedMessage]) -> None:
-    rows = [{"offset": m.offset, "appended": m.appended, "message": m.data} for m in messages]
+    rows = [
+        {"offset": m.offset, "appended": m.appended, "message": m.data, "key": m.key}
+        for m in messages
+    ]
     if rows:
         writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
 
@@ -193,13 +204,14 @@ def _write(writer: pq.ParquetWriter, messages: Iterable[ReceivedMessage]) -> Non
 def _rows(path: Path) -> Iterator[ReceivedMessage]:
     try:
         with pq.ParquetFile(path) as file:
-            if not set(_SCHEMA.names) <= set(file.schema_arrow.names):
+            if not set(_NEEDED) <= set(file.schema_arrow.names):
                 yield from _lines(path)
                 return
-            for batch in file.iter_batches(CHUNK, columns=_SCHEMA.names):
-                columns = (batch.column(name).to_pylist() for name in _SCHEMA.names)
-                for offset, appended, data in zip(*columns, strict=True):
-                    yield ReceivedMessage(offset, appended, data)
+            names = [name for name in _SCHEMA.names if name in file.schema_arrow.names]
+            for batch in file.iter_batches(CHUNK, columns=names):
+                columns = (batch.column(name).to_pylist() for name in names)
+                for row in zip(*columns, strict=True):
+                    yield ReceivedMessage(*row)
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidMessageError(f"{path}: {error}") from None
 

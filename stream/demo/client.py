@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
+from agents.catalogue_records import EmbeddingRecord
 from models.events import (
     Click,
     Decision,
@@ -20,7 +21,6 @@ from models.events import (
     Request,
     Tick,
     decode_decision,
-    decode_embedding,
     encode,
 )
 from stream.datasets.publish import producer_record
@@ -52,20 +52,25 @@ class ClientStatistics(Struct, frozen=True):
 async def embed_through(
     settings: Settings, items: Sequence[Item], progress: Progress
 ) -> tuple[Embedding, ...]:
-    """Publish items and wait until the workers have embedded them; in the items' order."""
+    """Publish items and wait until the workers have embedded them; in the items' order.
+
+    Those without a text that the workers' model reads have none.
+    """
     topic = TopicPartition(Topics(settings.topic_prefix).embeddings, 0)
     reader = committed_consumer(settings, group_id=None, auto_offset_reset="earliest")
     publish = Producer(settings.aiokafka_options())
     await reader.start()
-    found: dict[str, Embedding] = {}
+    found: dict[str, Embedding | None] = {}
     try:
         reader.assign([topic])
         await publish([producer_record(settings, item) for item in items])
         heard = time.monotonic()
         while len(found) < len(items):
             for messages in (await reader.getmany(timeout_ms=500)).values():
-                made = [decode_embedding(message.value or b"") for message in messages]
-                found |= {embedding.id: embedding for embedding in made}
+                for message in messages:
+                    record = EmbeddingRecord.of(message.key or b"", message.value)
+                    _, _, id = (record.key or "").partition(" ")
+                    found[id] = record.embedding
                 heard = time.monotonic()
                 progress(len(found))
             if time.monotonic() > heard + PATIENCE:
@@ -75,7 +80,8 @@ async def embed_through(
     finally:
         await reader.stop()
         await publish.stop()
-    return tuple(found[item.id] for item in items)
+    made = (found[item.id] for item in items)
+    return tuple(embedding for embedding in made if embedding is not None)
 
 
 class Client:

@@ -31,7 +31,7 @@ from stream.progress import progress
 from stream.settings import Settings, others_environ
 from stream.simulation.closed_loop import Run, run
 from stream.simulation.environment import Environment, LogEnvironment, Messages
-from stream.simulation.event_log import EventLog
+from stream.simulation.event_log import EventLog, pairs
 from stream.simulation.experiment import POLICIES, label, side_by_side
 from stream.simulation.news import NewsEnvironment
 from stream.storage.vector_cache import EncoderIdentity
@@ -67,8 +67,8 @@ class DemoNewsEnvironment(NewsEnvironment, frozen=True):
 def _stock(
     items: Sequence[Item], embeddings: Sequence[Embedding]
 ) -> Iterator[Item | Embedding | Event]:
-    for pair in zip(items, embeddings, strict=True):
-        yield from pair
+    for pair in pairs(items, embeddings):
+        yield from filter(None, pair)
 
 
 class Scenario(Struct, frozen=True):
@@ -125,6 +125,8 @@ def run_demo(settings: Settings, data: Path | None, requests: int, events: int) 
             items = played_with.items
             told = _told(bar, "titles embedded", len(items))
             vectors = asyncio.run(embed_through(settings, items, told))
+            if not vectors:
+                raise NoAnswerError(f"{settings.encoder_name} reads none of the titles")
             text = EncoderIdentity(vectors[0].encoder, len(vectors[0].vector) // 2)
             environment = played_with.environment(vectors, text)
             told = _told(bar, "requests ranked through Kafka", requests)

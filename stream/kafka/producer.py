@@ -14,6 +14,7 @@ from stream.errors import RetryableError
 from stream.kafka.topics import Topics
 
 log = logging.getLogger(__name__)
+MAX_KEY_BYTES = 1024  # of a key in a header; the longest that is right has 1,024
 MAX_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES  # of a value in dead letters; their topic allows it
 
 
@@ -21,7 +22,7 @@ class ProducerRecord(Struct, frozen=True):
     """A message to publish, to the only partition of its topic where none is named."""
 
     topic: str
-    value: bytes
+    value: bytes | None
     key: bytes | None = None
     partition: int = 0
     headers: tuple[tuple[str, bytes], ...] = ()
@@ -121,9 +122,15 @@ class Producer:
 
 
 def dead_letter(
-    topics: Topics, topic: str, partition: int, offset: int, value: bytes, reason: str
+    topics: Topics,
+    topic: str,
+    partition: int,
+    offset: int,
+    value: bytes,
+    reason: str,
+    key: bytes | None = None,
 ) -> ProducerRecord:
-    """A message that cannot be used: its bytes as they came, the reason and origin as headers.
+    """A message that cannot be used: its bytes as they came; reason, origin and key as headers.
 
     A value longer than its topic takes is cut, and headers say so: broker limits are those of what
     is compressed, so a producer gets in what does not come out again.
@@ -137,4 +144,6 @@ def dead_letter(
     if len(value) > MAX_LETTER_BYTES:
         headers |= {"truncated": "true", "size": str(len(value))}
     pairs = tuple((name, text.encode()) for name, text in headers.items())
+    if key:
+        pairs += (("key", key[:MAX_KEY_BYTES]),)
     return ProducerRecord(topics.deadletters, value[:MAX_LETTER_BYTES], headers=pairs)

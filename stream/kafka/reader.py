@@ -204,8 +204,8 @@ class TopicReader:
 
 
 def received_messages(messages: list[ConsumerRecord]) -> list[ReceivedMessage]:
-    """Kafka's records as the agents know them; a null value becomes an empty message."""
-    return [ReceivedMessage(m.offset, m.timestamp, m.value or b"") for m in messages]
+    """Kafka's records as the agents know them; a null key or value becomes an empty one."""
+    return [ReceivedMessage(m.offset, m.timestamp, m.value or b"", m.key or b"") for m in messages]
 
 
 def decision_of(message: ConsumerRecord) -> Decision | None:

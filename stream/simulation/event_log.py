@@ -1,12 +1,23 @@
 """A log in memory, in event time: nothing is known before it happened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from models.events import Click, Embedding, Event, Impression, Item, Request, Reward, Tick
+from models.events import (
+    Click,
+    Embedding,
+    Event,
+    Impression,
+    Item,
+    Request,
+    Reward,
+    Tick,
+    text_hash,
+    text_of,
+)
 from stream import build
 from stream.datasets.log_files import read_log
 from stream.settings import Settings
@@ -16,14 +27,14 @@ EVENTS = Request | Impression | Click | Reward | Tick
 
 
 class EventLog(Struct, frozen=True):
-    """A log in memory: all versions of all items, vectors for those that are no deletions, events.
+    """A log in memory: all versions of all items, vectors of those that have one, events.
 
     `places` says how many events came before each item in the file; empty: none before any.
 
     >>> ann = {"user": "ann", "item": "a"}
     >>> log = EventLog(
     ...     (Item(id="a", at=0), Item(id="a", at=0, deleted=True)),
-    ...     (Embedding(id="a", encoder="none", text_hash="0" * 16, vector=b"00"),),
+    ...     (Embedding(id="a", encoder="none", text_hash=text_hash(""), vector=b"00"),),
     ...     (Click(id="c", at=5, **ann), Click(id="d", at=6, **ann)),
     ...     EncoderIdentity("none", 1), (0, 1))
     >>> [type(message).__name__ for message in log.in_time()]
@@ -61,15 +72,37 @@ class EventLog(Struct, frozen=True):
     def _entering(self) -> Iterator[tuple[int, int, int, Item, Embedding | None]]:
         """(place, time, number, item, vector) of each version, by place; versions keep order."""
         places = self.places or (0,) * len(self.items)
-        vectors = iter(self.embeddings)
+        vectors = pairs(self.items, self.embeddings)
         known: dict[str, int] = {}  # id: when its latest version entered
         made: list[tuple[int, int, int, Item, Embedding | None]] = []
-        for i, (place, item) in enumerate(zip(places, self.items, strict=True)):
+        for i, (place, (item, vector)) in enumerate(zip(places, vectors, strict=True)):
             first = item.id not in known
             at = known[item.id] = max(item.at, known.get(item.id, item.at))
-            vector = None if item.deleted else next(vectors)
             made.append((0 if first else place, at, i, item, vector))
         return iter(sorted(made, key=lambda one: one[0]))
+
+
+def pairs(
+    items: Iterable[Item], embeddings: Iterable[Embedding]
+) -> Iterator[tuple[Item, Embedding | None]]:
+    """Each item with the vector of its text, if there is one.
+
+    A new version without a vector comes with one of zeros where an older one has a vector: that one
+    is not its own.
+    """
+    known = {(made.id, made.text_hash): made for made in embeddings}
+    had: dict[str, Embedding] = {}
+    for item in items:
+        if item.deleted:
+            yield item, None
+            continue
+        vector = known.get((item.id, text_hash(text_of(item))))
+        old = had.pop(item.id, None)
+        if vector is not None:
+            had[item.id] = vector
+        elif old is not None:
+            vector = structs.replace(old, vector=bytes(len(old.vector)))
+        yield item, vector
 
 
 def read_event_log(path: Path, settings: Settings, limit: int | None = None) -> EventLog:

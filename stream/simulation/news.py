@@ -11,6 +11,7 @@ from stream import build
 from stream.datasets.simulated_news import MINUTE, START, News, news
 from stream.settings import Settings
 from stream.simulation.environment import Messages
+from stream.simulation.event_log import pairs
 from stream.storage.vector_cache import EncoderIdentity, embedded
 
 
@@ -38,12 +39,12 @@ def requests_of_readers(
 ) -> Messages:
     """A request by some reader at each time, in order, after the articles that came by then."""
     readers = sorted(news.tastes)
-    pairs = iter(zip(news.items, embeddings, strict=True))
-    following = next(pairs, None)
+    coming = pairs(news.items, embeddings)
+    following = next(coming, None)
     for i, at in enumerate(times):
         while following and following[0].at <= at:
-            yield from following
-            following = next(pairs, None)
+            yield from filter(None, following)
+            following = next(coming, None)
         reader = readers[splitmix(seed, i) % len(readers)]
         yield Request(id=f"ask:{i + 1}", user=reader, at=at, k=k)
 

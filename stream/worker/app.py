@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +30,7 @@ from stream.settings import Settings
 from stream.storage.latest_rankings import LatestRankings, MemoryRankings, RedisRankings
 from stream.storage.vector_cache import RedisVectors
 from stream.worker.checks import WorkerChecks
-from stream.worker.embedder import embed_items
+from stream.worker.embedder import Embedder, say_encoder
 from stream.worker.engine import Engine
 from stream.worker.logging_setup import configure
 from stream.worker.prometheus import CONTENT_TYPE
@@ -175,13 +175,8 @@ def app(
         async def _ready(self) -> None:
             await guard.doing(keep_saying(engine.readiness, checks.look, checks.facts))
 
-    async def embedder(stream: Any) -> None:
-        async for batch in stream.take_events(settings.encoder_batch, within=0.05):
-            await embed_items(batch, encoder, engine.topics, engine.publish, engine.embedded)
-
     if settings.worker_role.embeds:
-        items = made.topic(engine.topics.items, value_type=bytes, value_serializer="raw")
-        made.agent(items, name="embedder")(embedder)
+        _add_embedder(made, engine)
     else:
         made.producer_only = True  # Faust's consumer must not be there without a topic
 
@@ -189,12 +184,29 @@ def app(
     return made
 
 
+def _add_embedder(made: faust.App, engine: Engine) -> None:
+    """The agents that embed items, and that look at embeddings."""
+    embedder = Embedder(engine.encoder, engine.topics, engine.publish, engine.embedded)
+
+    def reads(topic: str, takes: Callable[[Any], Awaitable[None]], name: str) -> None:
+        async def agent(stream: Any) -> None:
+            async for batch in stream.take_events(engine.settings.encoder_batch, within=0.05):
+                await takes(batch)
+
+        channel = made.topic(topic, value_type=bytes, value_serializer="raw")
+        made.agent(channel, name=name)(agent)
+
+    reads(engine.topics.items, embedder.items, "embedder")
+    reads(engine.topics.embeddings, embedder.embeddings, "embeddings")
+    say_encoder(engine.encoder)
+
+
 def name(settings: Settings, encoder: Encoder) -> str:
     """The Faust app's, and so its group's: a new encoder reads all items again, from the start.
 
     >>> from models.hash_encoder import HashEncoder
     >>> name(Settings(), HashEncoder(64)), name(Settings(), HashEncoder(128))
-    ('rankloop-c51ac14b', 'rankloop-11094d61')
+    ('rankloop-30e814e8', 'rankloop-39dd51e0')
     """
     version = blake2b(encoder.version.encode(), digest_size=4).hexdigest()
     return f"{settings.group}-{version}"

@@ -60,6 +60,7 @@ class PartitionCounters:
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.dead_letters: Counter[str] = Counter()  # by reason
         self.rankings: Counter[str] = Counter()  # published: ranked or refused
+        self.left_out: Counter[str] = Counter()  # of requests' own candidates, by why
         self.abandoned = 0  # batches
         self.older = 0  # batches decided with an older model than their own clicks
         self.restores = 0
@@ -82,7 +83,9 @@ class PartitionCounters:
 
     def published(self, decisions: Iterable[Decision]) -> None:
         """These were acknowledged."""
-        self.rankings.update("refused" if d.refused else "ranked" for d in decisions)
+        for decision in decisions:
+            self.rankings["refused" if decision.refused else "ranked"] += 1
+            self.left_out.update(decision.left_out)
 
     def revoked(self, counts: CounterSnapshot) -> None:
         """An assignment is over; `counts` is what it committed last."""

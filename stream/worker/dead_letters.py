@@ -14,6 +14,7 @@ HINTS = {
     "future": "at is in milliseconds since 1970; look at the producer's clock",
     "too_late": "older than horizon + allowed lateness + early reward; at is in milliseconds",
     "invalid": "`rankloop schema` prints what a message must look like",
+    "wrong key": "the key of an item is its id, of an embedding its encoder, a space and the id",
     "not embedded": "the text model failed on it; the ERROR line before this names the item",
 }
 

@@ -15,6 +15,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from msgspec import to_builtins
 
 from agents.attribution import Attribution, RankingTask
+from agents.catalogue_records import EmbeddingRecord, ItemRecord
 from agents.learner import Learner
 from agents.ledger import Ledger
 from agents.partition import Partition
@@ -23,11 +24,8 @@ from models.events import (
     Begin,
     Decision,
     Fold,
-    InvalidMessageError,
-    decode_embedding,
     decode_record,
     encode,
-    read_item,
 )
 from stream import build
 from stream.errors import LogError
@@ -102,7 +100,6 @@ class Engine:
         self._turned = asyncio.Event()  # another fold is in force
         self.decision_seconds = decision_times()
         self.embedded = EmbeddingCounters()
-        self.unreadable = 0
 
     async def run(self) -> None:
         """Read everything known so far, then join the group; ends when something fails.
@@ -269,20 +266,12 @@ class Engine:
         self.parts = build.Parts(learner, *build.deciding(self.settings, learner, catalogue))
 
     def _item(self, message: ConsumerRecord) -> None:
-        try:
-            item = read_item(message.value or b"", message.timestamp)
-        except InvalidMessageError:  # the embedder sends it to the dead letters
-            self.unreadable += 1
-        else:
-            self.parts.catalogue.fold_item(message.offset, item)
+        record = ItemRecord.of(message.key or b"", message.value, message.timestamp)
+        record.fold(self.parts.catalogue, message.offset)
 
     def _embedding(self, message: ConsumerRecord) -> None:
-        try:
-            embedding = decode_embedding(message.value or b"")
-        except InvalidMessageError:
-            self.unreadable += 1
-        else:
-            self.parts.catalogue.fold_embedding(message.offset, embedding)
+        record = EmbeddingRecord.of(message.key or b"", message.value)
+        record.fold(self.parts.catalogue, message.offset)
 
     def _feedback(self, message: ConsumerRecord) -> None:
         offset, data, before = message.offset, message.value or b"", self.ledger.fold

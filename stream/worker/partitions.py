@@ -332,7 +332,7 @@ class Partitions(ConsumerRebalanceListener):
                 topics, number = self.topics, owned.number
                 await self.publish(
                     [
-                        dead_letter(topics, topics.events, number, m.offset, m.data, reason)
+                        dead_letter(topics, topics.events, number, m.offset, m.data, reason, m.key)
                         for m, reason in letters
                     ]
                 )

@@ -146,7 +146,7 @@ class MetricsCollector:
             ("partition", "direction"),
             (row for p, t in counters for row in ((p, "in", t.inherited), (p, "out", t.released))),
         )
-        embedded = self._embedded.dead_letters
+        embedded = self._embedded
         yield counter(
             "deadletters",
             "Messages that could not be used.",
@@ -157,7 +157,8 @@ class MetricsCollector:
                     for p, t in counters
                     for reason, n in sorted(t.dead_letters.items())
                 ),
-                *(("items", 0, reason, n) for reason, n in sorted(embedded.items())),
+                *(("items", 0, why, n) for why, n in sorted(embedded.dead_letters.items())),
+                *(("embeddings", 0, why, n) for why, n in sorted(embedded.wrong_vectors.items())),
             ],
         )
         yield counter(
@@ -177,6 +178,12 @@ class MetricsCollector:
             "Rankings published and acknowledged.",
             ("partition", "kind"),
             ((p, kind, n) for p, t in counters for kind, n in sorted(t.rankings.items())),
+        )
+        yield counter(
+            "candidates_left_out",
+            "Of requests' own candidates: not ranked, by why.",
+            ("partition", "reason"),
+            ((p, why, n) for p, t in counters for why, n in sorted(t.left_out.items())),
         )
         for name, says, of in (
             ("batches_abandoned", "Batches given up and begun again from the commit.", "abandoned"),
@@ -282,6 +289,12 @@ class MetricsCollector:
         embedded = self._embedded
         yield histogram(self._decision_seconds)
         yield counter("items_embedded", "Items embedded and published.", (), [(embedded.items,)])
+        yield counter(
+            "texts_without_vector",
+            "Items without a vector: their text says nothing, or mostly what the model knows not.",
+            ("reason",),
+            [(reason, embedded.without[reason]) for reason in ("empty", "unknown")],
+        )
         yield counter("embedding_seconds", "Seconds that took.", (), [(embedded.seconds,)])
         writer = self._ranking_writer
         kept = writer.rankings.counts

@@ -108,7 +108,8 @@ REQUESTS = {
     "an hour ahead": body(REQUEST, at=AT + 3_600_000),
 }
 ITEMS: dict[str, tuple[bytes | None, str]] = {
-    "null": (None, "invalid: Input data was truncated"),
+    "another key": (body(ITEM), "wrong key: the key is 'ann', the item's id "),
+    "empty": (b"", "invalid: Input data was truncated"),
     "half": (body(ITEM)[:-4], "invalid: Input data was truncated"),
     "an event": (encode(REQUEST), "invalid: Invalid value 'request' - at `$.type`"),
     "a newer schema": (body(ITEM, v=2), "v is 2, and this release reads messages up to v 1"),

@@ -249,7 +249,9 @@ def test_what_retention_takes_from_a_sleeper_is_counted(
     assert begin + lost == 11
 
 
-def in_transactions(deployment: Deployment, topic: str, *values: bytes) -> None:
+def in_transactions(
+    deployment: Deployment, topic: str, *values: bytes, key: bytes = b"ann"
+) -> None:
     """Publish each value in a transaction of its own, whose mark takes the offset after it."""
 
     async def sent() -> None:
@@ -257,7 +259,7 @@ def in_transactions(deployment: Deployment, topic: str, *values: bytes) -> None:
         async with AIOKafkaProducer(**options, transactional_id=f"{topic}-tests") as producer:
             for value in values:
                 async with producer.transaction():
-                    await producer.send_and_wait(topic, value, key=b"ann", partition=0)
+                    await producer.send_and_wait(topic, value, key=key, partition=0)
 
     asyncio.run(sent())
 
@@ -266,7 +268,8 @@ def test_a_worker_starts_behind_logs_that_end_with_a_mark(
     apache_kafka: Kafka, deployment: Make
 ) -> None:
     loop = deployment(partitions=1, idle_tick_seconds=60)
-    in_transactions(loop, loop.topics.items, encode(Item(id="item:1", title="one", at=1)))
+    one = encode(Item(id="item:1", title="one", at=1))
+    in_transactions(loop, loop.topics.items, one, key=b"item:1")
     in_transactions(loop, loop.topics.feedback, b"rubbish")
     requests = [Request(id=f"r{n}", user="ann", at=now()) for n in range(3)]
     in_transactions(loop, loop.topics.events, *map(encode, requests))

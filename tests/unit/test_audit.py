@@ -14,6 +14,7 @@ from agents.attribution import Attribution, RankingTask
 from agents.audit.audit import AuditReport
 from agents.audit.catalogues import CatalogueHistory
 from agents.audit.differences import difference_of, likely
+from agents.catalogue_records import EmbeddingRecord, ItemRecord
 from agents.partition import ReceivedMessage
 from agents.recommender import Recommender
 from models.bert_encoder import embed
@@ -28,7 +29,6 @@ from models.events import (
     Tick,
     decode_decision,
     decode_embedding,
-    decode_item,
     decode_record,
     encode,
 )
@@ -61,9 +61,11 @@ class Logs(Struct):
         for partition, messages in enumerate(self.topics[name]):
             yield from ((partition, message) for message in messages)
 
-    def append(self, name: str, data: bytes, partition: int = 0, at: int = 0) -> int:
+    def append(
+        self, name: str, data: bytes, partition: int = 0, at: int = 0, key: bytes | None = None
+    ) -> int:
         log = self.topics[name][partition]
-        log.append(ReceivedMessage(len(log), at, data))
+        log.append(ReceivedMessage(len(log), at, data, key))
         return len(log)
 
 
@@ -80,9 +82,9 @@ class Worker:
         """Take in some more of the catalogue's logs."""
         catalogue, topics = self.parts.catalogue, self.logs.topics
         for message in topics["items"][0][catalogue.items_version :][:items]:
-            catalogue.fold_item(message.offset, decode_item(message.data))
+            ItemRecord.of(message.key, message.data or None).fold(catalogue, message.offset)
         for message in topics["embeddings"][0][catalogue.embeddings_version :][:embeddings]:
-            catalogue.fold_embedding(message.offset, decode_embedding(message.data))
+            EmbeddingRecord.of(message.key, message.data or None).fold(catalogue, message.offset)
 
     def learn(self, most: int = 1_000_000) -> None:
         """Take in some more of the feedback."""
@@ -322,7 +324,7 @@ def test_a_first_embedding_of_another_size_changes_no_ranking(owned: Logs) -> No
         catalogues = CatalogueHistory(make)
         for offset, length in enumerate((2, 600, 600) if version != "new/8" else ()):
             wrong = replace(good, encoder=version, vector=bytes(length))
-            catalogues.add_embedding(offset, wrong)
+            catalogues.add_embedding(offset, EmbeddingRecord(embedding=wrong))
         catalogues.at(version, 0, 0)
         assert sizes == [size]
 
@@ -585,6 +587,45 @@ def test_json_lines_are_audited_alike(logs: Logs, tmp_path: Path) -> None:
     assert audited_files(tmp_path) == audited(logs)
 
 
+def test_a_decision_after_a_tombstone_is_audited_alike_whether_compaction_left_it() -> None:
+    logs = no_logs()
+    for n in range(6):
+        item = Item(id=f"item:{n}", title=f"title {n} of things", at=n)
+        logs.append("items", encode(item))
+        logs.append("embeddings", encode(embed([item], ENCODER)[0]))
+    logs.append("items", b"", key=b"item:5")
+    logs.append("embeddings", b"", key=f"{ENCODER.version} item:5".encode())
+    asked = continued(logs, rounds=0)
+    for worker in asked.workers:
+        worker.follow(99, 99)
+    for n in range(4):
+        mine = Request(id=f"r{n}", user=user_of(n % 2, 0), at=9 + n, k=9)
+        [decision] = asked.workers[n % 2](mine)
+        assert {slot.item for slot in decision.slots} == {f"item:{n}" for n in range(5)}
+        assert (decision.items, decision.embeddings) == (7, 7)
+    asked.workers[0].logs.append("items", encode(Item(id="item:6", at=99)))
+    asked.workers[0].logs.append("embeddings", b"", key=f"{ENCODER.version} item:6".encode())
+    whole = audited(logs)
+    for name in ("items", "embeddings"):
+        log = logs.topics[name][0]
+        logs.topics[name] = [[*log[:5], log[7]]]  # neither the item nor its tombstone
+    compacted = audited(logs)
+    assert (whole.ok, whole.same) == (compacted.ok, compacted.same) == (True, 4)
+    assert whole.unreadable["items"] == compacted.unreadable["items"] == 0
+
+
+def test_keys_are_saved_and_decide_what_is_audited(logs: Logs, tmp_path: Path) -> None:
+    wrong = encode(Item(id="item:1", title="under another key", at=0))
+    logs.append("items", wrong, key=b"catalogue")
+    logs.append("items", b"", key=b"item:2")
+    first, _ = audit_logs(SETTINGS, logs, tmp_path / "saved", quiet=True)
+    assert first.ok
+    assert first.unreadable["items"] == 1
+    assert audited_files(tmp_path / "saved") == first
+    saved = [m for _, m in FileLogs(tmp_path / "saved").read("items")]
+    assert [(m.data, m.key) for m in saved[-2:]] == [(wrong, b"catalogue"), (b"", b"item:2")]
+
+
 def audited_files(folder: Path) -> AuditReport:
     return audit_logs(SETTINGS, FileLogs(folder), quiet=True)[0]
 
@@ -598,9 +639,9 @@ def test_a_folder_without_a_topic_says_which(logs: Logs, tmp_path: Path) -> None
 def test_a_catalogue_at_any_versions_is_what_a_fresh_fold_gives(owned: Logs) -> None:
     def all_of(catalogues: CatalogueHistory) -> CatalogueHistory:
         for message in owned.topics["items"][0]:
-            catalogues.items.add(message.offset, decode_item(message.data))
+            catalogues.add_item(message.offset, ItemRecord.of(None, message.data))
         for message in owned.topics["embeddings"][0]:
-            catalogues.add_embedding(message.offset, decode_embedding(message.data))
+            catalogues.add_embedding(message.offset, EmbeddingRecord.of(None, message.data))
         return catalogues
 
     def make(encoder: str, dimensions: int) -> Recommender:

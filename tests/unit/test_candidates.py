@@ -116,7 +116,10 @@ def test_items_in_the_users_history_come_only_when_asked_for() -> None:
     for world in (once, again):
         world.items("a", "b", "c").likes("ann", "a").likes("ann", "b", value=-1.0)
     assert once().items == ("c",)
-    assert once(candidates=("a", "b", "c")).items == ("c",)
+    assert once(candidates=("a", "b", "c")).items == ("a", "b", "c")
+    assert once(candidates=("a", "b", "c"), exclude_seen=True).items == ("c",)
+    assert once(exclude_seen=False).items == ("a", "b", "c")
+    assert again(exclude_seen=True).items == ("c",)
     assert again().items == ("a", "b", "c")
 
 

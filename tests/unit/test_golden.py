@@ -25,8 +25,8 @@ from tests.support.shared import movielens_folder
 
 EVENTS = 10_000
 # Decisions (without their hash of settings and their build), feedback records, what was learned.
-FILMS = ("f4009fe5fe7386e99e6723510c20f769", "57da3ab53143d89d5e7d635514ea73f6", "4eba2ef27298e38e")
-NEWS = ("714e8fcd8131b334f61beae1a9ce7df7", "fc0690620b23e74116358812d87a6135", "02b83ab72c3fbdc9")
+FILMS = ("28803e9dc2c7dedb63d4a08a8739c44c", "b2d8ddf0419dee91d7f84014fd611ae8", "975620995b0f1503")
+NEWS = ("bff6983d540cb5dc68d10319221343f9", "4df042efc8addbb45ce1f94e6a61bc38", "cbedeebe23a8e3d7")
 
 
 class Recording(Learner):

@@ -18,9 +18,11 @@ from models.events import (
     MAX_MESSAGE_BYTES,
     MAX_SLOTS,
     Decision,
+    Interaction,
     Item,
     Outcome,
     Request,
+    Source,
     decode_decision,
     encode,
 )
@@ -102,18 +104,74 @@ def test_a_seed_and_an_id_are_not_run_together() -> None:
     assert 0 <= seeded(0, "ann", "r") < 2**64
 
 
+def clicked(made: Recommender, *items: str, user: str = "ann") -> None:
+    """Let a user have clicked them."""
+    for n, item in enumerate(items):
+        made.learner.memory.histories.learn(
+            Interaction(id=item, user=user, item=item, at=0, value=1, source=Source(0, n, 0))
+        )
+
+
 @pytest.mark.parametrize(
-    ("has", "wants"),
-    [("", {}), ("abc", {"candidates": ()}), ("abc", {"exclude": ("a", "b", "c")})],
-    ids=["an empty catalogue", "an empty list", "all excluded"],
+    ("has", "wants", "says"),
+    [
+        ("", {}, "the catalogue is empty"),
+        ("abc", {"candidates": ()}, "the request's list is empty"),
+        ("abc", {"exclude": tuple("abc")}, "of the catalogue's 3 items, 3 in `exclude`"),
+        (
+            "xy",
+            {},
+            "of the catalogue's 2 items, 2 clicked or rated by the user before (exclude_seen)",
+        ),
+        (
+            "axy",
+            {"exclude": ("a", "x")},
+            "of the catalogue's 3 items, 2 in `exclude`, "
+            "1 clicked or rated by the user before (exclude_seen)",
+        ),
+        (
+            "axy",
+            {"candidates": tuple("xy"), "exclude_seen": True},
+            "of the request's list's 2 items, 2 clicked or rated by the user before (exclude_seen)",
+        ),
+    ],
 )
 def test_without_candidates_a_request_is_refused_and_says_why(
-    has: str, wants: dict[str, Any]
+    has: str, wants: dict[str, Any], says: str
 ) -> None:
-    decision = recommender(has)(ask(**wants))
+    made = recommender(has)
+    clicked(made, "x", "y")
+    decision = made(ask(**wants))
     assert decision.slots == ()
-    assert decision.refused == "no candidates: the catalogue or the list is empty"
+    assert decision.refused == f"no candidates: {says}"
     assert decode_decision(encode(decision)) == decision
+
+
+def test_expired_and_deleted_items_are_named_in_a_refusal() -> None:
+    made = recommender("")
+    made.catalogue.fold_item(0, Item(id="old", at=0, expires_at=1))
+    assert made(ask()).refused == (
+        "no candidates: of the catalogue's 1 items, 1 deleted or expired"
+    )
+
+
+def test_of_the_requests_own_list_only_what_it_asks_for_is_left_out_and_counted() -> None:
+    made = recommender("abcdef")
+    clicked(made, "a", "b")
+    own = {"candidates": tuple("abcd"), "k": 9}
+    whole = made(ask(**own))
+    assert ({slot.item for slot in whole.slots}, whole.left_out) == (set("abcd"), {})
+    less = made(ask(**own, exclude=("c",), exclude_seen=True))
+    assert [slot.item for slot in less.slots] == ["d"]
+    assert less.left_out == {"excluded": 1, "seen": 2}
+    assert made(ask(**own, exclude=("d",))).left_out == {"excluded": 1}
+
+
+def test_a_request_may_ask_for_what_the_user_has_seen() -> None:
+    made = recommender("abc")
+    clicked(made, "a", "b")
+    assert items(made(ask())) == ["c"]
+    assert sorted(items(made(ask(exclude_seen=False)))) == ["a", "b", "c"]
 
 
 def test_candidates_are_listed_only_if_asked_for() -> None:

@@ -67,8 +67,8 @@ def log(tmp_path: Path, settings: Settings) -> EventLog:
 
 def test_an_item_is_unknown_before_its_time(tmp_path: Path, settings: Settings):
     late = [
-        Item(id="old", at=0),
-        Item(id="new", at=50),
+        Item(id="old", title="old", at=0),
+        Item(id="new", title="new", at=50),
         Click(id="a", user="ann", item="old", at=49),
         Click(id="b", user="ann", item="old", at=50),
     ]
@@ -82,6 +82,27 @@ def test_an_item_is_unknown_before_its_time(tmp_path: Path, settings: Settings):
         "new",
         "b",
     ]
+
+
+def test_a_new_text_that_says_nothing_keeps_no_vector_of_the_old_one(
+    tmp_path: Path, settings: Settings
+):
+    log = (
+        Item(id="a", title="draft", at=0),
+        click("1", 10),
+        Item(id="a", title="\u200b", at=0),
+        click("2", 20),
+        Item(id="a", title="a title", at=0),
+        click("3", 30),
+    )
+    write_log(tmp_path / "log.jsonl", log)
+    read = read_event_log(tmp_path / "log.jsonl", settings)
+    loop, found = build.loop(settings, read.encoder), list[bool]()
+    for message in read.in_time():
+        loop(message)
+        if isinstance(message, Click):
+            found.append(loop.catalogue.vector("a") is not None)
+    assert found == [True, False, True]
 
 
 def seen(path: Path, settings: Settings, *log: Item | Click) -> list[tuple[str, str]]:
