@@ -13,7 +13,7 @@ from msgspec import Struct
 from agents.attribution import Attribution, LearningRecord, RankingTask
 from agents.bookmark import Bookmark
 from agents.errors import DivergedError, RestartNeededError
-from agents.ledger import Ledger, PartitionHead
+from agents.ledger import Ledger
 from models.events import (
     DAY,
     Decision,
@@ -186,6 +186,7 @@ class Partition:
         if letters:
             yield PublishDeadLetters(letters)
         if fresh := self._agree(records):
+            self._follow(fresh[0])
             yield AwaitLearner((yield PublishFeedback(fresh)))
         for n in range(0, len(tasks), ANSWERED):
             piece = [a for a in tasks[n : n + ANSWERED] if self.attribution.undecided(a.source)]
@@ -222,16 +223,16 @@ class Partition:
         place = self.ledger.places.get(self.attribution.partition)
         for n, record in enumerate(records):
             if place is None or record.source > place.source:
-                self._follow(record, place)
                 return records[n:]
             if record.source == place.source and chain(record.data) != place.chain:
                 raise DivergedError(f"the record from {record.source} {OTHERWISE}")
         return []
 
-    def _follow(self, record: LearningRecord, place: PartitionHead | None) -> None:
+    def _follow(self, record: LearningRecord) -> None:
         """The first new record must follow the last one learned: else all would be refused (L4)."""
         if self._agreed:
             return
         self._agreed = True
+        place = self.ledger.places.get(self.attribution.partition)
         if decode_record(record.data).prev != (place.chain if place else ""):
             raise DivergedError(f"the record before the one from {record.source} {OTHERWISE}")

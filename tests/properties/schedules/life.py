@@ -122,6 +122,9 @@ class Life:
         if state is not None and bookmark is not None:
             made = self.attribution.chain, self.attribution.last
             assert made == (bookmark.chain, bookmark.last), "the file leads elsewhere"
+        last = self.attribution.last if bookmark is None else bookmark.last
+        if last is not None and not self.worker.ledger.has(last):
+            self.worker.follow(len(self.world.feedback))  # what was committed is learned
         self.partition.restored(committed)
         self.committed = committed
 
