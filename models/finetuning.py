@@ -33,10 +33,33 @@ class FineTuningResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pairs: int
     epochs: int
     seconds: float
-    held: int  # pairs held out, in batches of `batch`
+    held: int  # pairs held out, in batches of at most `batch`
     batch: int
     before: float  # of those, how often the right text was nearest in its batch
-    after: float
+    after: float  # the best epoch's, whose weights are kept
+    by_epoch: tuple[float, ...] = ()
+
+
+class HeldOut(Struct, frozen=True):
+    """Of pairs held out, how often the right text was the nearest of its batch.
+
+    >>> HeldOut(pairs=9, before=0.1, by_epoch=(0.3, 0.4, 0.2)).best
+    1
+    """
+
+    pairs: int
+    before: float
+    by_epoch: tuple[float, ...]
+
+    @property
+    def best(self) -> int:
+        """The number of the best epoch, the first of equals; from 0."""
+        return max(range(len(self.by_epoch)), key=lambda epoch: self.by_epoch[epoch])
+
+    @property
+    def after(self) -> float:
+        """The best epoch's."""
+        return self.by_epoch[self.best]
 
 
 def finetune(
@@ -49,9 +72,9 @@ def finetune(
     rate: float = 2e-4,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[int, float, float]:
-    """Train the encoder's model in place; returns how many pairs were held out, and for those how
-    often the right text was the nearest of its batch, before and after.
+) -> HeldOut:
+    """Train the encoder's model in place, and leave it with the weights of the best epoch: the one
+    after which the right text was most often the nearest of its batch, in pairs held out.
 
     AdamW; the rate rises for a tenth of the steps and then falls to 0. ValueError if there are too
     few pairs to learn from, or if a step's loss is not a number (try a lower rate).
@@ -78,9 +101,9 @@ def finetune(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda n: min((n + 1) / warm, (steps - n) / max(1, steps - warm))
     )
-    model.train()
-    done = 0
+    done, found, best = 0, list[float](), dict[str, Any]()
     for _ in range(epochs):
+        model.train()
         for some in _batches(learned[rng.permutation(len(learned))], batch):
             loss = _loss(_cosines(encoder, rows, some) / TEMPERATURE, some)
             if not torch.isfinite(loss):
@@ -93,8 +116,12 @@ def finetune(
             done += len(some)
             if progress:
                 progress(done, epochs * len(learned))
-    model.eval()
-    return held, before, _found(encoder, rows, kept, batch)
+        model.eval()
+        found.append(_found(encoder, rows, kept, batch))
+        if found[-1] > max(found[:-1], default=-1.0):
+            best = {name: one.detach().clone() for name, one in model.state_dict().items()}
+    model.load_state_dict(best)
+    return HeldOut(held, before, tuple(found))
 
 
 def _batches(pairs: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64]]:

@@ -6,6 +6,7 @@
         TopicMismatchError                                               stream.kafka.topics
         CorruptFileError             a ValueError as well                stream.storage.tensor_file
         NotAuditableError                                                stream.offline.audit
+        NotBetterError                                                   stream.offline.finetune
         StackError                                                       stream.local.process
         NoAnswerError                                                    stream.demo.client
       LogError                       the worker must stop: no retry helps

@@ -1,13 +1,14 @@
 """Estimates with intervals, how much of the log bears them, and what to beware of."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct
 
 from models.base import Doubles
-from policies.evaluation.estimators import EstimatorTerms, valued
-from policies.evaluation.intervals import Interval, between, clustered, numbered, resampled
+from policies.evaluation.estimators import NO_INTERVAL, EstimatorTerms, valued
+from policies.evaluation.intervals import Interval, between, brief, clustered, numbered, resampled
 
 FEW_REWARDED = 100
 FEW_EFFECTIVE = 200
@@ -58,7 +59,9 @@ def support(
     seed: int = 0,
 ) -> Support:
     """Judge the weights, shape (n,), of a log."""
-    total, squares = float(weights.sum()), float((weights**2).sum())
+    largest = float(weights.max())
+    shares = weights / largest if largest else weights
+    total, squares = float(shares.sum()), float((shares**2).sum())
     control = clustered(weights, users, draws=1_000, seed=seed)
     lost = 1.0 - control.mean if control.high < 1.0 else 0.0
     return Support(
@@ -66,8 +69,8 @@ def support(
         users=len(set(users)),
         rewarded=int((rewards != 0.0).sum()),
         effective=total * total / squares if squares else 0.0,
-        largest=float(weights.max()),
-        heaviest=float(weights.max()) / total if total else 1.0,
+        largest=largest,
+        heaviest=1.0 / total if total else 1.0,
         unsupported=float(beyond.mean()) if beyond is not None else lost,
         control=control,
     )
@@ -107,7 +110,14 @@ def estimate(
     draws: int = 1_000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """Estimates by the names of their estimators, with what bears each; `what` is rewarded."""
+    """Estimates by the names of their estimators, with what bears each; `what` is rewarded.
+
+    Those of `NO_INTERVAL` have no range (NaN).
+    """
+    found = intervals(terms, users, draws=draws, level=level, seed=seed)
+    for name in NO_INTERVAL:
+        if name in found:
+            found[name] = Interval(found[name].mean, math.nan, math.nan)
     return [
         Estimate(
             estimator=name,
@@ -118,7 +128,7 @@ def estimate(
                 *cautions(bears[name], what),
             ),
         )
-        for name, value in intervals(terms, users, draws=draws, level=level, seed=seed).items()
+        for name, value in found.items()
     ]
 
 
@@ -128,7 +138,7 @@ def doubts(value: Interval, rewarded: int, what: str) -> tuple[str, ...]:
     >>> doubts(Interval(0.1, -0.1, 0.3), 38, "clicks")
     ('38 clicks: the interval spans zero',)
     """
-    if not value.low <= value.high:
+    if math.isnan(value.mean):
         return ("no row of the log says anything of the target: there is no estimate",)
     if value.low <= 0.0 <= value.high:
         return (f"{rewarded:,} {what}: the interval spans zero",)
@@ -138,7 +148,7 @@ def doubts(value: Interval, rewarded: int, what: str) -> tuple[str, ...]:
 def cautions(bears: Support, what: str = "rewarded decisions") -> tuple[str, ...]:
     """What is wrong with what bears an estimate, the gravest first."""
     control, found = bears.control, list[str]()
-    if not control.low <= 1.0 <= control.high:
+    if control.known and not control.low <= 1.0 <= control.high:
         found.append(
             f"weights average {control}, not 1: propensities or the target's probabilities are "
             "wrong, or the target shows what the log could not"
@@ -154,11 +164,15 @@ def cautions(bears: Support, what: str = "rewarded decisions") -> tuple[str, ...
             "intervals are too narrow"
         )
     if bears.heaviest > HEAVY:
-        found.append(f"one decision has {bears.heaviest:.0%} of all weight ({bears.largest:.1f})")
+        found.append(
+            f"one decision has {bears.heaviest:.0%} of all weight ({brief(bears.largest, 1)})"
+        )
     if bears.rewarded < FEW_REWARDED:
         found.append(f"only {bears.rewarded:,} {what}: intervals are wide, and a little too narrow")
-    if bears.users < FEW_USERS:
+    if bears.users == 1:
+        found.append("one user: no interval, since users are what is drawn again")
+    elif bears.users < FEW_USERS:
         found.append(f"only {bears.users} users: intervals are too narrow")
-    if bears.users == bears.rows:
+    if 1 < bears.users == bears.rows:
         found.append("no user comes twice; if ids are missing, intervals are too narrow")
     return tuple(found)

@@ -51,8 +51,8 @@ class BanditLog(Struct, frozen=True, kw_only=True):
 
     @property
     def weights(self) -> Doubles:
-        """w, shape (n,)."""
-        return self.chances / self.propensities
+        """w, shape (n,), at most `MOST_WEIGHT`."""
+        return bounded(self.chances, self.propensities)
 
     @property
     def model(self) -> tuple[Doubles, Doubles]:
@@ -63,6 +63,16 @@ class BanditLog(Struct, frozen=True, kw_only=True):
                 "policies.evaluation.reward_model"
             )
         return self.shown, self.chosen
+
+
+def bounded(chances: Doubles, propensities: Doubles) -> Doubles:
+    """w = pi_e / pi_b, at most `MOST_WEIGHT`.
+
+    >>> bounded(np.array([0.5, 0.5]), np.array([0.25, 1e-320])).tolist()
+    [2.0, 1e+100]
+    """
+    with np.errstate(over="ignore"):
+        return np.minimum(chances / propensities, MOST_WEIGHT)
 
 
 class EstimatorTerms(Struct, frozen=True):
@@ -95,6 +105,7 @@ def valued(means: Doubles) -> Doubles:
     return means[:, 0] + ratio.sum(axis=1)
 
 
+MOST_WEIGHT = 1e100  # so that squares and sums stay finite, however small a propensity
 Estimator = Callable[[BanditLog], EstimatorTerms]
 
 
@@ -192,6 +203,7 @@ def shrunk_dr(log: BanditLog, most: float = 100.0) -> EstimatorTerms:
     return plain(chosen + most * w / (w * w + most) * (log.rewards - shown))
 
 
+NO_INTERVAL = ("DM",)  # drawing decisions again tells nothing of its model's error
 # By the names they have in tables.
 ESTIMATORS: dict[str, Estimator] = {
     "replay": replay,

@@ -23,8 +23,26 @@ class Interval(Struct, frozen=True):
     low: float
     high: float
 
+    @property
+    def known(self) -> bool:
+        """False if there is a mean and no range: of one user, say."""
+        return self.low <= self.high
+
     def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        if not self.known:
+            return f"{brief(self.mean)} [-, -]"
+        return f"{brief(self.mean)} [{brief(self.low)}, {brief(self.high)}]"
+
+
+def brief(value: float, decimals: int = 4) -> str:
+    """A number with so many decimals; huge ones with their power of ten.
+
+    >>> brief(0.25), brief(-1e99), brief(math.nan)
+    ('0.2500', '-1.0e+99', '-')
+    """
+    if math.isnan(value):
+        return "-"
+    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{decimals}f}"
 
 
 def student(values: Sequence[float] | Doubles, level: float = 0.95) -> Interval:
@@ -55,8 +73,13 @@ def numbered(users: Sequence[str]) -> NDArray[np.intp]:
 
 
 def resampled(sums: Doubles, draws: int, seed: int) -> Doubles:
-    """Sums over as many users as there are, drawn with replacement: (users, m) -> (draws, m)."""
+    """Sums over as many users as there are, drawn with replacement: (users, m) -> (draws, m).
+
+    NaN of one user: drawn again it is the same, which says nothing of others.
+    """
     rng, users = np.random.default_rng(seed), len(sums)
+    if users == 1:
+        return np.full((draws, sums.shape[1]), np.nan)
     totals = np.empty((draws, sums.shape[1]))
     step = max(1, AT_ONCE // users)
     for first in range(0, draws, step):
@@ -88,7 +111,8 @@ def clustered(
 
     Users are drawn with replacement, each with all their events, since events of one user are
     alike. The difference of two policies on the same events is `clustered(a - b, users)`: paired,
-    so what users have in common cancels. Few users (below 30) make the range too narrow.
+    so what users have in common cancels. Few users (below 30) make the range too narrow; of one
+    there is none (NaN).
 
     >>> clustered([1.0, 3.0, 1.0, 3.0], ["ann", "ann", "bob", "bob"])
     Interval(mean=2.0, low=2.0, high=2.0)

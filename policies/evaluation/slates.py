@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 
 from models.base import Doubles
-from policies.evaluation.estimators import EstimatorTerms, plain
+from policies.evaluation.estimators import MOST_WEIGHT, EstimatorTerms, bounded, plain
 
 
 class Slates(Struct, frozen=True, kw_only=True):
@@ -49,12 +49,16 @@ class Slates(Struct, frozen=True, kw_only=True):
     @property
     def each(self) -> Doubles:
         """w of each slot alone."""
-        return self.chances / self.propensities
+        return bounded(self.chances, self.propensities)
 
     @property
     def upto(self) -> Doubles:
         """w of each slot and those above it: the product."""
-        return np.cumprod(self.each, axis=1, dtype=np.float64)
+        each, found = self.each, np.ones_like(self.rewards)
+        above = np.ones(len(each))
+        for place in range(each.shape[1]):
+            above = found[:, place] = np.minimum(above * each[:, place], MOST_WEIGHT)
+        return found
 
 
 SlateEstimator = Callable[[Slates], EstimatorTerms]

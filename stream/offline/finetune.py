@@ -8,20 +8,35 @@ from random import Random
 from shutil import rmtree
 from time import perf_counter
 
+import click
 import msgspec
 from rich.console import Console
 
 from models.bert_encoder import BertEncoder
-from models.events import Click, Item, Reward, text_of
-from models.finetuning import FineTuningResult, Pair, finetune
+from models.events import Click, Reward, text_of
+from models.finetuning import FineTuningResult, HeldOut, Pair, finetune
 from stream import build
-from stream.datasets.log_files import read_log
+from stream.datasets.accounting import TOLERATED, share
+from stream.errors import UserError
+from stream.offline.tables import print_accounting
 from stream.progress import progress
 from stream.settings import Settings
-from stream.simulation.event_log import liked
+from stream.simulation.event_log import FileLog, liked, read_file_log
 
 NAME = "finetuned.json"  # beside the model's files
 RECENT = 5  # likes that a like is paired with: as many as make up a user's taste
+
+
+class NotBetterError(UserError):
+    """Fine-tuning made nothing better: says by how much, and what to try."""
+
+    def __init__(self, held: HeldOut, folder: Path) -> None:
+        super().__init__(
+            f"in {held.pairs:,} pairs held out the right text was the nearest of its batch in "
+            f"{held.before:.1%} before fine-tuning, and in {epochs_said(held.by_epoch)} after it: "
+            f"no better, so {folder} is not written; try a lower --rate, other --epochs or more "
+            "likes, or keep the model as it is"
+        )
 
 
 def run_finetuning(
@@ -44,13 +59,15 @@ def run_finetuning(
             f"the encoder {settings.encoder_name!r} cannot be fine-tuned; RANKLOOP_ENCODER must be "
             "minilm, or the name or path of a Hugging Face encoder"
         )
-    texts, likes = texts_and_likes(file)
+    log = read_file_log(file, settings.attribution_rules())
+    print_accounting(log.accounting)
+    texts, likes = texts_and_likes(log)
     seen = likes[: round(share * len(likes))]
     found = coupled(seen, texts, limit=pairs, seed=settings.seed)
     started = perf_counter()
     with progress() as bar:
         task = bar.add_task("pairs of likes", total=None)
-        held, before, after = finetune(
+        held = finetune(
             encoder,
             list(texts.values()),
             found,
@@ -60,16 +77,19 @@ def run_finetuning(
             seed=settings.seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    if held.after <= held.before:
+        raise NotBetterError(held, folder)
     tuned = FineTuningResult(
         base=encoder.version,
         until=seen[-1][0],
         pairs=len(found),
         epochs=epochs,
         seconds=perf_counter() - started,
-        held=held,
+        held=held.pairs,
         batch=batch,
-        before=before,
-        after=after,
+        before=held.before,
+        after=held.after,
+        by_epoch=held.by_epoch,
     )
     save_model(encoder, tuned, folder)
     console = Console(width=130, highlight=False)
@@ -77,19 +97,34 @@ def run_finetuning(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def texts_and_likes(file: Path) -> tuple[dict[str, str], list[tuple[int, str, str]]]:
+def texts_and_likes(log: FileLog) -> tuple[dict[str, str], list[tuple[int, str, str]]]:
     """Items' latest texts, and likes of items that have one, in event time: (at, user, item)."""
-    texts: dict[str, str] = {}
-    likes: list[tuple[int, str, str]] = []
-    for message in read_log(file):
-        item = liked(message)
-        if isinstance(message, Item):
-            if not message.deleted and text_of(message).strip():
-                texts[message.id] = text_of(message)
-        elif item is not None and isinstance(message, Click | Reward):
-            likes.append((message.at, message.user, item))
-    likes.sort(key=lambda like: like[0])
-    return texts, [like for like in likes if like[2] in texts]
+    texts = {
+        item.id: text_of(item) for item in log.items if not item.deleted and text_of(item).strip()
+    }
+    likes = [
+        (event.at, event.user, item)
+        for event in log.events
+        if isinstance(event, Click | Reward) and (item := liked(event)) is not None
+    ]
+    known = [like for like in likes if like[2] in texts]
+    if len(likes) - len(known) > TOLERATED * len(likes):
+        item = next(item for _, _, item in likes if item not in texts)
+        click.echo(
+            f"warning: {share(len(likes) - len(known), len(likes))} likes are of items without a "
+            f"text, for example {item!r}, and teach nothing here",
+            err=True,
+        )
+    return texts, known
+
+
+def epochs_said(found: Iterable[float]) -> str:
+    """What was found after each epoch.
+
+    >>> epochs_said([0.5, 0.25])
+    '50.0%, 25.0%'
+    """
+    return ", ".join(f"{one:.1%}" for one in found)
 
 
 def coupled(
@@ -136,8 +171,9 @@ def summary_lines(tuned: FineTuningResult, folder: Path) -> list[str]:
     day = datetime.fromtimestamp(tuned.until / 1000, UTC).date()
     return [
         f"fine-tuned on {tuned.pairs:,} pairs of likes up to {day}, in {tuned.seconds:,.0f} s",
-        f"the right text is the nearest of {tuned.batch} for {tuned.after:.1%} of {tuned.held:,} "
-        f"pairs held out; before, {tuned.before:.1%}",
+        f"the right text is the nearest of its batch (at most {tuned.batch}) for "
+        f"{tuned.after:.1%} of {tuned.held:,} pairs held out; before, {tuned.before:.1%}; after "
+        f"each epoch, {epochs_said(tuned.by_epoch)}: the best one's weights are kept",
         f"RANKLOOP_ENCODER={folder} reads with it; `rankloop compare LOG --tuned {folder}` says "
         "what it adds after that day",
     ]

@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 from models.base import Doubles
 from policies.evaluation.confidence_sequences import betting
 from policies.evaluation.diagnostics import cautions, estimate, support
-from policies.evaluation.estimators import ESTIMATORS, BanditLog
-from policies.evaluation.intervals import Interval, clustered
+from policies.evaluation.estimators import ESTIMATORS, NO_INTERVAL, BanditLog, bounded
+from policies.evaluation.intervals import Interval, brief, clustered
 from policies.evaluation.reward_model import FOLDS
 from policies.evaluation.slates import SLATE_ESTIMATORS, Slates
 from stream.datasets.log_files import read_log
@@ -24,7 +24,8 @@ from stream.offline.off_policy_report import (
     estimate_table,
     evaluation_lines,
 )
-from stream.offline.rescore import rescored
+from stream.offline.rescore import FoundSlots, rescored, target_slots
+from stream.offline.tables import print_accounting
 from stream.offline.target_policies import (
     EvaluationLog,
     Frequencies,
@@ -39,6 +40,7 @@ from stream.settings import Settings
 
 # What a policy learned while it logged, or looks at, is not in its frequencies.
 FIXED = ("uniform",)
+MODELLED = ("DM", "DR", "SNDR", "Switch-DR", "DRos")
 # Judged unless others are named, where each request's candidates are known.
 TARGETS = (
     "uniform",
@@ -65,6 +67,7 @@ def run_evaluation(
     """Evaluate and print; the result as JSON and as a picture, if asked for."""
     threadpool_limits(1)  # small products: threads would wait for each other
     result = evaluate(settings, log, policies, candidates=candidates, model=model)
+    print_accounting(result.accounting)
     console = Console(width=130, highlight=False)
     console.print(estimate_table(result))
     for line in evaluation_lines(result):
@@ -87,7 +90,7 @@ def evaluate(
     """Judge each policy on the log of each other; without names: all that the log can judge."""
     path = Path(log)
     whole = log == "topic" or path.is_dir()
-    remade: Mapping[str, TargetSlots] = {}
+    remade: Mapping[str, FoundSlots] = {}
     if whole:
         wanted = tuple(policies) or TARGETS
         messages, remade = rescored(settings, None if log == "topic" else path, wanted)
@@ -97,7 +100,9 @@ def evaluate(
     else:
         raise FileNotFoundError(f"{log} is no file, no folder and not the word topic")
     if not found.served:
-        raise ValueError(f"{log} holds no outcome that showed anything: nothing to evaluate")
+        raise ValueError(
+            f"{log} holds no outcome that showed anything ({found.accounting}): nothing to evaluate"
+        )
     names = [served.policy for served in found.served]
     targets = list(dict.fromkeys(policies)) or sorted({"uniform", *names, *remade})
     notes = list(general(found))
@@ -109,19 +114,30 @@ def evaluate(
             if served.policy == target:
                 continue
             if target in remade:
-                judged.append(ranked(served, target, remade[target]))
+                judged.append(ranked(served, target, target_slots(served, remade[target])))
             elif target == "uniform":
                 n = candidates or (len(found.items) if found.listed else settings.candidates)
                 where = "--candidates" if candidates else "the log" if found.listed else "settings"
                 notes.append(f"uniform: of {n} candidates each, as {where} says")
                 judged.append(against_uniform(served, found, n, model))
-            else:
+            elif policies or judgeable(served, target, found):
                 judged.append(against(served, target, found, model, notes))
+            else:
+                notes.append(
+                    f"{target} is not judged on the log of {served.policy}: of rankings, a file "
+                    "knows the shown items alone; evaluate a folder of `rankloop audit --save`"
+                )
+    if any(one.estimator in NO_INTERVAL for each in judged for one in each.estimates):
+        notes.append(
+            f"{', '.join(NO_INTERVAL)} has no interval: decisions drawn again would leave its "
+            "model of rewards as it is, and say nothing of that model's error"
+        )
     return Evaluation(
         log=log,
         measured=[measured(served) for served in found.served],
         judged=judged,
         notes=tuple(dict.fromkeys(notes)),
+        accounting=found.accounting,
     )
 
 
@@ -143,9 +159,14 @@ def against_uniform(
         return ranked(served, "uniform", uniform(served, candidates))
     even = np.full((len(served.outcomes), candidates), 1.0 / candidates)
     beyond = Frequencies(served, log.items)
-    never = (beyond.counted(served) == 0).mean(axis=0)
-    places = [one.slots[0].position for one in served.outcomes]
-    return single(served, "uniform", logged(served, log.items, even, never[places], model), model)
+    never = (beyond.counted(served) == 0).mean(axis=0)[beyond.where(served)]
+    return single(served, "uniform", logged(served, log.items, even, never, model))
+
+
+def judgeable(served: LoggedPolicy, target: str, log: EvaluationLog) -> bool:
+    """True if the target's frequencies in its own log can stand for its probabilities."""
+    own = [one for one in log.served if one.policy == target]
+    return served.single and bool(own) and own[0].single
 
 
 def against(
@@ -153,7 +174,7 @@ def against(
 ) -> PolicyEstimate:
     """A policy that has a log of its own, by its frequencies there."""
     own = next((one for one in log.served if one.policy == target), None)
-    if own is None or not own.single or not served.single:
+    if own is None or not judgeable(served, target, log):
         known = ", ".join(one.policy for one in log.served)
         raise ValueError(
             f"what {target} would have shown is not in this log (it has {known}, and only the "
@@ -161,17 +182,30 @@ def against(
             "evaluate FOLDER, or say topic"
         )
     times = Frequencies(own, log.items)
+    ips, snips = times.moves(served)
     notes.append(
         f"{target}: its frequencies of item at place in {len(own.outcomes):,} decisions of its own "
-        "stand for its probabilities; their error is not in the intervals"
+        "stand for its probabilities; their error is not in the intervals: drawn again, they move "
+        f"IPS on the log of {served.policy} by up to {brief(ips)}, SNIPS by {brief(snips)} (19 "
+        "times in 20); by how much it matters that they are alike for all users the log does not "
+        "tell"
     )
+    if (other := times.where(served) == len(times.places)).any():
+        notes.append(
+            f"{target}: {int(other.sum()):,} decisions of {served.policy} are at places where "
+            "it never was, or rarely; its frequencies over all places stand there"
+        )
     one = logged(served, log.items, times.of(served), times.beyond(served), model)
-    return single(served, target, one, model)
+    return single(served, target, one)
 
 
-def single(served: LoggedPolicy, target: str, log: BanditLog, model: str) -> PolicyEstimate:
+def single(served: LoggedPolicy, target: str, log: BanditLog) -> PolicyEstimate:
     """All estimators of decisions of one slot."""
     names = [name for name in ESTIMATORS if name != "replay" or served.uniform]
+    found: list[str] = []
+    if log.chosen is None:
+        names = [name for name in names if name not in MODELLED]
+        found.append(f"no {', '.join(MODELLED)}: a model of rewards needs {FOLDS} users")
     terms = {name: ESTIMATORS[name](log) for name in names}
     bears = support(log.weights, log.rewards, log.users, log.beyond)
     estimates = estimate(terms, log.users, dict.fromkeys(names, bears), what="clicks")
@@ -180,7 +214,7 @@ def single(served: LoggedPolicy, target: str, log: BanditLog, model: str) -> Pol
         target,
         estimates,
         anytime(served, log.weights, log.rewards, log.chances),
-        (*cautions(bears, "clicks"), *cautious(served)),
+        (*found, *cautions(bears, "clicks"), *cautious(served)),
     )
 
 
@@ -227,8 +261,9 @@ def anytime(
     """For IPS, where the greatest weight is known beforehand: the log is uniform."""
     if not served.uniform or rewards.min() < 0.0 or rewards.max() > 1.0:
         return None
-    most = float(chances.max()) / served.outcomes[0].slots[0].propensity
-    return betting(weights * rewards, most=most)
+    propensity = np.array(served.outcomes[0].slots[0].propensity)
+    most = float(bounded(chances.max(), propensity))
+    return betting(weights * rewards, most=most) if most else None
 
 
 def cautious(served: LoggedPolicy) -> tuple[str, ...]:
@@ -244,8 +279,17 @@ def cautious(served: LoggedPolicy) -> tuple[str, ...]:
 def general(log: EvaluationLog) -> list[str]:
     """What is to be said of all estimates on a log."""
     found = ["many estimators are many looks: choose yours before you see them (DR or SNIPS)"]
-    if log.empty:
-        found.append(f"{log.empty:,} decisions that showed nothing are left out")
-    if log.foreign:
-        found.append(f"{log.foreign:,} decisions shown with other items in them are left out")
+    counts = log.accounting.fates
+    if counts.get("empty"):
+        found.append(f"{counts['empty']:,} decisions that showed nothing are left out")
+    if counts.get("foreign"):
+        found.append(f"{counts['foreign']:,} decisions shown with other items in them are left out")
+    if counts.get("duplicate"):
+        found.append(f"{counts['duplicate']:,} outcomes are equal to another one: put together")
+    if counts.get("corrected"):
+        found.append(f"{counts['corrected']:,} outcomes were put together with their correction")
+    if log.unlisted:
+        found.append(
+            f"{log.unlisted:,} items were shown that the log does not list: they are candidates too"
+        )
     return found

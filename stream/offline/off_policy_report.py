@@ -6,7 +6,8 @@ from msgspec import Struct
 from rich.table import Table
 
 from policies.evaluation.diagnostics import Estimate, cautions
-from policies.evaluation.intervals import Interval
+from policies.evaluation.intervals import Interval, brief
+from stream.datasets.accounting import LogAccounting
 from stream.offline.plotting import figure, save_png
 
 
@@ -36,11 +37,14 @@ class Evaluation(Struct, frozen=True):
     measured: list[MeasuredValue]
     judged: list[PolicyEstimate]
     notes: tuple[str, ...]
+    accounting: LogAccounting
 
 
 def estimate_table(result: Evaluation) -> Table:
     """Measured and estimated, side by side."""
-    made = Table(title=f"Reward a decision, by {result.log}", caption="intervals 95%, by user")
+    made = Table(
+        title=f"Reward a decision, by {result.log}", caption="intervals 95%, by user; DM has none"
+    )
     for i, name in enumerate(
         ("policy", "how", "logged by", "reward [95%]", "effective", "largest w", "mean w")
     ):
@@ -69,8 +73,8 @@ def _rows(made: Table, judged: PolicyEstimate) -> None:
             judged.logged_by,
             str(one.value),
             f"{bears.effective:,.0f}",
-            f"{bears.largest:.1f}",
-            f"{bears.control.mean:.3f}",
+            brief(bears.largest, 1),
+            brief(bears.control.mean, 3),
         )
     if judged.anytime is not None:
         made.add_row(judged.target, "IPS, any time", judged.logged_by, str(judged.anytime))

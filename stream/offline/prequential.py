@@ -25,6 +25,7 @@ from policies.evaluation import ranking_metrics as metrics
 from policies.evaluation.intervals import Interval, clustered
 from policies.evaluation.ranking_metrics import MovingAverage
 from stream import build
+from stream.datasets.accounting import LogAccounting
 from stream.settings import Settings
 from stream.simulation.event_log import EventLog, liked
 
@@ -103,12 +104,17 @@ class ModelResult(Struct, frozen=True):
 
 
 class PrequentialResult(Struct, frozen=True):
-    """A replay's result."""
+    """A replay's result: of the log's `accounting`, the first `events` were replayed.
+
+    `items` are all that entered the catalogue or that an event was about.
+    """
 
     k: int
     questions: int
     users: int
     items: int
+    events: int
+    accounting: LogAccounting
     window: int
     cold: float  # share of questions about an item or a user nobody had learned anything of
     encoder: str
@@ -129,7 +135,7 @@ class RankRecorder:
         self._shown: dict[str, set[str]] = {name: set() for name in models}
         self._recent = {name: MovingAverage(window) for name in models}
         self._met: dict[str, set[str]] = defaultdict(set)
-        self._met_items: set[str] = set()
+        self.met_items: set[str] = set()
 
     def ask(self, user: str, target: str, gone: Set[str]) -> None:
         """Let every model rank before `target` is learned, if the user meets it for the first time.
@@ -139,7 +145,7 @@ class RankRecorder:
         met = self._met[user]
         if target in met:
             return
-        self.cold += target not in self._met_items or not met
+        self.cold += target not in self.met_items or not met
         self.users.append(user)
         hidden = met | gone if gone else met
         for name, model in self.models.items():
@@ -152,7 +158,7 @@ class RankRecorder:
     def meet(self, user: str, item: str) -> None:
         """The user has met the item: it is asked for no more."""
         self._met[user].add(item)
-        self._met_items.add(item)
+        self.met_items.add(item)
 
     def progress(self) -> str:
         """Recall over the last questions, model by model."""
@@ -206,13 +212,16 @@ def evaluate_prequentially(
     users = recorder.users
     if not users:
         raise ValueError("the log holds no click or positive reward on an item; nothing to foresee")
-    rows = recorder.rows(settings.seed, len(stock.ever))
+    items = len(stock.ever | recorder.met_items)
+    rows = recorder.rows(settings.seed, items)
     seconds = perf_counter() - started
     return PrequentialResult(
         k=k,
         questions=len(users),
         users=len(set(users)),
-        items=len(stock.ever),
+        items=items,
+        events=done,
+        accounting=log.accounting,
         window=window,
         cold=recorder.cold / len(users),
         encoder=log.encoder.version,

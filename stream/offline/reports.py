@@ -9,8 +9,9 @@ from rich.console import Console
 
 from models.events import Request
 from stream import build
+from stream.datasets.accounting import LogAccounting, counted
 from stream.offline.prequential import evaluate_prequentially
-from stream.offline.tables import experiment_table, prequential_table
+from stream.offline.tables import experiment_table, prequential_table, print_accounting
 from stream.settings import Settings
 from stream.simulation.closed_loop import Run, run
 from stream.simulation.environment import Environment, LogEnvironment
@@ -60,7 +61,8 @@ def run_replay(settings: Settings, file: Path, options: ReplayOptions) -> None:
         raise click.UsageError("--limit goes without --policies; with them, say --requests")
     soon = structs.replace(settings, horizon_seconds=options.horizon)
     names = _names(policies) if policies is not None else ()
-    log = read_event_log(file, settings)
+    log = read_event_log(file, soon if names else settings)
+    print_accounting(log.accounting)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
     if not names:
@@ -75,7 +77,7 @@ def run_replay(settings: Settings, file: Path, options: ReplayOptions) -> None:
         done = run(Run(settings=soon, environment=environment, decisions=options.decisions))
         click.echo(f"{len(done.users)} decisions in {options.decisions}, digest {done.digest}")
         return None
-    return _experiment(environment, soon, names, options)
+    return _experiment(environment, soon, names, options, log.accounting)
 
 
 def run_simulation(settings: Settings, options: SimulateOptions) -> None:
@@ -104,6 +106,7 @@ def _experiment(
     settings: Settings,
     names: tuple[str, ...],
     options: ReplayOptions | SimulateOptions,
+    accounting: LogAccounting | None = None,
 ) -> None:
     result = run_experiment(
         environment,
@@ -114,7 +117,9 @@ def _experiment(
         jobs=options.jobs,
     )
     WIDE.print(experiment_table(result))
-    _write(options.out, result)
+    if accounting is None:  # all events are the simulation's
+        click.echo(f"{names[-1]}: {counted(result.standings[-1].fates, 'events')}")
+    _write(options.out, structs.replace(result, accounting=accounting))
 
 
 def _write(out: Path | None, result: Struct) -> None:

@@ -18,9 +18,12 @@ from policies.evaluation.importance_weights import choices
 from stream import build
 from stream.datasets.topic_logs import FileLogs, KafkaLogs, Logs
 from stream.offline.audit import ORDER, auditor, take
-from stream.offline.target_policies import TargetSlot, TargetSlots
+from stream.offline.target_policies import LoggedPolicy, TargetSlot, TargetSlots
 from stream.progress import progress
 from stream.settings import Settings
+
+# By a decision's user, id and version, and by item.
+FoundSlots = dict[tuple[str, str, int], dict[str, TargetSlot]]
 
 
 class Rescorer:
@@ -30,7 +33,7 @@ class Rescorer:
         self,
         recommender: Recommender,
         targets: Mapping[str, Policy],
-        places: dict[str, dict[str, dict[str, TargetSlot]]],
+        places: dict[str, FoundSlots],
     ) -> None:
         self.recommender = recommender
         self.catalogue = recommender.catalogue
@@ -49,7 +52,7 @@ class Rescorer:
             rows = x[order]  # a copy: the candidates are not kept
             for name, policy in self._targets.items():
                 scores = policy.scores(task.request.user, task.request.context, candidates)
-                self._places[name][decision.id] = {
+                self._places[name][decision.user, decision.id, decision.model] = {
                     item: TargetSlot(float(pmf[left.index(i)]), row, pmf @ x[left])
                     for item, i, row, (left, pmf) in zip(
                         shown, order, rows, choices(policy, scores, order), strict=True
@@ -58,9 +61,18 @@ class Rescorer:
         return decision
 
 
+def target_slots(served: LoggedPolicy, found: FoundSlots) -> TargetSlots:
+    """What was found of each decision of a policy, slot by slot as it was shown."""
+    made = [found.get((one.user, one.id, one.model)) for one in served.outcomes]
+    return [
+        None if of is None else [of.get(slot.item) for slot in one.slots]
+        for one, of in zip(served.outcomes, made, strict=True)
+    ]
+
+
 def rescored(
     settings: Settings, folder: Path | None, policies: Sequence[str]
-) -> tuple[list[Outcome], dict[str, TargetSlots]]:
+) -> tuple[list[Outcome], dict[str, FoundSlots]]:
     """The log's outcomes, and for each policy and decision what it would have shown there.
 
     Only decisions that come out bit for bit as they were published are judged.
@@ -68,7 +80,7 @@ def rescored(
     if unknown := sorted(set(policies) - set(build.POLICIES)):
         raise ValueError(f"policy must be one of {', '.join(build.POLICIES)}, got {unknown[0]!r}")
     logs: Logs = KafkaLogs(settings) if folder is None else FileLogs(folder)
-    found: dict[str, dict[str, dict[str, TargetSlot]]] = {name: {} for name in policies}
+    found: dict[str, FoundSlots] = {name: {} for name in policies}
     others = [name for name in policies if name != settings.policy or settings.challengers]
     targets = {name: build.policy(settings, name) for name in others}
     outcomes: list[Outcome] = []

@@ -1,10 +1,19 @@
 """Results as tables for people."""
 
+import click
 from rich.table import Table
 
 from policies.evaluation.intervals import Interval
+from stream.datasets.accounting import LogAccounting
 from stream.offline.prequential import PrequentialResult
 from stream.simulation.experiment import Experiment, label
+
+
+def print_accounting(accounting: LogAccounting) -> None:
+    """What became of each message of a log; warnings go to stderr."""
+    click.echo(str(accounting))
+    for warning in accounting.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def numeric_table(title: str, caption: str, *names: str) -> Table:

@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 
 from agents.loop import Loop
 from models.events import Click, Decision, Embedding, Event, Item, encode
+from stream.datasets.accounting import FATES
 from stream.settings import Settings
 from stream.simulation.environment import ClickModel, Environment, Messages
 from stream.simulation.random_items import policy_loop
@@ -31,10 +32,11 @@ class RunResult(Struct, frozen=True):
     rewards: list[float]
     slots: int
     different: int  # items shown at least once
-    items: int
+    items: int  # that could be shown at some time
     micros: float  # median of a decision
     seconds: float
     digest: str
+    fates: dict[str, int]  # of all events, by attribution's counters
 
 
 def play(
@@ -79,22 +81,26 @@ def run(planned: Run, progress: Callable[[int], None] | None = None) -> RunResul
     settings = structs.replace(planned.settings, refresh_on_click=False)
     loop = policy_loop(settings, planned.environment.encoder)
     users, rewards, micros = list[str](), list[float](), list[float]()
-    shown: dict[str, tuple[int, frozenset[str]]] = {}
+    shown: dict[tuple[str, str], tuple[int, frozenset[str]]] = {}  # by user and id
     different: set[str] = set()
+    entered: set[str] = set()
 
     def logged() -> Iterator[Item | Embedding | Event]:
         for message in planned.environment.messages():
+            if isinstance(message, Item) and not message.deleted:
+                entered.add(message.id)
             yield message
-            if isinstance(message, Click) and message.request in shown:
-                i, items = shown[message.request]
-                rewards[i] += message.item in items
+            if isinstance(message, Click):
+                i, items = shown.get((message.user, message.request or ""), (-1, frozenset[str]()))
+                if message.item in items:
+                    rewards[i] += 1.0
 
     out = planned.decisions.open("wb") if planned.decisions else None
     slots = 0
     with out or nullcontext():
         for decision, clicks, spent in play(loop, logged(), planned.environment.click_model()):
             items = [slot.item for slot in decision.slots]
-            shown[decision.id] = len(users), frozenset(items)
+            shown[decision.user, decision.id] = len(users), frozenset(items)
             users.append(decision.user)
             rewards.append(float(len(clicks)))
             micros.append(spent)
@@ -111,8 +117,9 @@ def run(planned: Run, progress: Callable[[int], None] | None = None) -> RunResul
         rewards=rewards,
         slots=slots,
         different=len(different),
-        items=loop.catalogue.size,
+        items=len(entered),
         micros=median(micros) if micros else 0.0,
         seconds=perf_counter() - started,
         digest=loop.learner.digest(),
+        fates={name: n for name in FATES if (n := loop.attribution.counts[name])},
     )

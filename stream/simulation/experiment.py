@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 
 from models.base import Doubles
 from policies.evaluation.intervals import Interval, clustered
+from stream.datasets.accounting import LogAccounting
 from stream.progress import progress
 from stream.settings import Settings
 from stream.simulation.closed_loop import Run, RunResult, run
@@ -62,6 +63,7 @@ class PolicyResult(Struct, frozen=True):
     window: float  # reward a decision over the last tenth
     micros: float
     digests: list[str]
+    fates: dict[str, int]  # of the events of the first seed: the log's, requests and its own clicks
 
 
 class Experiment(Struct, frozen=True):
@@ -75,6 +77,7 @@ class Experiment(Struct, frozen=True):
     champion: str
     seconds: float
     standings: list[PolicyResult]
+    accounting: LogAccounting | None = None  # of the log, if there is one
 
 
 _done: "Synchronized[int] | None" = None
@@ -160,6 +163,7 @@ def run_experiment(
                 window=float(rewards[-tenth:].mean()),
                 micros=float(np.median([one.micros for one in runs])),
                 digests=[one.digest for one in runs],
+                fates=runs[0].fates,
             )
         )
     return Experiment(

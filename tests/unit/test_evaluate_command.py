@@ -267,7 +267,7 @@ def test_a_log_whose_champion_was_switched_judges_each_policy_as_it_was_then(
     assert len(told) == 4  # two champions, two challengers each
     for decision in decisions.values():
         for name, wanted in decision.weights.items():
-            of = found[name][decision.id]
+            of = found[name][decision.user, decision.id, decision.model]
             places = [of[slot.item].chance for slot in decision.slots]
             assert weights(places, decision.slots) == wanted
 

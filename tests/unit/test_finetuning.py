@@ -153,8 +153,58 @@ def test_what_cannot_be_fine_tuned_is_refused_with_the_remedy(tiny: Path, tmp_pa
 def test_progress_ends_at_the_last_pair(tiny: Path):
     pairs = [(n % ITEMS, (n + 2) % ITEMS) for n in range(100)]
     told: list[tuple[int, int]] = []
-    held, _, _ = finetune(
+    held = finetune(
         BertEncoder(tiny), WORDS, pairs, batch=8, progress=lambda *both: told.append(both)
     )
-    assert held == 10
+    assert held.pairs == 10
     assert told[-1] == (90, 90)
+
+
+def by_taste(count: int) -> list[tuple[int, int]]:
+    """So many pairs of two different items of one taste."""
+    rng, found = Random(1), list[tuple[int, int]]()
+    while len(found) < count:
+        first = rng.randrange(ITEMS)
+        second = (first + 2 * rng.randrange(ITEMS // 2)) % ITEMS
+        if first != second:
+            found.append((first, second))
+    return found
+
+
+def test_the_weights_of_the_best_epoch_are_kept_where_later_ones_are_worse(tiny: Path):
+    weights: list[Floats] = []
+    encoder = BertEncoder(tiny)
+
+    def learned() -> Floats:
+        return next(iter(encoder.model.parameters())).detach().cpu().numpy().copy()
+
+    def at_the_end_of_an_epoch(done: int, _: int) -> None:
+        if done % 360 == 0:
+            weights.append(learned())
+
+    held = finetune(
+        encoder,
+        WORDS,
+        by_taste(400),
+        epochs=8,
+        batch=16,
+        rate=3e-2,
+        progress=at_the_end_of_an_epoch,
+    )
+    assert len(held.by_epoch) == len(weights) == 8
+    assert held.by_epoch[-1] < held.after == max(held.by_epoch)
+    kept = learned()
+    assert np.array_equal(kept, weights[held.best])
+    assert not np.array_equal(kept, weights[-1])
+
+
+def test_a_model_that_is_not_better_on_held_out_pairs_is_refused_and_not_written(
+    tiny: Path, tmp_path: Path
+):
+    log = a_log(tmp_path / "log.jsonl")
+    result = tuned(tiny, log, tmp_path / "bert", "--rate", "1e-12", "--epochs", "2")
+    assert result.exit_code == 1
+    said = result.stderr.splitlines()[-1]
+    assert "no better" in said and "is not written" in said and "--rate" in said
+    assert "RANKLOOP_ENCODER=" not in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]

@@ -46,16 +46,18 @@ def drawn(scores: Doubles, rng: np.random.Generator) -> tuple[list[int], list[fl
 def log(n: int, seed: int) -> tuple[LoggedPolicy, TargetSlots]:
     """n rankings by the logging policy, three a user, and the target's places in them."""
     rng = np.random.default_rng(seed)
-    outcomes, places = list[Outcome](), dict[str, dict[str, TargetSlot]]()
+    outcomes, places = list[Outcome](), list[list[TargetSlot | None]]()
     for number in range(n):
         order, propensities = drawn(LOGGING, rng)
         clicks = rng.random(K) < appeal()[order] * SEEN
         outcomes.append(outcome(number, order, propensities, clicks.tolist()))
         steps = choices(Softmax(), TARGET, order)  # pyright: ignore[reportArgumentType]
-        places[f"r{number}"] = {
-            f"i{i}": TargetSlot(float(pmf[left.index(i)]), FEATURES[i], pmf @ FEATURES[left])
-            for i, (left, pmf) in zip(order, steps, strict=True)
-        }
+        places.append(
+            [
+                TargetSlot(float(pmf[left.index(i)]), FEATURES[i], pmf @ FEATURES[left])
+                for i, (left, pmf) in zip(order, steps, strict=True)
+            ]
+        )
     return LoggedPolicy("logger", tuple(outcomes)), places
 
 
@@ -128,7 +130,9 @@ def test_where_rewards_are_linear_each_place_expects_what_the_target_earns_there
     assert made.shown is not None and made.chosen is not None
     for row, one in enumerate(certain):
         last = one.slots[-1]
-        chosen = places[one.id][last.item].chosen
+        of = places[row]
+        assert of is not None and of[-1] is not None
+        chosen = of[-1].chosen
         assert chosen is not None
         assert made.shown[row, -1] == pytest.approx(last.reward, abs=0.1)  # the ridge's pull
         assert made.chosen[row, -1] == pytest.approx(chosen @ weights, abs=0.1)
@@ -159,14 +163,14 @@ def test_without_candidates_or_users_enough_there_is_no_model() -> None:
     served, places = log(30, 1)
     assert slates(served, uniform(served, ITEMS)).shown is None
     few = LoggedPolicy("logger", served.outcomes[:6])
-    assert slates(few, places).shown is None
+    assert slates(few, places[:6]).shown is None
     assert slates(served, places).shown is not None
 
 
 def test_a_first_item_that_was_no_candidate_leaves_the_others_their_model() -> None:
     served, places = log(30, 1)
-    first = served.outcomes[0]
-    others = {item: at for item, at in places[first.id].items() if item != first.slots[0].item}
-    made = slates(served, {**places, first.id: others})
+    first = places[0]
+    assert first is not None
+    made = slates(served, [[None, *first[1:]], *places[1:]])
     assert made.shown is not None and made.shown[0, 0] == 0.0 != made.shown[1, 0]
     assert made.chances[0, 0] == 0.0

@@ -22,6 +22,7 @@ from stream.offline.compare.report import comparison_table, page
 from stream.offline.compare.trial import ArmRun, run_arm
 from stream.offline.plotting import figure, save_png
 from stream.offline.regret import Regret
+from stream.offline.tables import print_accounting
 from stream.settings import Settings
 from stream.simulation.environment import LogEnvironment
 from stream.simulation.event_log import EventLog, liked, read_event_log
@@ -71,6 +72,7 @@ def run_comparison(settings: Settings, file: Path, options: ComparisonOptions) -
         figure(1, 1)  # where there is no matplotlib, say so now
     settings = structs.replace(settings, horizon_seconds=options.horizon)
     log = read_event_log(file, settings, options.events)
+    print_accounting(log.accounting)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
     deep = None
@@ -163,6 +165,7 @@ def compare_arms(
         contrasts=contrasts(runs, settings.seed),
         drift={"likes of who asks": changes(first.history)} | context_changes(asked),
         tuned=deep and deep.tuned,
+        accounting=log.accounting,
     )
 
 

@@ -11,6 +11,7 @@ from models.finetuning import FineTuningResult
 from policies.evaluation.drift import changes
 from policies.evaluation.intervals import Interval
 from policies.evaluation.paired import PairedColumns, holm
+from stream.datasets.accounting import LogAccounting
 from stream.offline.compare.arms import ARMS
 from stream.offline.compare.trial import COLD, ArmResult, Cost, ExposureStatistics
 
@@ -108,6 +109,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     standings: list[ArmSummary]
     contrasts: list[Contrast]
     drift: dict[str, list[int]]  # of what requests say: after how many ADWIN noticed a change
+    accounting: LogAccounting
     tuned: FineTuningResult | None = None  # what fine-tuning was
 
     def of(self, arm: str, base: str, slice: str = ALL) -> Contrast | None:

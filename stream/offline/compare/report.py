@@ -154,9 +154,10 @@ def tuning(tuned: FineTuningResult | None) -> str:
         )
     return (
         f"BERT was fine-tuned on {tuned.pairs:,} pairs of likes of one user, in "
-        f"{tuned.seconds:,.0f} s: of {tuned.batch} texts, the right one is then the nearest in "
-        f"{tuned.after:.1%} of {tuned.held:,} pairs held out ({tuned.before:.1%} before). Only "
-        "requests after those likes count; all arms have learned from everything before."
+        f"{tuned.seconds:,.0f} s: of at most {tuned.batch} texts, the right one is then the "
+        f"nearest in {tuned.after:.1%} of {tuned.held:,} pairs held out ({tuned.before:.1%} "
+        "before). Only requests after those likes count; all arms have learned from "
+        "everything before."
     )
 
 
@@ -181,6 +182,7 @@ def method(result: Comparison) -> list[str]:
         "Times are CPU times, medians over seeds; runs shared the machine's caches: compare them "
         f"within this page. {result.texts_a_second:,.0f} texts were embedded a second.",
         tuning(result.tuned),
+        f"The log: {result.accounting}. " + ". ".join(result.accounting.warnings),
     ]
 
 

@@ -112,6 +112,7 @@ class LogStatistics:
 
     def __init__(self, trial: ArmRun) -> None:
         self._environment, self._arm = trial.environment, arms.ARMS[trial.arm]
+        self.entered: set[str] = set()  # items that could be shown at some time
         self.likes = Counter[str]()  # by item
         self.history = Counter[str]()  # by user
 
@@ -120,6 +121,8 @@ class LogStatistics:
         for message in self._environment.messages():
             if isinstance(message, Embedding) and not self._arm.text:
                 continue
+            if isinstance(message, Item) and not message.deleted:
+                self.entered.add(message.id)
             yield message
             item = liked(message)
             if item is not None and isinstance(message, Click | Reward):
@@ -132,11 +135,11 @@ def wanted(environment: LogEnvironment) -> Callable[[Decision], frozenset[str]]:
     if not environment.has_requests:
         click_model = LoggedClickModel(environment.log.events, window=environment.window)
         return lambda decision: click_model.wanted(decision.user, decision.at)
-    found: dict[str, set[str]] = {}
+    found: dict[tuple[str, str], set[str]] = {}
     for event in environment.log.events:
         if isinstance(event, Click) and event.request is not None:
-            found.setdefault(event.request, set()).add(event.item)
-    return lambda decision: frozenset(found.get(decision.id, ()))
+            found.setdefault((event.user, event.request), set()).add(event.item)
+    return lambda decision: frozenset(found.get((decision.user, decision.id), ()))
 
 
 def run_arm(trial: ArmRun, progress: Callable[[int], None] | None = None) -> ArmResult:
@@ -184,7 +187,7 @@ def run_arm(trial: ArmRun, progress: Callable[[int], None] | None = None) -> Arm
         scores=scores,
         earned=earned,
         shown=ExposureStatistics(
-            coverage=len(different) / max(1, loop.catalogue.size),
+            coverage=len(different) / max(1, len(told.entered)),
             popularity=sum(heat) / max(1, len(heat)),
             propensities=tuple(bins.tolist()),
         ),
