@@ -55,16 +55,15 @@ class LoadProducer:
                 return
             await self.all(chunk)
 
-    async def all(self, chunk: Sequence[SentMessage]) -> None:
-        """Send these, again and again until each is acknowledged."""
+    async def all(self, chunk: Sequence[SentMessage], way: str = "") -> None:
+        """Send these in one way, or in any, again and again until each is acknowledged."""
         left = list(chunk)
         while left:
-            left = await self._once(left)
+            left = await self._once(left, way or self._rng.choice(WAYS))
             self.again += len(left)
 
-    async def _once(self, chunk: Sequence[SentMessage]) -> list[SentMessage]:
+    async def _once(self, chunk: Sequence[SentMessage], way: str) -> list[SentMessage]:
         """Send each once; those that were not acknowledged."""
-        way = self._rng.choice(WAYS)
         left = list(chunk)
         try:
             client = await self._connected(way)
