@@ -62,9 +62,9 @@ def run_replay(settings: Settings, file: Path, options: ReplayOptions) -> None:
     soon = structs.replace(settings, horizon_seconds=options.horizon)
     names = _names(policies) if policies is not None else ()
     log = read_event_log(file, soon if names else settings)
-    print_accounting(log.accounting)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
+    print_accounting(log.accounting)
     if not names:
         result = evaluate_prequentially(
             log, settings, k=k, limit=options.limit, window=options.window

@@ -31,8 +31,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_log(
         tmp_path / "good.jsonl",
         [
-            Item(id="a", at=0),
-            Item(id="b", at=0),
+            Item(id="a", title="one", at=0),
+            Item(id="b", title="two", at=0),
             Request(id="r", user="ann", at=5, k=1),
             Click(id="c", user="ann", item="a", at=9),
         ],

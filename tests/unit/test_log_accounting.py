@@ -102,7 +102,7 @@ def replay(tmp_path: Path, log: Path | Sequence[Message], *options: object) -> S
 @hand
 @pytest.mark.parametrize(
     ("name", "same_as"),
-    [("log_by_user", "log_ok"), ("log_ids_of_a_user", "log_dense_ok")],
+    [("log_by_user", "log_ok"), ("log_ids_of_a_user", "log_dense_ok"), ("log_bom", "log_ok")],
 )
 def test_a_log_by_others_gives_the_figures_of_the_same_log_without_a_fault(
     tmp_path: Path, name: str, same_as: str

@@ -72,9 +72,9 @@ def run_comparison(settings: Settings, file: Path, options: ComparisonOptions) -
         figure(1, 1)  # where there is no matplotlib, say so now
     settings = structs.replace(settings, horizon_seconds=options.horizon)
     log = read_event_log(file, settings, options.events)
-    print_accounting(log.accounting)
     if not any(isinstance(event, Request) or liked(event) for event in log.events):
         raise ValueError(f"{file} holds no request, click or positive reward: nothing to rank")
+    print_accounting(log.accounting)
     deep = None
     if options.tuned is not None:
         deep = reread(file, settings, options.events, options.tuned, log)
