@@ -14,8 +14,8 @@ async def publish_raw(
 ) -> int:
     """Publish (topic, value, key, partition) with a client of its own; how many."""
     client = AIOKafkaProducer(**settings.aiokafka_options(), acks="all")
-    await client.start()
     try:
+        await client.start()
         acks = [await client.send(t, v, key=k, partition=p) for t, v, k, p in messages]
         return len([await ack for ack in acks])
     finally:
