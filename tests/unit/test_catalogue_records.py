@@ -103,6 +103,7 @@ logs = st.tuples(st.lists(items, max_size=14), st.lists(embeddings, max_size=14)
 @example(([(b"a", item("a")), (b"a", b"")], []), 3)
 @example(([(b"a", item("a")), (b"a", b"rubbish")], []), 3)
 @example(([(b"a", item("a")), (b"a", item("c"))], []), 3)
+@example(([], [(b"tiny a", vector("a")), (b"tiny a", vector("a", 0, 0))]), 3)
 @given(logs, st.integers(0, 1_000))
 def test_whatever_was_compacted_the_catalogue_is_the_same(two: tuple[Log, Log], seed: int) -> None:
     whole = folded(numbered(two[0]), numbered(two[1]))
