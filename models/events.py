@@ -7,7 +7,7 @@ schema version: one above `SCHEMA_VERSION` is refused. Times (`at`) are millisec
 """
 
 from hashlib import blake2b
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -29,6 +29,7 @@ from models.fields import (
     Label,
     Millis,
     Propensity,
+    Scalar,
     Value,
     Version,
     Weights,
@@ -252,8 +253,7 @@ def _each(weights: Weights, slots: int) -> None:
         raise ValueError(f"weights are one a slot, of which there are {slots}; got {weights}")
 
 
-# Of any type, so that a release reads what a later one has.
-SettingValues = Annotated[dict[str, Any], Meta(max_length=256)]
+SettingValues = Annotated[dict[str, Scalar], Meta(max_length=256)]
 
 
 class Begin(Message, frozen=True, tag="begin"):
