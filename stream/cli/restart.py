@@ -3,7 +3,7 @@
 import asyncio
 
 import click
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from msgspec import Struct, structs
 
 from agents.bookmark import decode_bookmark
@@ -11,6 +11,7 @@ from agents.ledger import Ledger
 from models.events import Begin, Restart, chain, encode
 from stream.cli.fold import append_record, read_feedback
 from stream.errors import UserError
+from stream.kafka.consumer import committed_consumer
 from stream.settings import Settings
 
 
@@ -132,8 +133,7 @@ async def _spans(settings: Settings, ledger: Ledger, partitions: list[int]) -> l
 
     rules = settings.attribution_rules().digest
     events = [TopicPartition(Topics(settings.topic_prefix).events, n) for n in partitions]
-    options = settings.aiokafka_options()
-    async with AIOKafkaConsumer(**options, group_id=None) as reader:
+    async with committed_consumer(settings, group_id=None) as reader:
         begins, ends = await reader.beginning_offsets(events), await reader.end_offsets(events)
     spans: list[LogSpan] = []
     for tp in events:

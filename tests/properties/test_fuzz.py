@@ -378,7 +378,7 @@ def test_any_messages_in_any_order_leave_a_loop_that_answers(log: list[Any]) -> 
         for decision in loop(read_back):
             assert decode_decision(encode(decision)) == decision
     loop(Item(id="sure", at=0))
-    [vector] = embed([Item(id="sure", at=0)], HashEncoder())
+    [vector] = embed([Item(id="sure", title="sure", at=0)], HashEncoder())
     loop(vector)
     end = loop.attribution.watermark
     [decision] = loop(Request(id="last", user="z", at=end, k=1, candidates=("sure",)))

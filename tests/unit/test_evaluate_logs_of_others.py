@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from models.events import Interaction, Item, Outcome, OutcomeSlot, Source
+from models.events import Interaction, Item, Outcome, OutcomeSlot, Source, encode
 from policies.evaluation.estimators import ESTIMATORS
 from stream.cli.main import main
 from stream.datasets.log_files import write_log
@@ -55,8 +55,9 @@ def outcomes(count: int = 240, **changed: Any) -> list[Outcome]:
 def evaluated(tmp_path: Path, log: Path | list[Any], *options: object) -> tuple[Result, Any]:
     """What `evaluate` did, and its JSON; any other error than one in one line is raised."""
     if not isinstance(log, Path):
-        write_log(tmp_path / "log.jsonl", log)
+        others = b"".join(encode(message) + b"\n" for message in log)
         log = tmp_path / "log.jsonl"
+        log.write_bytes(others)
     out = tmp_path / "found.json"
     out.unlink(missing_ok=True)
     arguments = ["evaluate", str(log), "--json", str(out), *map(str, options)]
