@@ -395,7 +395,7 @@ def test_l6_a_topic_deleted_and_made_again_stops_who_runs_and_who_starts(
     loop.publish(Request(id="r", user="ann", at=now()))
     loop.decision("r")
     asyncio.run(remade(loop, getattr(loop.topics, topic)))
-    stopped(worker, "deleted and made again", "the log begins again")  # whichever is seen first
+    stopped(worker, "deleted, and made again", "the log begins again")  # whichever is seen first
     stopped(loop.worker(), "is not the topic that the log began with")
 
 
