@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aiokafka import OffsetAndMetadata, TopicPartition
 from click.testing import CliRunner
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,21 +15,25 @@ from agents.attribution import Attribution, RankingTask
 from agents.audit.audit import AuditReport
 from agents.audit.catalogues import CatalogueHistory
 from agents.audit.differences import difference_of, likely
+from agents.bookmark import decode_bookmark
 from agents.catalogue_records import EmbeddingRecord, ItemRecord
-from agents.partition import ReceivedMessage
+from agents.partition import Partition, ReceivedMessage
 from agents.recommender import Recommender
 from models.bert_encoder import embed
 from models.events import (
+    Begin,
     Click,
     Decision,
     Event,
     Interaction,
     Item,
     Request,
+    Restart,
     Slot,
     Tick,
     decode_decision,
     decode_embedding,
+    decode_event,
     decode_record,
     encode,
 )
@@ -39,6 +44,7 @@ from stream.datasets.topic_logs import FileLogs, save_topic
 from stream.kafka.topics import owner
 from stream.offline.audit import audit_logs, report_lines
 from stream.settings import Settings
+from stream.worker.restore import Span, commit_that_counts
 from tests.conftest import Kafka
 from tests.support.kafka_helpers import Deployment, eventually, now
 
@@ -720,3 +726,65 @@ def test_what_a_worker_published_to_kafka_reproduces(
         assert digest in done.stdout
         again = audit_logs(deployment.settings, FileLogs(tmp_path / "kept"), quiet=True)[0]
         assert (again.ok, again.same, again.digest) == (True, 40, digest)
+
+
+def restarted(owned: AuditedHistory, number: int) -> Request:
+    """A partition whose group lost its offsets: one request unanswered, then a Restart."""
+    settings = SETTINGS.attribution_rules()
+    begins = Begin(fold=SETTINGS.fold_hash(), rules=settings.digest, partitions=2)
+    owned.logs.append("feedback", encode(begins))
+    worker, user = owned.workers[number], user_of(number, 0)
+    lost = Request(id="lost", user=user, at=9_000, k=3)
+    offset = owned.logs.append("events", encode(lost), number, 9_000)
+    worker.learn()
+    head = worker.parts.learner.ledger.places[number]
+    record = Restart(partition=number, offset=offset, prev=head.chain)
+    owned.logs.append("feedback", encode(record))
+    worker.learn()
+    head = worker.parts.learner.ledger.restarts[number]
+    at = OffsetAndMetadata(0, "")
+    events, rankings = (
+        Span(TopicPartition(name, number), 0, len(owned.logs.topics[name][number]))
+        for name in ("events", "rankings")
+    )
+    partition = Partition(Attribution(number, settings), worker.parts.learner.ledger, None, None)  # pyright: ignore[reportArgumentType]
+    commit = commit_that_counts(partition, at, [events, rankings])
+    bookmark = decode_bookmark(commit.metadata, settings.digest)
+    assert bookmark is not None and bookmark.last == head.source
+    worker.attribution = Attribution(number, settings)
+    worker.attribution.resume(bookmark)
+    for message in owned.logs.topics["events"][number][:offset]:
+        worker.attribution(message.offset, message.appended, decode_event(message.data))
+    for message in owned.logs.topics["rankings"][number]:
+        worker.attribution.decided(decode_decision(message.data), message.offset)
+    assert worker.attribution.resumed(offset) == []
+    return lost
+
+
+def test_what_a_restart_left_out_is_counted_and_what_follows_it_is_checked() -> None:
+    owned = lived(rounds=8)
+    lost = restarted(owned, 1)
+    [again] = owned.workers[1](Request(id="again", user=lost.user, at=9_100, k=3))
+    owned.workers[1](
+        Click(id="c", user=lost.user, item=again.slots[0].item, at=9_101, request="again")
+    )
+    owned.workers[1](Tick(at=10**6))
+    found = audited(owned.logs)
+    assert found.ok, found
+    assert (found.skipped, found.unanswered) == (1, 0)
+    assert found.unlearned_skipped > 0  # what was open before it
+    assert found.implied > 0 and not found.strange
+
+
+def test_a_record_after_a_restart_that_its_events_do_not_imply_is_found() -> None:
+    owned = lived(rounds=8)
+    lost = restarted(owned, 1)
+    worker = owned.workers[1]
+    [record] = worker.attribution(
+        worker.attribution.next, 9_100, Click(id="c", user=lost.user, item="item:1", at=9_100)
+    ).records[:1]
+    owned.logs.append("feedback", record.data)
+    owned.logs.append(
+        "events", encode(Click(id="c", user=lost.user, item="item:2", at=9_100)), 1, 9_100
+    )
+    assert audited(owned.logs).strange == 1
