@@ -5,9 +5,11 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from errno import EDQUOT, ENOSPC
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import faust
@@ -27,6 +29,7 @@ from stream.kafka.patches import bound_tls_close, limit_idle_fetches
 from stream.kafka.topics import create
 from stream.local.process import free_port
 from stream.settings import Settings
+from stream.settings_schema import SettingError
 from stream.storage.latest_rankings import LatestRankings, MemoryRankings, RedisRankings
 from stream.storage.vector_cache import RedisVectors
 from stream.worker.checks import WorkerChecks
@@ -80,6 +83,7 @@ def run_worker(settings: Settings, switch: bool = False) -> None:
     commit_faust()
     port = settings.web_port or free_port()
     settings = msgspec.structs.replace(settings, web_port=port)
+    check_folder(Path(settings.data_dir))
     client_id = claim(Path(settings.data_dir))
     asyncio.run(_opened(settings, client_id))
     url, options = settings.redis_url, settings.redis_options()
@@ -113,6 +117,20 @@ def run_worker(settings: Settings, switch: bool = False) -> None:
         finish()
         if why:
             sys.exit(1)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises SettingError for a data folder that nothing can ever be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT):  # room may come: till then a worker goes on
+            raise SettingError(
+                f"data_dir must be a folder that this worker may write to, got {folder} "
+                f"({error.strerror}): snapshots are kept in it; set RANKLOOP_DATA_DIR"
+            ) from None
 
 
 def _leave(*_: object) -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from stream.local.process import free_port
 from tests.support.kafka_worker import Worker, eventually
 
@@ -40,6 +42,17 @@ def test_even_a_loop_that_does_not_turn_any_more_is_left() -> None:
 
 def test_a_stop_that_ends_by_itself_is_left_alone() -> None:
     assert ended("leaving.cancel(); return")[0] == 0
+
+
+@pytest.mark.parametrize("folder", ["/proc/nope", "/dev/null", "/dev/null/below"])
+def test_a_data_folder_that_cannot_be_written_ends_a_worker_in_one_line(folder: str) -> None:
+    environ = os.environ | {"RANKLOOP_DATA_DIR": folder, "RANKLOOP_ENCODER": "hash"}
+    command = [sys.executable, "-m", "stream", "worker"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Error: data_dir must be a folder that this worker may write to, got /")
+    assert "RANKLOOP_DATA_DIR" in line
 
 
 def test_a_worker_that_waits_for_kafka_stops_at_once(tmp_path: Path) -> None:
