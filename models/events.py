@@ -29,7 +29,6 @@ from models.fields import (
     Label,
     Millis,
     Propensity,
-    Scalar,
     Value,
     Version,
     Weights,
@@ -253,7 +252,8 @@ def _each(weights: Weights, slots: int) -> None:
         raise ValueError(f"weights are one a slot, of which there are {slots}; got {weights}")
 
 
-SettingValues = Annotated[dict[str, Scalar], Meta(max_length=256)]
+# Whole numbers stay whole: the values hash to the fold they tell of.
+SettingValues = Annotated[dict[str, bool | int | float | str], Meta(max_length=256)]
 
 
 class Begin(Message, frozen=True, tag="begin"):

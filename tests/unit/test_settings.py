@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from agents.learner import FOLD
+from models.events import Fold, decode_any, encode
 from stream import build
 from stream import settings as module
 from stream.settings import ROLES, Settings, hash_of, settings_table
@@ -241,3 +242,11 @@ def test_each_role_says_what_its_worker_does():
     with pytest.raises(SettingError) as refusal:
         Settings.load({"RANKLOOP_ROLE": "cook"})
     assert f"one of {', '.join(map(repr, ROLES))}" in str(refusal.value)
+
+
+def test_settings_in_a_record_hash_as_they_do_here() -> None:
+    """Whole numbers stay whole on their way through a log: else no worker could name what differs."""
+    settings = Settings(learning_rate=0.02, seed=7, max_users=1_000)
+    told = decode_any(encode(Fold(fold="f", expects="", learning=settings.learning())))
+    assert isinstance(told, Fold)
+    assert hash_of(told.learning) == settings.fold_hash()
