@@ -245,7 +245,7 @@ def test_each_role_says_what_its_worker_does():
 
 
 def test_settings_in_a_record_hash_as_they_do_here() -> None:
-    """Whole numbers stay whole on their way through a log: else no worker could name what differs."""
+    """Whole numbers stay whole on their way: else no worker could name what differs."""
     settings = Settings(learning_rate=0.02, seed=7, max_users=1_000)
     told = decode_any(encode(Fold(fold="f", expects="", learning=settings.learning())))
     assert isinstance(told, Fold)
