@@ -209,7 +209,7 @@ class Settings(Connection, frozen=True, kw_only=True):
         float, folds("a slot's reward counts at most this for the bandit, above 0", gt=0, le=1e6)
     ] = 10
     seed: Annotated[
-        int, folds("of all chance, together with the request's id", ge=0, le=2**63 - 1)
+        int, folds("of all chance, together with the user and the request's id", ge=0, le=2**63 - 1)
     ] = 1
     encoder: Annotated[
         str,

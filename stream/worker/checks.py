@@ -125,7 +125,10 @@ class WorkerChecks:
         if not late or not self._engine.caught_up:
             return None
         each = ", ".join(f"{name} by {seconds:.0f} s" for name, seconds in sorted(late.items()))
-        return f"behind by more than ready_lag_seconds ({most:g}): {each}; add workers"
+        return (
+            f"behind by more than ready_lag_seconds ({most:g}): {each}; of events, add workers; "
+            "of one partition or topic alone, a producer may keep a transaction open"
+        )
 
     def _no_items(self) -> str | None:
         if not self._engine.caught_up or self._engine.parts.catalogue.size:

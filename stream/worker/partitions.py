@@ -179,7 +179,7 @@ class Partitions(ConsumerRebalanceListener):
     def restarted(self) -> None:
         """A Restart in feedback counts: its partition begins anew."""
         for number, owned in list(self.assigned.items()):
-            if owned.partition.ledger.restarts.get(number) is not owned.restart:
+            if owned.partition.ledger.restarts.get(number) != owned.restart:
                 self._begin(TopicPartition(self.topics.events, number))
 
     def lags(self) -> dict[int, int]:

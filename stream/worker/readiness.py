@@ -18,23 +18,18 @@ Check = Callable[[], str | None]
 class Readiness:
     """Reasons why this worker is not ready, by name, each with what to do about it.
 
-    A part that cannot go on, and need not end the worker, holds it back: `hold(name, why)`, until
-    `release(name)`. What can be looked at is a check instead: it gives the reason, or None.
+    A check gives the reason, with the rule and the remedy, or None.
 
     >>> ready = Readiness()
     >>> ready.add("no_items", lambda: "no item was published yet")
-    >>> ready.hold("snapshot_refused", "the snapshot is of another log; start it with --fold-anew")
-    >>> sorted(ready.reasons())
-    ['no_items', 'snapshot_refused']
-    >>> ready.release("snapshot_refused")
-    >>> ready.reasons()
-    {'no_items': 'no item was published yet'}
+    >>> ready.add("kafka_away", lambda: None)
+    >>> ready.reasons(), ready.names
+    ({'no_items': 'no item was published yet'}, ['kafka_away', 'no_items'])
     """
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
         self._notes: dict[str, Check] = {}
-        self._held: dict[str, str] = {}
         self._said: frozenset[str] | None = None
         self._said_at = 0.0
 
@@ -46,22 +41,14 @@ class Readiness:
         """The same for what is worth knowing of a worker that is ready."""
         self._notes[name] = check
 
-    def hold(self, name: str, why: str) -> None:
-        """Not ready for this reason, until it is released; `why` has the rule and the remedy."""
-        self._held[name] = why
-
-    def release(self, name: str) -> None:
-        """This is no reason any more; nothing if it was none."""
-        self._held.pop(name, None)
-
     @property
     def names(self) -> list[str]:
         """All reasons that there may be."""
-        return sorted(self._checks.keys() | self._held.keys())
+        return sorted(self._checks)
 
     def reasons(self) -> dict[str, str]:
         """Why it is not ready, by name; {}: it is."""
-        return {**_found(self._checks), **self._held}
+        return _found(self._checks)
 
     def notes(self) -> dict[str, str]:
         """What else is worth knowing, by name."""

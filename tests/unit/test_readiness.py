@@ -15,17 +15,16 @@ from stream.worker.readiness import AGAIN, SAMPLES, LagClock, Readiness
 def test_a_change_is_said_at_once_and_a_reason_again_every_half_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    ready, state = Readiness(), {"away": ""}
+    ready, state = Readiness(), {"away": "", "refused": ""}
     ready.add("kafka_away", lambda: state["away"])
+    ready.add("refused", lambda: state["refused"])
     with caplog.at_level(logging.INFO):
         for now, away in ((0, ""), (1, ""), (2, "for 1 s"), (3, "for 2 s"), (3 + AGAIN, "still")):
             state["away"] = away
             ready.say(float(now), lambda: {"items": 7})
-        state["away"] = ""
-        ready.hold("refused", "the remedy")
+        state |= {"away": "", "refused": "the remedy"}
         ready.say(90.0, dict)
-        ready.release("refused")
-        ready.release("refused")
+        state["refused"] = ""
         ready.say(91.0, dict)
     said = [(r.levelname, r.getMessage(), getattr(r, "kafka_away", None)) for r in caplog.records]
     assert said == [
@@ -42,11 +41,11 @@ def test_steps_of_a_start_are_no_alarm_at_first_and_standing_by_is_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ready = Readiness()
-    ready.hold("restoring", "partition 1")
+    ready.add("restoring", lambda: "partition 1")
     with caplog.at_level(logging.INFO):
         ready.say(0.0, dict)
         ready.say(AGAIN, dict)
-        ready.hold("standing_by", "seed is 1 here and 2 in force")
+        ready.add("standing_by", lambda: "seed is 1 here and 2 in force")
         ready.say(AGAIN + 1, dict)
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "ERROR"]
 
