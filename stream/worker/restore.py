@@ -186,6 +186,8 @@ def commit_that_counts(
     restart = partition.ledger.restarts.get(number)
     if restart and (bookmark is None or not bookmark.last or bookmark.last < restart.source):
         offset = max(restart.source.offset, events.start)
+        if offset > restart.source.offset and partition.ledger.places.get(number) != restart:
+            return OffsetAndMetadata(0, "")  # what led to the records since then is gone
         begins = Bookmark(
             ids_from=events.start,
             watermark=0,

@@ -272,6 +272,19 @@ def test_after_a_restart_the_commits_before_do_not_count_and_those_after_do() ->
     assert begun(known, OffsetAndMetadata(11, encode_bookmark(later)), spans((0, 20)))[0] == 11
 
 
+@pytest.mark.parametrize(("begins", "to"), [(10, None), (12, None), (13, 13), (20, 20)])
+def test_without_the_events_since_a_restart_what_was_learned_after_it_needs_another(
+    begins: int, to: int | None
+) -> None:
+    known = ledger()
+    take(known, Restart(partition=0, offset=9, prev=known.places[0].chain))
+    take(known, after(known, 12))
+    assert begun(known, OffsetAndMetadata(0, ""), spans((9, 20)))[0] == 9
+    with pytest.raises(RestartNeededError, match="restart-from earliest --partition 0") as needed:
+        begun(known, OffsetAndMetadata(0, ""), spans((begins, 20)))
+    assert needed.value.offset == to
+
+
 def test_a_commit_ahead_of_feedback_waits_instead_of_publishing_what_is_refused() -> None:
     one = partition(ledger(3))
     one.attribution.last, one.attribution.chain = Source(0, 7, 0), "gone"
