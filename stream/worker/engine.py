@@ -158,6 +158,7 @@ class Engine:
                 log.warning("not let go in time", extra={"step": step.__qualname__})
             elif error := task.exception():
                 log.error("not stopped cleanly", exc_info=error, extra={"step": step.__qualname__})
+        self.embedded.letters.finish()
 
     async def _catch_up(self) -> None:
         for tp in list(self.reader.positions):
