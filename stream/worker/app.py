@@ -98,7 +98,7 @@ def run_worker(settings: Settings, switch: bool = False) -> None:
     monitor = BrokerMonitor(settings, permissions, client_id)
 
     def finish() -> int:
-        crash = process.crash_reason  # of Faust's consumer
+        crash = process.crash_reason or unstarted  # of Faust's consumer
         if not why and isinstance(crash, (KafkaError, LogError)):
             why.append(asyncio.run(monitor.explain(crash)))
         if why:
@@ -110,8 +110,12 @@ def run_worker(settings: Settings, switch: bool = False) -> None:
     made = app(settings, encoder, rankings, guard, deadline, client_id, switch)
     process = faust.Worker(made, guard, override_logging=False, quiet=True)
     process.spinner = None  # it writes escape sequences between the lines of the log
+    unstarted: BaseException | None = None
     try:
         process.execute_from_commandline()
+    except SystemExit as left:
+        unstarted = left.__context__  # Kafka went away before Faust had reached it
+        raise
     finally:
         deadline.cancel()
         finish()
