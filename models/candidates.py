@@ -198,10 +198,11 @@ def _fresh(retrieval: "Retrieval", request: Request) -> list[str]:
 
 
 def _explore(retrieval: "Retrieval", request: Request) -> Iterator[str]:
-    """Any items, so that none is out of reach: chosen by a hash of the request's id."""
+    """Any items, so that none is out of reach: chosen by a hash of user and request id."""
     catalogue = retrieval.catalogue
     count = catalogue.size
-    drawn = blake2b(request.id.encode(), digest_size=64).digest()
+    name = f"{len(request.user)}:{request.user}:{request.id}"  # another user may ask by the same id
+    drawn = blake2b(name.encode(), digest_size=64).digest()
     if count:
         for i in range(0, len(drawn), 4):
             yield catalogue.aged(int.from_bytes(drawn[i : i + 4], "little") % count)

@@ -193,6 +193,12 @@ def test_exploration_reaches_every_item_in_time() -> None:
     assert reached == set(ids)
 
 
+def test_users_who_ask_by_the_same_id_explore_other_items() -> None:
+    ids = [f"i{i}" for i in range(600)]
+    world = World(limit=5, sources=alone("explore", 1.0)).items(*ids)
+    assert world(user="ann", id="1").items != world(user="bob", id="1").items
+
+
 def test_features_say_what_is_known() -> None:
     world = World(repeat_seen=True).items("old", at=0, tags=("x", "y")).items("new", at=DAY)
     world.vectors(old=(1, 0, 0, 0), new=(1, 1, 0, 0)).likes("bob", "new", "old")

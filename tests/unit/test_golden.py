@@ -25,8 +25,8 @@ from tests.support.shared import movielens_folder
 
 EVENTS = 10_000
 # Decisions (without their hash of settings and their build), feedback records, what was learned.
-FILMS = ("28803e9dc2c7dedb63d4a08a8739c44c", "b2d8ddf0419dee91d7f84014fd611ae8", "975620995b0f1503")
-NEWS = ("bff6983d540cb5dc68d10319221343f9", "4df042efc8addbb45ce1f94e6a61bc38", "cbedeebe23a8e3d7")
+FILMS = ("59171a25b2b1eac5d81319703efb136b", "7c41db6f89319a73a4d3ff702c5f5d69", "a86dc2bbe4476f96")
+NEWS = ("5cbbf967e4e5a2295e949d1fcb996dda", "540f202ef318f2cc4be68f52d5ac4749", "f2964c6b6187efd8")
 
 
 class Recording(Learner):
