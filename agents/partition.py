@@ -144,7 +144,7 @@ class Partition:
         attribution = self.attribution
         place = self.ledger.places.get(attribution.partition)
         if missing := attribution.resumed(committed):
-            raise DivergedError(
+            raise RestartNeededError(
                 f"the decision for the request at offset {missing[0]} is not in the rankings: that "
                 "topic was cut or belongs to another log; to go on without what is open: "
                 f"`rankloop restart-from earliest --partition {attribution.partition}`"

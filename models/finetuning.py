@@ -40,10 +40,10 @@ class FineTuningResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     by_epoch: tuple[float, ...] = ()
 
 
-class HeldOut(Struct, frozen=True):
+class HoldoutResult(Struct, frozen=True):
     """Of pairs held out, how often the right text was the nearest of its batch.
 
-    >>> HeldOut(pairs=9, before=0.1, by_epoch=(0.3, 0.4, 0.2)).best
+    >>> HoldoutResult(pairs=9, before=0.1, by_epoch=(0.3, 0.4, 0.2)).best
     1
     """
 
@@ -72,7 +72,7 @@ def finetune(
     rate: float = 2e-4,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> HeldOut:
+) -> HoldoutResult:
     """Train the encoder's model in place, and leave it with the weights of the best epoch: the one
     after which the right text was most often the nearest of its batch, in pairs held out.
 
@@ -121,7 +121,7 @@ def finetune(
         if found[-1] > max(found[:-1], default=-1.0):
             best = {name: one.detach().clone() for name, one in model.state_dict().items()}
     model.load_state_dict(best)
-    return HeldOut(held, before, tuple(found))
+    return HoldoutResult(held, before, tuple(found))
 
 
 def _batches(pairs: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64]]:

@@ -80,7 +80,7 @@ FOR_GOOD = [
 ]
 WHOLE = Requirement(
     "max.message.bytes",
-    str(MAX_MESSAGE_BYTES),
+    SIZED["max.message.bytes"],
     "else what workers write does not fit, and they try for ever",
     "at least",
 )

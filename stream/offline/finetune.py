@@ -14,7 +14,7 @@ from rich.console import Console
 
 from models.bert_encoder import BertEncoder
 from models.events import Click, Reward, text_of
-from models.finetuning import FineTuningResult, HeldOut, Pair, finetune
+from models.finetuning import FineTuningResult, HoldoutResult, Pair, finetune
 from stream import build
 from stream.datasets.accounting import TOLERATED, share
 from stream.errors import UserError
@@ -30,7 +30,7 @@ RECENT = 5  # likes that a like is paired with: as many as make up a user's tast
 class NotBetterError(UserError):
     """Fine-tuning made nothing better: says by how much, and what to try."""
 
-    def __init__(self, held: HeldOut, folder: Path) -> None:
+    def __init__(self, held: HoldoutResult, folder: Path) -> None:
         super().__init__(
             f"in {held.pairs:,} pairs held out the right text was the nearest of its batch in "
             f"{held.before:.1%} before fine-tuning, and in {epochs_said(held.by_epoch)} after it: "

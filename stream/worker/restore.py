@@ -188,6 +188,9 @@ def commit_that_counts(
         offset = max(restart.source.offset, events.start)
         if offset > restart.source.offset and partition.ledger.places.get(number) != restart:
             return OffsetAndMetadata(0, "")  # what led to the records since then is gone
+        if offset > restart.source.offset:
+            gone = {"partition": number, "from": restart.source.offset, "to": offset - 1}
+            log.error("events behind a restart are gone, and were never handled", extra=gone)
         begins = Bookmark(
             ids_from=events.start,
             watermark=0,

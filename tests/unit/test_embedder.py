@@ -46,7 +46,7 @@ class Picky(HashEncoder):
         return [sum("unk" in one for one in some) / max(1, len(some)) for some in words]
 
 
-class Ran(Struct):
+class EmbedderRun(Struct):
     letters: list[ProducerRecord]
     vectors: list[ProducerRecord]
     done: EmbeddingCounters
@@ -56,7 +56,7 @@ class Ran(Struct):
         return [dict(letter.headers)["reason"].decode() for letter in self.letters]
 
 
-def ran(*messages: Keyed, embeddings: bool = False) -> Ran:
+def ran(*messages: Keyed, embeddings: bool = False) -> EmbedderRun:
     """What the embedder publishes for keys and values at offsets 10, 11 ..."""
     out: list[ProducerRecord] = []
 
@@ -69,7 +69,7 @@ def ran(*messages: Keyed, embeddings: bool = False) -> Ran:
     embedder = Embedder(CachedEncoder(Picky()), TOPICS, publish, EmbeddingCounters())
     asyncio.run(embedder.embeddings(batch) if embeddings else embedder.items(batch))
     letters = [one for one in out if one.topic == TOPICS.deadletters]
-    return Ran(letters, [one for one in out if one not in letters], embedder.done)
+    return EmbedderRun(letters, [one for one in out if one not in letters], embedder.done)
 
 
 def titled(id: str, title: str, **more: Any) -> Keyed:

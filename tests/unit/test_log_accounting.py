@@ -47,7 +47,7 @@ def clicks(count: int = 200, *, of_a_user: bool = False, every: int = 1_000) -> 
     return found
 
 
-class Said:
+class CommandResult:
     """What a command printed, and its JSON."""
 
     def __init__(self, result: Result, out: Path) -> None:
@@ -81,17 +81,17 @@ class Said:
         )
 
 
-def command(tmp_path: Path, *arguments: object) -> Said:
+def command(tmp_path: Path, *arguments: object) -> CommandResult:
     out = tmp_path / "out.json"
     result = CliRunner().invoke(
         main,
         [*map(str, arguments), "--json", str(out)],
         env={"RANKLOOP_ENCODER": "hash", "RANKLOOP_DATA_DIR": str(tmp_path / "data")},
     )
-    return Said(result, out)
+    return CommandResult(result, out)
 
 
-def replay(tmp_path: Path, log: Path | Sequence[Message], *options: object) -> Said:
+def replay(tmp_path: Path, log: Path | Sequence[Message], *options: object) -> CommandResult:
     if not isinstance(log, Path):
         write_log(tmp_path / "log.jsonl", log)
         log = tmp_path / "log.jsonl"

@@ -5,7 +5,7 @@ from msgspec import structs
 
 from agents.attribution import Attribution, AttributionRules, RankingTask
 from agents.bookmark import Bookmark
-from agents.errors import DivergedError
+from agents.errors import DivergedError, RestartNeededError
 from agents.ledger import Ledger
 from agents.partition import (
     ANSWERED,
@@ -227,7 +227,7 @@ def test_who_begins_at_a_bookmark_needs_the_decisions_that_are_still_open() -> N
     one = partition()
     made, _ = commands(one, received(REQUEST, b"{", CLICK))
     two = resumed(one, bookmark(made), *received(REQUEST, b"{", CLICK))
-    with pytest.raises(DivergedError, match="the request at offset 0 is not in the rankings"):
+    with pytest.raises(RestartNeededError, match="the request at offset 0 is not in the rankings"):
         two.restored(3)
 
 

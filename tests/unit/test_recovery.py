@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_system(
         vowpal._written(Refusing())  # pyright: ignore
 
 
-class Homeless(Uniform):
+class UnsavablePolicy(Uniform):
     """A policy that finds no room for the file it needs."""
 
     def save(self) -> bytes:
@@ -91,7 +91,7 @@ class Homeless(Uniform):
 
 
 def test_a_mark_that_cannot_be_made_does_not_end_learning() -> None:
-    learner = Learner(Memory(None, {}), Homeless(), marked=40)
+    learner = Learner(Memory(None, {}), UnsavablePolicy(), marked=40)
     for offset, data in enumerate(clicks(50)):
         assert learner(offset, data) == "learned"
     assert learner.probes == {}
