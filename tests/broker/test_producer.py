@@ -157,7 +157,7 @@ WRONG: dict[str, tuple[str, int, dict[str, str], str]] = {
         "rankings",
         4,
         {"max.message.bytes": "100000"},
-        "max.message.bytes=1000000",
+        "max.message.bytes=1048576",
     ),
     "feedback that is compacted": ("feedback", 1, GOOD | COMPACT, "cleanup.policy=delete"),
     "dead letters that are compacted": ("deadletters", 1, LARGE | COMPACT, "cleanup.policy=delete"),
