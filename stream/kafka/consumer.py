@@ -85,7 +85,9 @@ def unreadable(topic: str, partition: int, offset: int, end: int, error: Excepti
     where = f"{topic}-{partition} cannot be read from offset {offset} to {end - 1}"
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, UnsupportedCodecError) and "not found" in str(error):
-        return f"{where}: {reason}. Install the codecs here: pip install 'aiokafka[all]'"
+        return (
+            f"{where}: {reason}. Install the codecs here: pip install 'aiokafka[lz4,snappy,zstd]'"
+        )
     place = {"topic": topic, "partition": partition, "offset": end}
     file = json.dumps({"partitions": [place], "version": 1}, separators=(",", ":"))
     return (

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from msgspec import structs
 
-from agents.errors import DivergedError
+from agents.errors import LogError
 from tests.properties.schedules.chance import Frames, Schedule
 from tests.properties.schedules.logs import World
 from tests.properties.schedules.play import Parts, Play
@@ -27,7 +27,7 @@ def play(
         judge(running)
     except BrokenPromiseError as wrong:
         return world, wrong
-    except (AssertionError, DivergedError, RuntimeError, ValueError, LookupError) as error:
+    except (AssertionError, LogError, RuntimeError, ValueError, LookupError) as error:
         kind: Kind = "lost" if "did not come to an end" in str(error) else "wrong"
         return world, BrokenPromiseError(kind, f"{type(error).__name__}: {error}")
     return world, None
