@@ -114,6 +114,25 @@ def refresh(click: Click, before: Request | None, k: int) -> Request:
     return Request(id=id, user=click.user, at=click.at, k=k, context=context)
 
 
+def empty_decision(request: Request, source: int) -> Decision:
+    """The shortest answer to a request: nothing is shown, so nothing comes of it.
+
+    >>> empty_decision(Request(id="r", user="u", at=5), source=7).slots
+    ()
+    """
+    return Decision(
+        id=request.id,
+        user=request.user,
+        at=request.at,
+        k=request.k,
+        policy="",
+        model=0,
+        items=0,
+        embeddings=0,
+        source=source,
+    )
+
+
 class Attribution:
     """Joins events of one partition with its decisions, in event time.
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from agents.attribution import Attribution, AttributionRules, RankingTask
+from agents.attribution import Attribution, AttributionRules, RankingTask, empty_decision
 from agents.bookmark import Bookmark
 from agents.ledger import PartitionHead
 from agents.partition import ReceivedMessage
@@ -179,17 +179,7 @@ class ExpectedRecords:
             return decode_decision(data)
         if partition not in self.cut and not left_out:
             self.unanswered.append(request.id)
-        return Decision(
-            id=request.id,
-            user=request.user,
-            at=request.at,
-            k=request.k,
-            policy="",
-            model=0,
-            items=0,
-            embeddings=0,
-            source=task.source,
-        )
+        return empty_decision(request, task.source)
 
     def _restarted(self, head: PartitionHead) -> tuple[int, Attribution]:
         """What joins events from a Restart on, and where that is."""

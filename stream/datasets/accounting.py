@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct, structs
 
-from agents.attribution import Attribution, AttributionRules
-from models.events import Decision, Event, Request, Tick
+from agents.attribution import Attribution, AttributionRules, empty_decision
+from models.events import Event, Request, Tick
 
 TOLERATED = 0.01  # share of a log that may be left out before there is a warning
 FATES = (
@@ -111,7 +111,7 @@ def count_events(events: Sequence[Event], rules: AttributionRules) -> CountedEve
     for event in events:
         caused = fold(fold.next, event.at, event)
         for task in caused.tasks:
-            fold.decided(refusal(task.request, task.source))
+            fold.decided(empty_decision(task.request, task.source))
         kept.append(caused.fate not in LEFT_OUT)
         if caused.fate != "waiting" or not joins(event, asked):
             examples.setdefault("orphan" if caused.fate == "waiting" else caused.fate, event)
@@ -123,21 +123,6 @@ def count_events(events: Sequence[Event], rules: AttributionRules) -> CountedEve
 def joins(event: Event, asked: set[tuple[str, str]]) -> bool:
     """True if the log holds the request that an event names."""
     return not isinstance(event, Request | Tick) and (event.user, event.request or "") in asked
-
-
-def refusal(request: Request, source: int) -> Decision:
-    """The shortest answer to a request."""
-    return Decision(
-        id=request.id,
-        user=request.user,
-        at=request.at,
-        k=request.k,
-        policy="none",
-        model=0,
-        items=0,
-        embeddings=0,
-        source=source,
-    )
 
 
 def left_out_warnings(fates: Mapping[str, int], examples: Mapping[str, Event]) -> list[str]:

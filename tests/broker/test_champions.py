@@ -1,7 +1,5 @@
 """Another champion, on a real broker: all workers switch at one record, and back."""
 
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -13,20 +11,12 @@ from models.events import Champion, Click, Item, Request, encode
 from stream.cli.main import main
 from tests.conftest import Kafka
 from tests.support.kafka_helpers import Deployment, now
-from tests.support.kafka_worker import ROOT, Worker, eventually
+from tests.support.kafka_worker import Worker, eventually
 
 
 def run(loop: Deployment, *arguments: str) -> str:
     """What a command with the deployment's settings says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stream", *arguments],
-        cwd=ROOT,
-        env=loop.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = loop.command(*arguments)
     return done.stdout + done.stderr
 
 

@@ -1,8 +1,6 @@
 """What stops answers, on a real broker: each shows in `/readyz`, in `/metrics` and in the log."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +12,7 @@ from models.events import Fold, Item, Request, encode
 from stream.kafka.topics import owner
 from tests.conftest import Kafka
 from tests.support.kafka_helpers import Deployment, now
-from tests.support.kafka_worker import ROOT, Worker, eventually
+from tests.support.kafka_worker import Worker, eventually
 
 SMALL = {"partitions": 2, "horizon_seconds": 1, "idle_tick_seconds": 0.5, "snapshot_seconds": 1}
 
@@ -32,15 +30,7 @@ def with_settings(loop: Deployment, **settings: object) -> Iterator[None]:
 
 def run(loop: Deployment, *arguments: str) -> str:
     """What a command with the deployment's settings says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stream", *arguments],
-        cwd=ROOT,
-        env=loop.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = loop.command(*arguments)
     return done.stdout + done.stderr
 
 

@@ -1,8 +1,6 @@
 """Transactions of producers: what was aborted never happened, what is open holds up the rest."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +15,7 @@ from stream.kafka.topics import owner
 from stream.worker.restore import last_commit
 from tests.conftest import Kafka
 from tests.support.kafka_helpers import Deployment, now
-from tests.support.kafka_worker import ROOT, eventually
+from tests.support.kafka_worker import eventually
 
 pytestmark = pytest.mark.kafka
 
@@ -84,15 +82,7 @@ def committed(loop: Deployment, *messages: Message) -> None:
 
 def command(loop: Deployment, *arguments: str) -> str:
     """What a command of the deployment says; it must end well."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stream", *arguments],
-        cwd=ROOT,
-        env=loop.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = loop.command(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -102,6 +104,18 @@ class Deployment:
         )
         self.workers.append(worker)
         return worker
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`rankloop ARGUMENTS` with these settings, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "stream", *arguments],
+            cwd=ROOT,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     def ready(self, count: int = 1) -> list[Worker]:
         """Start workers and wait until they share the partitions evenly."""
